@@ -1,0 +1,105 @@
+"""A stage's settings as a command line: tyro makes the options from the fields, and errors end in one line."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from kflm2.errors import KFLM2Error, SettingError, one_of
+from kflm2.settings import MODELS, TrainSettings
+
+S = TypeVar("S", bound=TrainSettings)
+
+
+class Stage(Generic[S]):
+    """A function of one settings object that can also be run from the command line."""
+
+    def __init__(self, function: Callable[[S], None], settings: type[S]) -> None:
+        self.function = function
+        self.settings = settings
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    def __call__(self, settings: S) -> None:
+        """Run the stage."""
+        self.function(settings)
+
+    def from_command_line(self, args: Sequence[str] | None = None, **script: Any) -> None:
+        """Read settings and run; end with status 2 and one line on stderr where the input is at fault.
+
+        What goes before what: command line, --config file, the script's own values, the pipeline's, the defaults.
+
+        Args:
+            args: words of the command line; default those of this process.
+            script: values that a thin script sets.
+        """
+        args = list(sys.argv[1:] if args is None else args)
+        try:
+            self.function(self.read(args, script))
+        except KFLM2Error as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+
+    def read(self, args: list[str], script: dict[str, Any]) -> S:
+        """Settings from the words of a command line; see from_command_line.
+
+        Raises:
+            KFLM2Error: a value that cannot work.
+        """
+        import tyro
+
+        values = _config(_given(args, "config"), {field.name for field in dataclasses.fields(self.settings)})
+        model = str(_given(args, "model") or values.get("model") or script.get("model") or TrainSettings.model)
+        one_of("model", model, tuple(MODELS))
+        settings = tyro.cli(
+            self.settings,
+            # a later word wins, so the file's settings go before those of the command line
+            args=[*_words(values), *args],
+            default=self.settings(**{**MODELS[model].defaults, **script, "model": model}),
+            description=self.__doc__,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+        settings.check()
+        return settings
+
+
+def _words(values: dict[str, Any]) -> list[str]:
+    """Settings as words of a command line, so that they are read and checked as those are."""
+    words = []
+    for name, value in values.items():
+        words.append(f"--{name.replace('_', '-')}")
+        words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return words
+
+
+def _given(args: list[str], option: str) -> str | None:
+    """The value of an option among the words, before tyro reads them: the defaults depend on it."""
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        if word == f"--{option}":
+            return following or None
+        if word.startswith(f"--{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _config(name: str | None, known: set[str]) -> dict[str, Any]:
+    """Settings of a JSON file; a key that is no setting is an error."""
+    if name is None:
+        return {}
+    path = Path(name)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"--config {path}: {error.strerror or error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config {path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise SettingError(f"--config {path}: not an object of settings")
+    if unknown := sorted(set(values) - known):
+        raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    return values

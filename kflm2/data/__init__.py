@@ -1,0 +1,1 @@
+"""Datasets, molecules and splits: the only room that rejects rows."""

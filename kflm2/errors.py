@@ -1,0 +1,32 @@
+"""The errors a user can cause. The command line prints them as one line and exits with status 2."""
+
+
+class KFLM2Error(Exception):
+    """Base of every error that is the input's fault, not the program's."""
+
+
+class DataError(KFLM2Error):
+    """A table, a column, a target or a split that cannot be used."""
+
+
+class MoleculeError(KFLM2Error):
+    """One molecule that cannot be used; the message is the reason."""
+
+
+class LLMError(KFLM2Error):
+    """An LLM or adapter that is unknown, cannot be had or does not fit."""
+
+
+class SettingError(KFLM2Error):
+    """A setting with a value that cannot work."""
+
+
+def one_of(kind: str, value: str, choices: list[str] | tuple[str, ...]) -> str:
+    """Return value when it is one of the choices.
+
+    Raises:
+        SettingError: it is not; the message lists the choices.
+    """
+    if value not in choices:
+        raise SettingError(f"unknown {kind} {value!r}; choose one of: {', '.join(choices)}")
+    return value

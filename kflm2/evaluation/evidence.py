@@ -1,0 +1,170 @@
+"""What a run leaves on disk: result.json, predictions.csv, split.json, rejected.csv; and the summary over runs."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kflm2 import __version__
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import PARTS, Split
+from kflm2.evaluation.metrics import Figures, summarize
+from kflm2.featurize.embeddings import Source
+from kflm2.files import atomic, project_folder, write_json
+from kflm2.settings import TrainSettings
+from kflm2.trainers.property import Fitted
+
+_PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one experiment."""
+
+    settings: TrainSettings
+    molecules: Molecules
+    source: Source | None
+    split: Split
+    seed: int
+    figures: dict[str, Figures]
+    """Part -> figure -> value."""
+    y_pred: np.ndarray
+    """(n, K) predictions of all molecules, in row order."""
+    fitted: Sequence[Fitted]
+    """The models, more than one in an ensemble."""
+    seconds: dict[str, float]
+
+
+def write_run(run: Run, folder: Path) -> None:
+    """Write one run's files; result.json comes last, so that a folder that has it is complete."""
+    molecules, split = run.molecules, run.split
+    (folder / "result.json").unlink(missing_ok=True)
+    write_csv(folder / "predictions.csv", predictions(run))
+    rejected = [dataclasses.asdict(rejection) for rejection in molecules.rejected]
+    write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
+    rows = {part: molecules.rows[getattr(split, part)].tolist() for part in PARTS}
+    write_json(folder / "split.json", {"kind": split.kind, "seed": run.seed, "sha256": split.sha256, "rows": rows})
+    write_json(folder / "result.json", result(run))
+
+
+def predictions(run: Run) -> pd.DataFrame:
+    """A line a molecule, in row order: row in the file, SMILES, part, then each target, measured and predicted."""
+    molecules = run.molecules
+    frame = pd.DataFrame({"row": molecules.rows, "smiles": molecules.smiles, "part": run.split.labels()})
+    for index, target in enumerate(molecules.dataset.targets):
+        frame[f"y_true_{target}"] = molecules.y_true[:, index]
+        frame[f"y_pred_{target}"] = run.y_pred[:, index]
+    return frame
+
+
+def result(run: Run) -> dict[str, Any]:
+    """What result.json holds."""
+    molecules, source = run.molecules, run.source
+    return {
+        "dataset": {
+            "name": molecules.dataset.name,
+            "sha256": molecules.sha256,
+            "targets": list(molecules.dataset.targets),
+            "unit": molecules.dataset.unit,
+            "kind": molecules.dataset.kind,
+        },
+        "model": run.settings.model,
+        "seed": run.seed,
+        "split": {"kind": run.split.kind, "sha256": run.split.sha256, "sizes": run.split.sizes},
+        "rows": {"read": molecules.read, "kept": len(molecules.smiles), "rejected": len(molecules.rejected)},
+        "llm": None
+        if source is None
+        else {
+            "name": source.name,
+            "digest": source.digests["weights"],
+            "tokenizer": source.digests["tokenizer"],
+            "adapter": source.digests.get("adapter"),
+            "layers": list(source.layers),
+        },
+        "metrics": run.figures,
+        "best_epoch": [one.best_epoch for one in run.fitted],
+        "parameters": sum(weight.numel() for weight in run.fitted[0].model.parameters()),
+        "seconds": run.seconds,
+        "peak_memory_mb": peak_memory_mb(),
+        "config": plain(run.settings),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def write_summary(runs: Sequence[Run], path: Path) -> None:
+    """Write mean, sample standard deviation and every value over the runs."""
+    figures = {
+        part: {name: _over([run.figures[part][name] for run in runs]) for name in runs[0].figures[part]}
+        for part in PARTS
+    }
+    head = result(runs[0])
+    write_json(
+        path,
+        {
+            **{key: head[key] for key in ("dataset", "model", "rows", "llm")},
+            "split": runs[0].split.kind,
+            "seeds": [run.seed for run in runs],
+            "metrics": figures,
+            **{key: head[key] for key in ("config", "versions", "commit")},
+        },
+    )
+
+
+def _over(values: list[float | None]) -> dict[str, Any]:
+    mean, sd = summarize(values)
+    return {"mean": mean, "sd": sd, "values": values}
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table atomically; floats keep all their digits."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def plain(settings: TrainSettings) -> dict[str, Any]:
+    """Settings as JSON values; --config reads them back."""
+    values = dataclasses.asdict(settings)
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name != "config" and value is not None and value != ()
+    }
+
+
+def peak_memory_mb() -> int | None:
+    """The most memory this process held, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"kflm2": __version__, "python": platform.python_version(), **packages}
+
+
+@functools.cache
+def commit() -> str | None:
+    """The checkout's commit, with a + when files differ from it; None outside a checkout."""
+    git = ["git", "-C", str(project_folder())]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.returncode else "")

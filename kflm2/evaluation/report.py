@@ -1,0 +1,193 @@
+"""What a person sees of the runs: the printed table, the parity plot, the learning curve."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kflm2.data.datasets import Kind
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import PARTS
+from kflm2.evaluation.evidence import Run, peak_memory_mb
+from kflm2.evaluation.metrics import MAIN, Figures, summarize
+from kflm2.files import atomic
+from kflm2.settings import MODELS
+
+_COLORS = {"train": "#9aa5b1", "valid": "#e69f00", "test": "#0072b2"}  # told apart by the colour-blind too
+_DPI = 150
+
+
+def short(figures: Figures, kind: Kind) -> str:
+    """The main figure, for a progress bar."""
+    value = figures[MAIN[kind]]
+    return "" if value is None else f"valid {MAIN[kind]} {value:.3f}"
+
+
+def rejections(molecules: Molecules, most: int = 5) -> str:
+    """One line a rejected row, the first few."""
+    shown = [f"  row {own.row}: {own.smiles[:60]!r}: {own.reason}" for own in molecules.rejected[:most]]
+    more = len(molecules.rejected) - len(shown)
+    return "\n".join(
+        [
+            f"{len(molecules.rejected)} of {molecules.read} rows are rejected (all are in rejected.csv):",
+            *shown,
+            *([f"  and {more} more"] if more > 0 else []),
+        ]
+    )
+
+
+def table(runs: Sequence[Run], folder: Path) -> str:
+    """Mean ± sd over the runs for train, valid and test, and what the figures rest on."""
+    first, last = runs[0], runs[-1]
+    molecules, kind = first.molecules, first.molecules.dataset.kind
+    dataset, source = molecules.dataset, first.source
+    targets = dataset.targets[0] if len(dataset.targets) == 1 else f"mean of {len(dataset.targets)} targets"
+    what = f"{dataset.quantity or targets}{f', {dataset.unit}' if dataset.unit else ''}"
+    seeds = (
+        f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
+    )
+    sizes = " / ".join(str(first.split.sizes[part]) for part in PARTS)
+    lines = [
+        "",
+        f"{dataset.name} ({what}), {first.settings.model}: {MODELS[first.settings.model].about}",
+        f"{first.split.kind} split {sizes}, {seeds}",
+        "",
+        f"{'':10}" + "".join(f"{part:>18}" for part in PARTS),
+    ]
+    for name in first.figures["test"]:
+        cells = [_cell(*summarize([run.figures[part][name] for run in runs])) for part in PARTS]
+        unit = dataset.unit if kind == "regression" and name in ("RMSE", "MAE") else ""
+        lines.append(f"{name:10}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
+    seconds = first.seconds
+    training = sum(run.seconds["training"] for run in runs)
+    views = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "training")
+    lines += [
+        "",
+        f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
+        "LLM       "
+        + (
+            "none"
+            if source is None
+            else f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
+        ),
+        f"time      {views + ', ' if views else ''}training {training:.1f} s",
+    ]
+    if (peak := peak_memory_mb()) is not None:
+        lines.append(f"memory    {peak} MB at most")
+    lines.append(f"results   {folder}")
+    return "\n".join(lines)
+
+
+def _cell(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+
+
+def draw_run(run: Run, folder: Path) -> None:
+    """Draw a run's pictures: parity.png (or roc.png for classes) and learning_curve.png."""
+    if run.molecules.dataset.kind == "regression":
+        _save(_parity(run), folder / "parity.png")
+    else:
+        _save(_roc(run), folder / "roc.png")
+    _save(_learning_curve(run), folder / "learning_curve.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=_DPI)
+
+
+def _panels(run: Run) -> tuple[Figure, list[Axes]]:
+    """A square panel a target, at most nine."""
+    count = min(9, len(run.molecules.dataset.targets))
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(4.2 * columns, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for empty in axes[count:]:
+        empty.remove()
+    figure.suptitle(_title(run), fontsize=10)
+    return figure, list(axes[:count])
+
+
+def _title(run: Run) -> str:
+    return f"{run.molecules.dataset.name}, {run.settings.model}, {run.split.kind} split, seed {run.seed}"
+
+
+def _parity(run: Run) -> Figure:
+    """Predicted against measured, a dot a molecule."""
+    dataset = run.molecules.dataset
+    figure, axes = _panels(run)
+    for index, axis in enumerate(axes):
+        true, predicted = run.molecules.y_true[:, index], run.y_pred[:, index]
+        low = float(np.nanmin([np.nanmin(true), predicted.min()]))
+        high = float(np.nanmax([np.nanmax(true), predicted.max()]))
+        margin = 0.04 * (high - low or 1.0)
+        limits = (low - margin, high + margin)
+        axis.plot(limits, limits, color="#444444", linewidth=0.8, zorder=1)
+        for part in PARTS:
+            rows = getattr(run.split, part)
+            rmse = float(np.sqrt(np.nanmean((true[rows] - predicted[rows]) ** 2)))
+            label = f"{part} ({len(rows)}), RMSE {rmse:.2f}"
+            size = 10 if part == "train" else 20
+            axis.scatter(
+                true[rows],
+                predicted[rows],
+                s=size,
+                alpha=0.75,
+                linewidths=0,
+                color=_COLORS[part],
+                label=label,
+                zorder=2,
+            )
+        name = dataset.quantity if len(dataset.targets) == 1 and dataset.quantity else dataset.targets[index]
+        unit = f" ({dataset.unit})" if dataset.unit else ""
+        axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"measured {name}{unit}", ylabel=f"predicted{unit}")
+        axis.legend(fontsize=7, frameon=False, loc="upper left", handletextpad=0.2)
+    return figure
+
+
+def _roc(run: Run) -> Figure:
+    """Receiver operating characteristic of each part."""
+    from sklearn.metrics import auc, roc_curve
+
+    figure, axes = _panels(run)
+    for index, axis in enumerate(axes):
+        axis.plot([0, 1], [0, 1], color="#444444", linewidth=0.8)
+        for part in PARTS:
+            rows = getattr(run.split, part)
+            true, predicted = run.molecules.y_true[rows, index], run.y_pred[rows, index]
+            present = ~np.isnan(true)
+            if not present.any() or np.ptp(true[present]) == 0:
+                continue
+            false_rate, true_rate, _ = roc_curve(true[present], predicted[present])
+            label = f"{part} ({present.sum()}), AUC {auc(false_rate, true_rate):.2f}"
+            axis.plot(false_rate, true_rate, color=_COLORS[part], label=label)
+        name = run.molecules.dataset.targets[index]
+        axis.set(aspect="equal", xlabel="false positive rate", ylabel="true positive rate", title=name)
+        axis.legend(fontsize=7, frameon=False, loc="lower right")
+    return figure
+
+
+def _learning_curve(run: Run) -> Figure:
+    """Loss after each epoch; the kept one is marked."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for number, one in enumerate(run.fitted):
+        epochs = np.arange(1, len(one.history["train"]) + 1)
+        for part in ("train", "valid"):
+            label = part if number == 0 else None
+            axis.plot(epochs, one.history[part], color=_COLORS[part], linewidth=1.2, label=label)
+        kept = one.history["valid"][one.best_epoch - 1]
+        axis.scatter(one.best_epoch, kept, s=28, color=_COLORS["test"], zorder=3, label="kept" if number == 0 else None)
+    regression = run.molecules.dataset.kind == "regression"
+    loss = "squared error (scaled target)" if regression else "cross-entropy"
+    axis.set(xlabel="epoch", ylabel=loss, yscale="log")
+    axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.set_title(_title(run), fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+    return figure

