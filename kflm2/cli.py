@@ -29,4 +29,5 @@ def main() -> None:
     # `kflm2 train SAMPL` is short for `kflm2 train --dataset SAMPL`
     if rest and not rest[0].startswith("-"):
         rest = ["--dataset", *rest]
+    STAGES[stage].program = f"kflm2 {stage}"
     STAGES[stage].from_command_line(rest)

@@ -1,6 +1,7 @@
 """A stage's settings as a command line: tyro makes the options from the fields, and errors end in one line."""
 
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -19,8 +20,9 @@ class Stage(Generic[S]):
     def __init__(self, function: Callable[[S], None], settings: type[S]) -> None:
         self.function = function
         self.settings = settings
-        self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
+        self.__doc__ = inspect.cleandoc(function.__doc__ or "")
+        self.program: str | None = None
+        """Name in the help's usage line; None takes the script's."""
 
     def __call__(self, settings: S) -> None:
         """Run the stage."""
@@ -61,6 +63,7 @@ class Stage(Generic[S]):
             # a later word wins, so the file's settings go before those of the command line
             args=[*_words(values), *args],
             default=self.settings(**{**MODELS[model].defaults, **script, "model": model}),
+            prog=self.program,
             description=self.__doc__,
             config=(tyro.conf.FlagConversionOff,),
         )

@@ -13,6 +13,13 @@ Attend = Literal["items", "pooled"]
 GraphKind = Literal["gcn", "gine"]
 
 
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Refuse shares of train, valid and test that are not positive or do not add up to 1."""
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        shown = " + ".join(f"{fraction:g}" for fraction in fractions)
+        raise SettingError(f"split fractions must be positive and add up to 1: {shown} = {sum(fractions):g}")
+
+
 @dataclass(frozen=True)
 class DataSettings:
     """What is predicted, and from which views of a molecule."""
@@ -66,6 +73,11 @@ class DataSettings:
             raise SettingError("--csv needs --target-columns, the columns to predict")
         if self.csv is None and self.target_columns:
             raise SettingError("--target-columns goes with --csv; a dataset of the registry has its own")
+        check_fractions(self.fractions)
+        if (self.split == "given") != (self.split_column is not None):
+            raise SettingError(
+                "--split given and --split-column, the column that says train, valid or test, go together"
+            )
         for name in ("runs", "limit"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SettingError(f"{name} is {value}; it must be at least 1")

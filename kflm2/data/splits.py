@@ -9,6 +9,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from kflm2.data.molecules import parse_smiles
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import sha256_texts
+from kflm2.settings import check_fractions
 
 PARTS = ("train", "valid", "test")
 KINDS = ("random", "scaffold", "given")
@@ -62,12 +63,10 @@ def make_split(
         DataError: a part would be empty, or a given part has another name.
     """
     one_of("split", kind, KINDS)
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        shown = " + ".join(f"{fraction:g}" for fraction in fractions)
-        raise SettingError(f"split fractions must be positive and add up to 1: {shown} = {sum(fractions):g}")
+    check_fractions(fractions)
     if kind == "given":
         if parts is None:
-            raise SettingError("split 'given' needs --split-column, the column that says train, valid or test")
+            raise SettingError("a given split needs the part of each molecule")
         split = _given(parts)
     elif kind == "scaffold":
         split = _scaffold(smiles, seed, fractions)

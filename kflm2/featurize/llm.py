@@ -95,7 +95,7 @@ def find(name: str) -> LLM:
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return LLM(path.stem, gguf=path)
-    if path.is_dir():
+    if name and path.is_dir():
         return LLM(path.resolve().name, folder=path)
     # a hub id is owner/name; anything else, and any path, is a mistake to name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
@@ -304,6 +304,7 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
         LLMError: transformers cannot load it.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     from kflm2.device import llm_dtype
@@ -316,8 +317,13 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
                 model = _with_adapter(folder, adapter, dtype)
             else:
                 # the checkpoint's own number format would be taken if none were given
-                model = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+                model, info = AutoModel.from_pretrained(
+                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+                )
+                # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
+                if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+                    raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             what = f"with adapter {adapter} " if adapter else ""
             raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
@@ -349,11 +355,13 @@ def _with_adapter(folder: Path, adapter: Path, dtype: "torch.dtype") -> "PreTrai
 def _is_causal(model: "PreTrainedModel") -> bool:
     import torch
 
-    ids = torch.tensor([[5, 6, 7]], device=model.device)
+    # the same shape twice, so that the same sums are made: a first token that cannot see the others gives the same bits
     with torch.inference_mode():
-        alone, longer = (model(input_ids=part).last_hidden_state[0, 0] for part in (ids[:, :2], ids))
-    # exact equality is not promised between shapes; an encoder's first state moves by far more than rounding
-    return bool(torch.allclose(alone.float(), longer.float(), rtol=1e-2, atol=1e-2 * alone.float().abs().max()))
+        first, second = (
+            model(input_ids=torch.tensor([row], device=model.device)).last_hidden_state[0, 0]
+            for row in ([1, 2, 3, 4], [1, 4, 2, 5])
+        )
+    return torch.equal(first, second)
 
 
 @contextlib.contextmanager

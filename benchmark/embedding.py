@@ -1,0 +1,148 @@
+"""How fast the embedded LLM embeds molecules on the CPU: ours against the original's way, and against the machine.
+
+python benchmark/embedding.py
+
+Both sides embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens. Tokenisation is
+timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike; then
+the median of each column. Columns:
+
+    original   molecules/s of one forward pass a molecule through the LLM with its vocabulary head
+    ours       molecules/s of kflm2's Embedder, computing rather than reading its cache
+    ratio      ours / original
+    multiply   GFLOP/s of float32 matrix multiplication, 2048 x 2048, the best try just before and after ours
+    of ours    GFLOP/s of ours: 2 x parameters of the transformer blocks x tokens. Neither padding nor attention's own
+               products count, so it is rather too low
+    share      of ours / multiply
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kflm2.featurize import llm as llms
+from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.files import project_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WARM_UP = 4
+"""Molecules before the first round."""
+SIDE = 2048
+"""Rows and columns of the multiplied matrices."""
+TRIES = 4
+"""Multiplications before ours, and again after it."""
+
+
+def original_way(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str]) -> np.ndarray:
+    """(n, D) embeddings, one molecule a forward pass."""
+    means = []
+    with torch.no_grad():
+        for text in smiles:
+            inputs = tokenizer(text, return_tensors="pt", padding=True, truncation=True)
+            last = model(**inputs, output_hidden_states=True).hidden_states[-1]
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            means.append((last * mask).sum(dim=1) / mask.sum(dim=1))
+    return torch.cat(means).numpy()
+
+
+def our_way(embedder: Embedder, smiles: list[str]) -> np.ndarray:
+    """(n, D) embeddings, computed whatever the cache holds."""
+    rows: dict[str, np.ndarray] = {}
+    # embed() would read from disk what an earlier round has computed
+    for group, states in embedder._compute(smiles, "mean", progress=False):
+        rows.update(zip(group, states.values, strict=True))
+    return np.stack([rows[text] for text in smiles])
+
+
+def seconds(embed: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    """Time of one call, and what it returned."""
+    start = time.perf_counter()
+    states = embed()
+    return time.perf_counter() - start, states
+
+
+def multiply_flops() -> float:
+    """FLOP/s of float32 matrix multiplication, the best of some tries."""
+    left, right = torch.randn(2, SIDE, SIDE)
+    out = torch.empty(SIDE, SIDE)
+    best = float("inf")
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best
+
+
+def flops(embedder: Embedder, smiles: list[str]) -> tuple[int, int]:
+    """FLOPs of the blocks' weights on the SMILES, and the number of tokens."""
+    assert embedder.loaded is not None
+    blocks = embedder.loaded.model.get_submodule("layers")
+    tokens = sum(len(ids) for ids in embedder.loaded.tokenizer(smiles)["input_ids"])
+    return 2 * sum(weight.numel() for weight in blocks.parameters()) * tokens, tokens
+
+
+def main() -> None:
+    """Load both sides, measure them in turns, print."""
+    parser = argparse.ArgumentParser(description="Speed of embedding SMILES with the embedded LLM, on the CPU.")
+    parser.add_argument("--molecules", type=int, default=200, help="first molecules of dataset/zinc_sample.smi (200)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    options = parser.parse_args()
+    smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
+
+    source = Source.of(llms.find(llms.EMBEDDED), None, "last")
+    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
+    embedder = Embedder(source, torch.device("cpu"))
+    original_way(model, tokenizer, smiles[:WARM_UP])
+    our_way(embedder, smiles[:WARM_UP])
+    work, tokens = flops(embedder, smiles)
+
+    print(
+        f"\n{source.name}, {len(smiles)} molecules, {tokens} tokens, float32,"
+        f" torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+    )
+    print("            original      ours   ratio    multiply   of ours   share")
+    print("             mol / s   mol / s            GFLOP/s   GFLOP/s        ")
+    rounds = []
+    for number in range(1, options.rounds + 1):
+        original_time, original = seconds(lambda: original_way(model, tokenizer, smiles))
+        before = multiply_flops()
+        our_time, ours = seconds(lambda: our_way(embedder, smiles))
+        multiply = max(before, multiply_flops())
+        done = work / our_time
+        rounds.append(
+            (
+                len(smiles) / original_time,
+                len(smiles) / our_time,
+                original_time / our_time,
+                multiply / 1e9,
+                done / 1e9,
+                done / multiply,
+            )
+        )
+        print_line(f"round {number}", rounds[-1])
+    print_line("median", tuple(statistics.median(column) for column in zip(*rounds, strict=True)))
+
+    difference = np.abs(ours - original).max()
+    scale = np.sqrt(np.mean(original.astype(np.float64) ** 2))
+    print(
+        f"\nlargest difference between the two embeddings: {difference:.1e},"
+        f" which is {difference / scale:.1e} of their root mean square, {scale:.2f}"
+    )
+
+
+def print_line(title: str, columns: tuple[float, ...]) -> None:
+    """One line of the table; the columns are those of the heading."""
+    original, ours, ratio, multiply, done, share = columns
+    print(f"{title:9}{original:11.1f}{ours:10.1f}{ratio:7.2f}x{multiply:11.0f}{done:10.0f}{share:8.0%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Shared fixtures: a cache of its own for every test, tiny random LLMs, and the real embedded one."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from kflm2.featurize import llm as llms
+from kflm2.files import cache_folder
+
+# the converted embedded LLM is shared by all tests, and by people's own runs
+_REAL_CACHE = cache_folder()
+
+# tiny tensors: a second thread costs more than it gives
+torch.set_num_threads(1)
+
+ALPHABET = "#()+-/123456789=@BCFHINOPS[\\]clnorsi"
+CONTEXT = 24
+"""Tokens the tiny LLMs can read at once."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, but for the converted LLMs."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (_REAL_CACHE / "llms").mkdir(parents=True, exist_ok=True)
+    os.symlink(_REAL_CACHE / "llms", folder / "llms")
+    monkeypatch.setenv("KFLM2_CACHE", str(folder))
+    return folder
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    """A token a character."""
+    vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(ALPHABET)}}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 of random weights, three layers of width 8, as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("llm") / "tiny_decoder"
+    config = Qwen2Config(
+        vocab_size=len(ALPHABET) + 2,
+        hidden_size=8,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    for weight in model.parameters():
+        # the usual small initial weights would make layers, and so mistakes in choosing them, nearly alike
+        torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of random weights, two layers of width 6, as a checkpoint folder."""
+    folder = tmp_path_factory.mktemp("llm") / "tiny_encoder"
+    config = BertConfig(
+        vocab_size=len(ALPHABET) + 2,
+        hidden_size=6,
+        intermediate_size=10,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+    )
+    torch.manual_seed(1)
+    model = BertModel(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Path:
+    """The real embedded LLM's checkpoint folder, converted when it is not there yet."""
+    return llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED])

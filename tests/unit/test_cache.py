@@ -1,0 +1,116 @@
+"""The feature cache: right rows, computed once, whatever else happens."""
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kflm2.featurize.cache import FeatureCache
+from kflm2.featurize.ragged import Ragged
+
+
+def _rows(texts: list[str], scale: float = 1.0) -> Ragged:
+    """A row for each text, as long as the text, that no other text has."""
+    return Ragged.pack([np.outer(np.arange(len(text)) + ord(text[0]), [scale, 2.0]) for text in texts])
+
+
+class Counter:
+    """Computes rows and remembers for which texts."""
+
+    def __init__(self, scale: float = 1.0, stop_after: int | None = None) -> None:
+        self.seen: list[str] = []
+        self.scale, self.stop_after = scale, stop_after
+
+    def __call__(self, missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
+        for start in range(0, len(missing), 2):
+            group = missing[start : start + 2]
+            if self.stop_after is not None and len(self.seen) >= self.stop_after:
+                raise KeyboardInterrupt
+            self.seen += group
+            yield group, _rows(group, self.scale)
+
+
+def test_rows_come_in_the_order_asked_for_and_are_computed_once(tmp_path: Path) -> None:
+    texts = ["ccc", "a", "bb", "ccc", "dddd", "a"]
+    compute = Counter()
+    for _ in range(2):
+        rows = FeatureCache("x", {"layer": 1}, tmp_path).get(texts, compute)
+        np.testing.assert_array_equal(rows.values, _rows(texts).values)
+        assert rows.lengths.tolist() == [3, 1, 2, 3, 4, 1]
+    assert sorted(compute.seen) == ["a", "bb", "ccc", "dddd"]
+    more = FeatureCache("x", {"layer": 1}, tmp_path).get(["e", "bb"], compute)
+    np.testing.assert_array_equal(more.values, _rows(["e", "bb"]).values)
+    assert compute.seen.count("bb") == 1
+
+
+def test_another_layer_or_adapter_is_another_place(tmp_path: Path) -> None:
+    for scale, parts in ((1.0, {"layer": 1}), (3.0, {"layer": 2}), (5.0, {"layer": 1, "adapter": "a"})):
+        rows = FeatureCache("x", parts, tmp_path).get(["bb", "a"], Counter(scale))
+        np.testing.assert_array_equal(rows.values, _rows(["bb", "a"], scale).values)
+
+
+def test_texts_that_differ_in_case_or_blanks_do_not_share_a_row(tmp_path: Path) -> None:
+    texts = ["cc", "CC", "cc ", "c c"]
+    rows = FeatureCache("x", {}, tmp_path).get(texts, Counter())
+    np.testing.assert_array_equal(rows.values, _rows(texts).values)
+
+
+def test_a_stopped_run_keeps_what_it_had(tmp_path: Path) -> None:
+    texts = ["a", "bb", "ccc", "dddd", "e"]
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache("x", {}, tmp_path).get(texts, Counter(stop_after=4))
+    compute = Counter()
+    rows = FeatureCache("x", {}, tmp_path).get(texts, compute)
+    assert compute.seen == ["e"]
+    np.testing.assert_array_equal(rows.values, _rows(texts).values)
+
+
+def test_a_row_of_length_zero_is_kept_too(tmp_path: Path) -> None:
+    def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
+        yield missing, Ragged(np.zeros((0, 2)), np.zeros(len(missing) + 1, dtype=np.int64))
+
+    def never(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
+        raise AssertionError(missing)
+
+    cache = FeatureCache("x", {}, tmp_path)
+    for how in (compute, never):
+        assert cache.get(["a", "b"], how).lengths.tolist() == [0, 0]
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path: Path) -> None:
+    cache = FeatureCache("x", {}, tmp_path)
+    cache.get(["a", "bb"], Counter())
+    (shard,) = cache.folder.glob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:40])
+    compute = Counter()
+    np.testing.assert_array_equal(cache.get(["bb", "a"], compute).values, _rows(["bb", "a"]).values)
+    assert sorted(compute.seen) == ["a", "bb"]
+
+
+def _worker(root: Path, texts: list[str], out: Path) -> None:
+    compute = Counter()
+    rows = FeatureCache("x", {}, root).get(texts, compute)
+    np.savez(out, values=rows.values, seen=np.array(compute.seen))
+
+
+def test_processes_at_once_compute_each_row_once(tmp_path: Path) -> None:
+    texts = [letter * (1 + i % 3) for i, letter in enumerate("abcdefghijklmnop")]
+    orders = [texts, texts[::-1], texts[3:] + texts[:3]]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_worker, args=(tmp_path / "cache", order, tmp_path / f"{i}.npz"))
+        for i, order in enumerate(orders)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    seen = []
+    for i, order in enumerate(orders):
+        with np.load(tmp_path / f"{i}.npz") as saved:
+            np.testing.assert_array_equal(saved["values"], _rows(order).values)
+            seen += saved["seen"].tolist()
+    assert sorted(seen) == sorted(texts)

@@ -1,0 +1,67 @@
+"""Descriptors against RDKit called directly, and the scaling against scipy's ranks."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import Descriptors, rdFingerprintGenerator
+from scipy.stats import spearmanr
+
+from kflm2.errors import SettingError
+from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, rdkit_names
+
+SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CCO", "CC(C)Cc1ccc(C)cc1"]
+
+
+def test_rdkit_descriptors_are_rdkits() -> None:
+    values = compute_descriptors("rdkit", SMILES, progress=False)
+    assert values.shape == (5, len(rdkit_names()))
+    for name in ("MolWt", "TPSA", "MolLogP", "RingCount"):
+        own = [getattr(Descriptors, name)(Chem.MolFromSmiles(smiles)) for smiles in SMILES]
+        np.testing.assert_allclose(values[:, rdkit_names().index(name)], own, rtol=1e-6)
+    np.testing.assert_array_equal(values[0], values[3])
+
+
+def test_morgan_counts_count() -> None:
+    values = compute_descriptors("morgan", ["CCCCCC", "C"], progress=False)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    counts = generator.GetCountFingerprint(Chem.MolFromSmiles("CCCCCC")).GetNonzeroElements()
+    assert {int(i): int(values[0, i]) for i in np.flatnonzero(values[0])} == counts
+    assert values[0].max() > 1
+
+
+def test_both_stand_side_by_side_and_come_from_the_cache_unchanged() -> None:
+    both = compute_descriptors("rdkit+morgan", SMILES, progress=False)
+    parts = [compute_descriptors(kind, SMILES, progress=False) for kind in ("rdkit", "morgan")]
+    np.testing.assert_array_equal(both, np.concatenate(parts, axis=1))
+    np.testing.assert_array_equal(both, compute_descriptors("rdkit+morgan", SMILES, progress=False))
+
+
+def test_unknown_set_is_named_with_the_choices() -> None:
+    with pytest.raises(SettingError, match="rdkit, morgan"):
+        compute_descriptors("mordred", SMILES)
+
+
+def test_scaler_keeps_ranks_within_bounds_and_drops_constants() -> None:
+    rng = np.random.default_rng(0)
+    train = np.stack([np.exp(5 * rng.normal(size=60)), np.full(60, 7.0), rng.integers(0, 3, 60)], axis=1)
+    scaled = DescriptorScaler(train)(train)
+    assert scaled.shape == (60, 2)
+    assert np.abs(scaled).max() <= 3
+    assert spearmanr(scaled[:, 0], train[:, 0]).statistic > 0.999
+    assert abs(np.median(scaled[:, 0])) < 0.1
+
+
+def test_scaler_knows_training_rows_only_and_takes_what_they_lack() -> None:
+    rng = np.random.default_rng(1)
+    train = rng.normal(size=(50, 4))
+    scale = DescriptorScaler(train)
+    far = np.array([[1e30, -1e30, np.nan, train[0, 3]]])
+    values = scale(far)
+    assert values[0, :3].tolist() == [3.0, -3.0, 0.0]
+    np.testing.assert_array_equal(scale(np.concatenate([train, far]))[:50], scale(train))
+
+
+def test_scaler_of_a_column_that_is_never_there() -> None:
+    train = np.stack([np.full(9, np.nan), np.arange(9.0)], axis=1)
+    assert DescriptorScaler(train)(train).shape == (9, 1)
+    assert DescriptorScaler(train[:, :1])(train[:, :1]).shape == (9, 0)

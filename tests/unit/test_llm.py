@@ -1,0 +1,163 @@
+"""The LLM registry, loading, and adapters."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from kflm2.errors import LLMError
+from kflm2.featurize import llm as llms
+from kflm2.featurize.embeddings import Embedder, Source
+
+CPU = torch.device("cpu")
+SMILES = ["CCO", "c1ccccc1", "N"]
+
+
+def _adapter(base: Path, folder: Path, fresh: bool, name: str | None = None) -> Path:
+    """A LoRA adapter of a checkpoint: fresh, or with weights as after training."""
+    torch.manual_seed(7)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    if not fresh:
+        for key, weight in model.named_parameters():
+            if "lora_B" in key:
+                torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    if name is not None:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
+    return folder
+
+
+def _states(base: Path, adapter: Path | None, layers: str = "1,-1") -> np.ndarray:
+    source = Source.of(llms.find(str(base)), adapter, layers)
+    return Embedder(source, CPU).embed(SMILES, "mean", progress=False).values
+
+
+def test_auto_is_the_embedded_llm_without_cuda() -> None:
+    assert llms.find("auto").name == ("DS_1.5B" if torch.cuda.is_available() else llms.EMBEDDED)
+
+
+def test_every_hub_id_is_pinned_to_a_commit() -> None:
+    for row in llms.LLMS.values():
+        assert bool(row.hub_id) != bool(row.gguf)
+        assert not row.hub_id or (len(row.revision) == 40 and int(row.revision, 16))
+
+
+@pytest.mark.parametrize("name", ["nonsense", "no/such/folder", "./missing", "missing.gguf", "a/missing.gguf", ""])
+def test_an_unknown_llm_is_named_with_the_choices(name: str) -> None:
+    with pytest.raises(LLMError, match=r"DS_1\.5B, DS_7B, DS_8B, ChemDFM, SmolLM2_135M"):
+        llms.find(name)
+
+
+def test_a_hub_id_a_folder_and_a_gguf_file_are_told_apart(tmp_path: Path) -> None:
+    assert llms.find("owner/name").hub_id == "owner/name"
+    assert llms.find(str(tmp_path)).folder == tmp_path
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert llms.find(str(tmp_path / "x.gguf")).gguf == tmp_path / "x.gguf"
+
+
+def test_what_cannot_be_loaded_names_the_embedded_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(LLMError, match=llms.EMBEDDED):
+        llms.checkpoint_folder(llms.find(str(empty)))
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a GGUF file")
+    with pytest.raises(LLMError, match=f"broken.gguf.*{llms.EMBEDDED}"):
+        llms.checkpoint_folder(llms.find(str(broken)))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LLMError, match=f"owner/name.*{llms.EMBEDDED}"):
+        llms.checkpoint_folder(llms.find("owner/name"))
+
+
+def test_a_half_checkpoint_is_one_clear_error(tiny_decoder: Path, tmp_path: Path) -> None:
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((tiny_decoder / file).read_bytes())
+    with pytest.raises(LLMError, match="no safetensors weights"):
+        Source.of(llms.find(str(tmp_path)), None, "last")
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(LLMError, match=llms.EMBEDDED):
+        llms.load(tmp_path, None, CPU)
+    weights = load_file(tiny_decoder / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if ".1." not in key}, tmp_path / "model.safetensors")
+    with pytest.raises(LLMError, match="lack"):
+        llms.load(tmp_path, None, CPU)
+
+
+def test_a_cut_llm_gives_the_states_of_the_whole_one(tiny_decoder: Path) -> None:
+    ids = torch.tensor([[5, 9, 11, 4]])
+    whole = llms.load(tiny_decoder, None, CPU).model(ids, output_hidden_states=True).hidden_states
+    for keep in (1, 2, 3):
+        cut = llms.load(tiny_decoder, None, CPU, keep).model
+        assert len(cut.layers) == keep
+        states = cut(ids, output_hidden_states=True).hidden_states
+        for layer in range(keep + 1):
+            torch.testing.assert_close(states[layer], whole[layer])
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_trained_one_does(tiny_decoder: Path, tmp_path: Path) -> None:
+    base = _states(tiny_decoder, None)
+    np.testing.assert_allclose(
+        _states(tiny_decoder, _adapter(tiny_decoder, tmp_path / "a", fresh=True)), base, atol=1e-5
+    )
+    assert np.abs(_states(tiny_decoder, _adapter(tiny_decoder, tmp_path / "b", fresh=False)) - base).max() > 0.1
+
+
+def test_two_adapters_do_not_share_cached_states(tiny_decoder: Path, tmp_path: Path) -> None:
+    trained = _states(tiny_decoder, _adapter(tiny_decoder, tmp_path / "a", fresh=False))
+    fresh = _states(tiny_decoder, _adapter(tiny_decoder, tmp_path / "b", fresh=True))
+    assert np.abs(trained - fresh).max() > 0.1
+
+
+def test_merged_equals_unmerged(tiny_decoder: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    folder = _adapter(tiny_decoder, tmp_path / "a", fresh=False)
+    ids = torch.tensor([[5, 9, 11, 4]])
+    unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_decoder), folder).eval()
+    with torch.no_grad():
+        expected = unmerged(ids, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(llms.load(tiny_decoder, folder, CPU).model(ids).last_hidden_state, expected)
+
+
+def test_an_adapter_of_another_llm_is_refused(tiny_decoder: Path, tmp_path: Path) -> None:
+    named = _adapter(tiny_decoder, tmp_path / "named", fresh=True, name="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
+    with pytest.raises(LLMError, match=r"made for the LLM DS_1\.5B, not for tiny_decoder"):
+        Source.of(llms.find(str(tiny_decoder)), named, "last")
+    wider = tmp_path / "wider_llm"
+    Qwen2ForCausalLM(
+        Qwen2Config(vocab_size=38, hidden_size=12, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2)
+    ).save_pretrained(wider)
+    other = _adapter(wider, tmp_path / "other", fresh=True)
+    with pytest.raises(LLMError, match="another LLM"):
+        Source.of(llms.find(str(tiny_decoder)), other, "last")
+    with pytest.raises(LLMError, match=r"no adapter_config\.json"):
+        Source.of(llms.find(str(tiny_decoder)), tmp_path, "last")
+
+
+def test_the_default_adapter_is_found_by_the_llms_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llms, "project_folder", lambda: tmp_path)
+    llm = llms.LLMS[llms.EMBEDDED]
+    assert llms.default_adapter(llm) is None
+    for corpus in ("zinc", "chembl"):
+        folder = tmp_path / "models" / llm.name / corpus
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text("{}")
+    assert llms.default_adapter(llm) == tmp_path / "models" / llm.name / "chembl"
+    assert llms.default_adapter(llms.LLMS["DS_1.5B"]) is None
+
+
+def test_the_embedded_llm_is_a_plain_checkpoint(embedded: Path) -> None:
+    config = json.loads((embedded / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (config["num_hidden_layers"], config["hidden_size"]) == (30, 576)
+    assert llms.checkpoint_digest(embedded) == llms.checkpoint_digest(embedded)
+    assert not list(embedded.parent.glob(".converting-*"))
