@@ -1,0 +1,210 @@
+"""Stage 2 as people run it: scripts in processes of their own, the real embedded LLM, real molecules."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODELS = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
+SMALL = ("--limit", "40", "--epochs", "2", "--runs", "2")
+
+
+def _start(script: str, *words: object, cwd: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _run(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
+    process = _start(script, *words, cwd=cwd)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _kflm2(*words: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "kflm2"), *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
+
+
+def _train(model: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
+    return _run(f"task_training/train_{model}_SAMPL.py", *words, cwd=cwd)
+
+
+@pytest.mark.usefixtures("embedded")
+def test_a_script_measures_writes_and_is_the_same_twice(tmp_path: Path) -> None:
+    first = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "auto takes SmolLM2_135M" in first.stdout
+    assert "none found in models/SmolLM2_135M" in first.stdout
+    for word in ("RMSE", "kcal/mol", "±", "read 40, kept 40, rejected 0", "MB at most", "seeds 0..1"):
+        assert word in first.stdout
+    folder = tmp_path / "results" / "SAMPL" / "combinedSepAtt"
+    files = {"result.json", "predictions.csv", "split.json", "rejected.csv", "parity.png", "learning_curve.png"}
+    before = {}
+    for seed in (0, 1):
+        own = folder / f"random-{seed}"
+        assert {path.name for path in own.iterdir()} == files
+        assert (own / "parity.png").read_bytes()[:4] == b"\x89PNG"
+        before[seed] = (own / "predictions.csv").read_bytes()
+
+    second = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
+    assert "states" not in second.stderr, "the second run computed embeddings again"
+    for seed in (0, 1):
+        own = folder / f"random-{seed}"
+        assert (own / "predictions.csv").read_bytes() == before[seed]
+        assert json.loads((own / "result.json").read_text())["seconds"]["embeddings"] < 1
+    assert before[0] != before[1]
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
+    assert _train("combined", *SMALL, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "results" / "SAMPL" / "combined"
+    table = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(40)
+    tested = []
+    for seed in (0, 1):
+        result = json.loads((folder / f"random-{seed}" / "result.json").read_text())
+        predictions = pd.read_csv(folder / f"random-{seed}" / "predictions.csv")
+        split = json.loads((folder / f"random-{seed}" / "split.json").read_text())
+        assert predictions["row"].tolist() == list(range(1, 41))
+        assert predictions["smiles"].tolist() == table["smiles"].str.strip().tolist()
+        np.testing.assert_array_equal(predictions["y_true_expt"], table["expt"])
+        sizes = {"train": 32, "valid": 4, "test": 4}
+        assert result["split"] == {"kind": "random", "sha256": split["sha256"], "sizes": sizes}
+        for part, rows in split["rows"].items():
+            own = predictions[predictions["part"] == part]
+            assert own["row"].tolist() == rows
+            rmse = float(np.sqrt(((own["y_true_expt"] - own["y_pred_expt"]) ** 2).mean()))
+            assert result["metrics"][part]["RMSE"] == pytest.approx(rmse)
+        tested.append(result["metrics"]["test"]["RMSE"])
+        assert result["rows"] == {"read": 40, "kept": 40, "rejected": 0}
+        assert result["llm"]["name"] == "SmolLM2_135M"
+        assert result["llm"]["adapter"] is None
+        assert {"seconds", "peak_memory_mb", "config", "versions", "commit"} <= set(result)
+    summary = json.loads((folder / "summary-random.json").read_text())
+    assert summary["metrics"]["test"]["RMSE"]["values"] == tested
+    assert summary["metrics"]["test"]["RMSE"]["mean"] == pytest.approx(np.mean(tested))
+    assert summary["metrics"]["test"]["RMSE"]["sd"] == pytest.approx(np.std(tested, ddof=1))
+
+
+@pytest.mark.usefixtures("embedded")
+@pytest.mark.parametrize("model", [model for model in MODELS if model not in ("combined", "combinedSepAtt")])
+def test_every_pipeline_runs_on_scaffolds(model: str, tmp_path: Path) -> None:
+    words = ("--limit", 60, "--epochs", 1, "--runs", 1, "--split", "scaffold", "--ensemble", 2)
+    done = _train(model, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "results" / "SAMPL" / model / "scaffold-0" / "result.json").read_text())
+    assert len(result["best_epoch"]) == 2
+    assert (result["llm"] is None) == (model == "gcn_indepent")
+
+
+def test_killed_and_run_again_it_completes(tmp_path: Path, tiny_decoder: Path) -> None:
+    words = ("--llm", tiny_decoder, "--limit", 300, "--epochs", 20, "--runs", 3)
+    process = _start("task_training/train_combined_SAMPL.py", *words, cwd=tmp_path)
+    folder = tmp_path / "results" / "SAMPL" / "combined"
+    end = time.monotonic() + 100
+    while not (folder / "random-0" / "result.json").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "summary-random.json").exists()
+    before = (folder / "random-0" / "predictions.csv").read_bytes()
+    assert _train("combined", *words, cwd=tmp_path).returncode == 0
+    assert (folder / "summary-random.json").exists()
+    assert (folder / "random-0" / "predictions.csv").read_bytes() == before
+
+
+def _csv(folder: Path) -> Path:
+    """Twenty molecules of a user's own, three rows bad, two targets, one label missing."""
+    smiles = ["C" * n + end for n in range(1, 11) for end in ("O", "N")]
+    parts = ("train", "train", "train", "valid", "test")
+    rows = [f"{text},{i * 0.5},{(i * 7) % 5},{parts[i % 5]}" for i, text in enumerate(smiles)]
+    rows[4] = "CCC(=O,1.0,2.0,test"
+    rows[9] = f"{'C' * 60},1.0,2.0,train"
+    rows[11] = "CCCCCC,,,valid"
+    rows[13] = f"{smiles[13]},3.5,,train"
+    path = folder / "own.csv"
+    path.write_text("SMILES,logS,pKa,part\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def test_a_csv_of_ones_own_with_bad_rows_and_given_parts(tmp_path: Path, tiny_decoder: Path) -> None:
+    words: tuple[object, ...] = ("--csv", _csv(tmp_path), "--smiles-column", "SMILES", "--split", "given")
+    words += ("--target-columns", "logS", "pKa")
+    words += ("--split-column", "part", "--llm", tiny_decoder, "--epochs", 2, "--runs", 1, "--out", "out")
+    done = _run("task_training/train_crossAtt_SAMPL.py", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "either --dataset" in done.stderr
+    done = _kflm2("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out" / "own" / "crossAtt" / "given-0"
+    rejected = pd.read_csv(folder / "rejected.csv")
+    assert rejected["row"].tolist() == [5, 10, 12]
+    assert [text.split(":")[0] for text in rejected["reason"]] == [
+        "RDKit cannot read it",
+        "longer than the LLM's context",
+        "no target value",
+    ]
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert predictions["row"].tolist() == [row for row in range(1, 21) if row not in (5, 10, 12)]
+    assert predictions["part"].tolist() == pd.read_csv(_csv(tmp_path))["part"][predictions["row"] - 1].tolist()
+    assert predictions["y_true_pKa"].isna().sum() == 1
+    assert predictions["y_pred_pKa"].notna().all()
+    assert json.loads((folder / "result.json").read_text())["rows"] == {"read": 20, "kept": 17, "rejected": 3}
+    assert "row 5: 'CCC(=O'" in done.stdout
+
+
+def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -> None:
+    frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
+    frame["wet"] = (frame["expt"] < -4).astype(int)
+    frame.to_csv(tmp_path / "wet.csv", index=False)
+    words = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification", "--llm", tiny_decoder)
+    words += ("--epochs", "30", "--runs", "1", "--model", "combinedAtt")
+    done = _kflm2("train", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results" / "wet" / "combinedAtt" / "random-0"
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert predictions["y_pred_wet"].between(0, 1).all()
+    assert predictions["y_pred_wet"].nunique() > 50
+    assert json.loads((folder / "result.json").read_text())["metrics"]["train"]["ROC-AUC"] > 0.75
+    assert (folder / "roc.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--dataset", "Samples"), "unknown dataset 'Samples'; choose one of: SAMPL"),
+        (("--model", "gnn"), "combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt, crossAtt"),
+        (("--llm", "GPT"), "SmolLM2_135M"),
+        (("--llm", "."), "no config.json in it, so it is no checkpoint; --llm SmolLM2_135M is the embedded LLM"),
+        (("--adapter", "."), "no adapter_config.json in it"),
+        (("--fractions", "0.8", "0.1", "0.2"), "0.8 + 0.1 + 0.2 = 1.1"),
+        (("--layers", "99"), "each must be one of 0 to 30"),
+        (("--limit", "3"), "leaves"),
+        (("--config", "none.json"), "none.json"),
+        (("--learning-rate", "0"), "learning_rate is 0.0; it must be positive"),
+    ],
+)
+@pytest.mark.usefixtures("embedded")
+def test_bad_input_is_one_line_and_status_2(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    done = _train("combined", "--runs", 1, *words, cwd=tmp_path)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line and "states:" not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    assert told in errors[0]
+    assert not list(tmp_path.rglob("result.json"))
