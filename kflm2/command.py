@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from kflm2.errors import KFLM2Error, SettingError, one_of
-from kflm2.settings import MODELS, TrainSettings
+from kflm2.errors import KFLM2Error, SettingError
+from kflm2.settings import TrainSettings
 
 S = TypeVar("S", bound=TrainSettings)
 
@@ -57,12 +57,11 @@ class Stage(Generic[S]):
 
         values = _config(_given(args, "config"), {field.name for field in dataclasses.fields(self.settings)})
         model = str(_given(args, "model") or values.get("model") or script.get("model") or TrainSettings.model)
-        one_of("model", model, tuple(MODELS))
         settings = tyro.cli(
             self.settings,
             # a later word wins, so the file's settings go before those of the command line
             args=[*_words(values), *args],
-            default=self.settings(**{**MODELS[model].defaults, **script, "model": model}),
+            default=self.settings.of(**{**script, "model": model}),
             prog=self.program,
             description=self.__doc__,
             config=(tyro.conf.FlagConversionOff,),

@@ -5,7 +5,7 @@ A setting is a field, its explanation the text under it: the command line's --he
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from kflm2.errors import SettingError, one_of
 
@@ -148,6 +148,16 @@ class TrainingSettings:
 @dataclass(frozen=True)
 class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
     """All settings of stage 2."""
+
+    @classmethod
+    def of(cls, model: str, **values: Any) -> Self:
+        """Settings of a pipeline: the given values, else the pipeline's own, else the defaults; not yet checked.
+
+        Raises:
+            SettingError: unknown pipeline.
+        """
+        one_of("model", model, tuple(MODELS))
+        return cls(**{**MODELS[model].defaults, **values, "model": model})
 
     def check(self) -> None:
         """Refuse values that cannot work.

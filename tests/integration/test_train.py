@@ -172,7 +172,8 @@ def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -
     frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
     frame["wet"] = (frame["expt"] < -4).astype(int)
     frame.to_csv(tmp_path / "wet.csv", index=False)
-    words = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification", "--llm", tiny_decoder)
+    words: tuple[object, ...] = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification")
+    words += ("--llm", tiny_decoder)
     words += ("--epochs", "30", "--runs", "1", "--model", "combinedAtt")
     done = _kflm2("train", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
