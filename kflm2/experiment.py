@@ -1,8 +1,9 @@
 """Stage 2 from a table to measured predictions: views, runs, evidence."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     with tqdm(total=len(seeds) * settings.ensemble * settings.epochs, desc=settings.model, unit="epoch") as bar:
         for seed, split in zip(seeds, splits, strict=True):
             start = time.perf_counter()
-            fitted, y_pred = _train(settings, prepared, split, seed, device, bar.update)
+            with _threads(settings.threads):
+                fitted, y_pred = _train(settings, prepared, split, seed, device, bar.update)
             bar.update((seed - settings.seed + 1) * settings.ensemble * settings.epochs - bar.n)  # after early stopping
             figures = {part: _figures(molecules, y_pred, getattr(split, part)) for part in PARTS}
             bar.set_postfix_str(report.short(figures["valid"], molecules.dataset.kind))
@@ -169,6 +171,17 @@ def _train(
 
 def _figures(molecules: Molecules, y_pred: np.ndarray, rows: np.ndarray) -> Figures:
     return evaluate(molecules.y_true[rows], y_pred[rows], molecules.dataset.kind)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """CPU threads of torch inside a block; the LLM before it takes all there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _timed:

@@ -49,8 +49,9 @@ class DataSettings:
     .gguf file, or a Hugging Face id."""
     adapter: str = "auto"
     """Folder of a PEFT adapter; auto takes models/<LLM>/<corpus> when it is there; none takes the base LLM."""
-    layers: str = "last"
-    """Layers of the LLM whose states are read, side by side: last, fifths (five, evenly spaced), or 6,12,-1."""
+    layers: str = "middle"
+    """Layers of the LLM whose states are read, side by side: middle (two fifths of the way up; the layers above it are
+    not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""
     descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan"] = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), or both."""
     seed: int = 0
@@ -93,9 +94,9 @@ class ModelSettings:
     """Share of activations dropped in training."""
     graph_encoder: GraphKind = "gcn"
     """gcn: the paper's two layers, no bond features; gine: bond features and residual layers."""
-    graph_width: int = 128
+    graph_width: int = 64
     """Width of gine's layers."""
-    graph_depth: int = 4
+    graph_depth: int = 3
     """Number of gine's layers."""
     states_width: int = 1024
     """Inner width of the embedding DNN."""
@@ -131,12 +132,15 @@ class TrainingSettings:
     """Adam's decoupled weight decay."""
     patience: int = 0
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
+    threads: int = 1
+    """CPU threads that train. Models this small gain little from more, and another number adds in another order, so that
+    results are the same bits only where it is the same."""
     ensemble: int = 1
     """Models trained for each run, from different initial weights on the same split; their mean predicts."""
 
     def check_training(self) -> None:
         """Refuse values that cannot work."""
-        for name, low in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("ensemble", 1)):
+        for name, low in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("threads", 1), ("ensemble", 1)):
             if getattr(self, name) < low:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if not self.learning_rate > 0:
@@ -190,7 +194,18 @@ MODELS = {
     "combinedAtt": Recipe(("states", "graph"), "weighted", "weighted concatenation"),
     "combinedSepAtt": Recipe(("states", "graph"), "separate", "attention over tokens and over atoms, concatenated"),
     "crossAtt": Recipe(
-        ("states", "graph"), "cross", "tokens and atoms attend to each other", {"graph_encoder": "gine"}
+        ("states", "graph"),
+        "cross",
+        "tokens and atoms attend to each other, with descriptors",
+        {
+            "descriptors": "rdkit",
+            "hidden": 64,
+            "states_width": 256,
+            "graph_encoder": "gine",
+            "graph_width": 128,
+            "graph_depth": 4,
+            "schedule": "onecycle",
+        },
     ),
 }
 

@@ -6,6 +6,7 @@ need no lock; a lock held while missing rows are computed keeps two processes fr
 the system when its holder dies.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -63,7 +64,7 @@ class FeatureCache:
         found = self._index()
         if any(key not in found for key in keys.values()):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
+            with self._lock():
                 found = self._index()
                 if missing := [text for text, key in keys.items() if key not in found]:
                     if not (self.folder / "namespace.json").exists():
@@ -72,6 +73,19 @@ class FeatureCache:
                         self._write([keys[text] for text in group], rows)
                     found = self._index()
         return self._read([found[keys[text]] for text in texts])
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=2)
+        except Timeout:
+            print(f"waiting for another process that computes the same features ({self.folder.name})", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _write(self, keys: list[str], rows: Ragged) -> None:
         shard = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]

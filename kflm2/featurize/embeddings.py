@@ -58,11 +58,15 @@ class Source:
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:
-    """Layers of an LLM from a setting: `last`, `fifths` (five, evenly spaced, the last among them) or `6,12,-1`.
+    """Layers of an LLM from a setting: `middle`, `last`, `fifths` or numbers such as `6,12,-1`.
+
+    `middle` is the one two fifths of the way up, `fifths` are five, evenly spaced, the last among them.
 
     Raises:
         SettingError: not a layer of an LLM with this depth.
     """
+    if text == "middle":
+        return (max(1, round(depth * 2 / 5)),)
     if text == "last":
         return (depth,)
     if text == "fifths":
@@ -70,7 +74,7 @@ def parse_layers(text: str, depth: int) -> tuple[int, ...]:
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
-        raise SettingError(f"layers {text!r}: give last, fifths, or numbers such as 6,12,-1") from None
+        raise SettingError(f"layers {text!r}: give middle, last, fifths, or numbers such as 6,12,-1") from None
     layers = tuple(number + depth + 1 if number < 0 else number for number in numbers)
     if any(not 0 <= layer <= depth for layer in layers) or len(set(layers)) < len(layers):
         raise SettingError(f"layers {text!r}: each must be one of 0 to {depth}, or -1 for the last, once")

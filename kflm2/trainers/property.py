@@ -126,7 +126,9 @@ def fit(
     model.fit_scales(features.batch(split.train, device))
 
     # AdamW with no decay is Adam
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
     steps = math.ceil(len(split.train) / settings.batch_size)
     schedule = _schedule(optimizer, settings, steps * settings.epochs)
     history: dict[str, list[float]] = {"train": [], "valid": []}

@@ -129,6 +129,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_decoder: Path, mon
 
 def test_layers_are_read_as_people_write_them() -> None:
     assert parse_layers("last", 30) == (30,)
+    assert [parse_layers("middle", depth) for depth in (30, 28, 1)] == [(12,), (11,), (1,)]
     assert parse_layers("fifths", 30) == (6, 12, 18, 24, 30)
     assert parse_layers("fifths", 28) == (6, 11, 17, 22, 28)
     assert parse_layers("fifths", 3) == (1, 2, 3)
