@@ -2,8 +2,8 @@
 
 python benchmark/embedding.py
 
-Both sides embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens. Tokenisation is
-timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike; then
+Both sides embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens. Tokenisation
+is timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike; then
 the median of each column. Columns:
 
     original   molecules/s of one forward pass a molecule through the LLM with its vocabulary head

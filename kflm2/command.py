@@ -81,7 +81,7 @@ def _words(values: dict[str, Any]) -> list[str]:
 
 def _given(args: list[str], option: str) -> str | None:
     """The value of an option among the words, before tyro reads them: the defaults depend on it."""
-    for word, following in zip(args, [*args[1:], ""], strict=True):
+    for word, following in zip(args, [*args[1:], ""], strict=False):
         if word == f"--{option}":
             return following or None
         if word.startswith(f"--{option}="):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from kflm2.data.datasets import DATASETS
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
@@ -79,6 +80,8 @@ class DataSettings:
             raise SettingError(
                 "--split given and --split-column, the column that says train, valid or test, go together"
             )
+        if self.dataset is not None:
+            one_of("dataset", self.dataset, tuple(DATASETS))
         for name in ("runs", "limit"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SettingError(f"{name} is {value}; it must be at least 1")
@@ -133,8 +136,8 @@ class TrainingSettings:
     patience: int = 0
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     threads: int = 1
-    """CPU threads that train. Models this small gain little from more, and another number adds in another order, so that
-    results are the same bits only where it is the same."""
+    """CPU threads that train. Models this small gain little from more; and another number adds up in another order, so
+    that results are the same bits only where it is the same."""
     ensemble: int = 1
     """Models trained for each run, from different initial weights on the same split; their mean predicts."""
 

@@ -1,0 +1,55 @@
+"""Files that are whole or absent."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from kflm2.files import atomic, sha256_file, sha256_texts, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "x.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError(temporary.suffix)
+
+    with pytest.raises(RuntimeError, match=r"\.txt"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    texts = [letter * 300_000 for letter in "ab"]
+    write_text(path, texts[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for i in range(30):
+            write_text(path, texts[i % 2])
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(path.read_text())
+    thread.join()
+    assert seen <= set(texts)
+
+
+def test_nan_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"RMSE": float("nan")})
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_digests(tmp_path: Path) -> None:
+    assert sha256_texts(["ab", "c"]) != sha256_texts(["a", "bc"])
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,26 @@
+"""The thin scripts: each is one call, of what its name says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from kflm2.data.datasets import DATASETS
+from kflm2.settings import MODELS
+
+FOLDER = Path(__file__).parents[2] / "task_training"
+
+
+def test_there_is_a_script_for_every_pipeline_and_dataset() -> None:
+    expected = {f"train_{model}_{dataset}.py" for model in MODELS for dataset in DATASETS}
+    assert {path.name for path in FOLDER.glob("*.py")} == expected
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_is_one_call_of_what_its_name_says(path: Path) -> None:
+    about, imported, guarded = ast.parse(path.read_text()).body
+    assert isinstance(about, ast.Expr)
+    assert ast.unparse(imported) == "from kflm2.stages import train"
+    model, _, dataset = path.stem.removeprefix("train_").rpartition("_")
+    call = f"train.from_command_line(dataset='{dataset}', model='{model}')"
+    assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"
