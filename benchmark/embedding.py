@@ -1,10 +1,10 @@
 """How fast the embedded LLM embeds molecules on the CPU: ours against the original's way, and against the machine.
 
-python benchmark/embedding.py
+    python benchmark/embedding.py
 
 Both sides embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens. Tokenisation
-is timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike; then
-the median of each column. Columns:
+is timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike;
+then the median of each column. Columns:
 
     original   molecules/s of one forward pass a molecule through the LLM with its vocabulary head
     ours       molecules/s of kflm2's Embedder, computing rather than reading its cache

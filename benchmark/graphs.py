@@ -1,6 +1,6 @@
 """How fast SMILES become graphs and graphs become batches: ours against the original's way and against PyG's.
 
-python benchmark/graphs.py
+    python benchmark/graphs.py
 
 All three start from the same SMILES, build every graph, and pass once over batches of 32 in file order. The sides take
 turns in rounds, so that a busy machine disturbs them alike. One line a side:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from kflm2.data import datasets
 from kflm2.data.datasets import Dataset
 from kflm2.data.molecules import Molecules, read_table
-from kflm2.data.splits import PARTS, Split, make_split
+from kflm2.data.parts import PARTS
+from kflm2.data.splits import Split, make_split
 from kflm2.device import choose_device
 from kflm2.errors import LLMError
 from kflm2.evaluation import evidence, report

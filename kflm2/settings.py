@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from kflm2.data.datasets import DATASETS
+from kflm2.data.parts import check_fractions
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
 GraphKind = Literal["gcn", "gine"]
-
-
-def check_fractions(fractions: tuple[float, float, float]) -> None:
-    """Refuse shares of train, valid and test that are not positive or do not add up to 1."""
-    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
-        shown = " + ".join(f"{fraction:g}" for fraction in fractions)
-        raise SettingError(f"split fractions must be positive and add up to 1: {shown} = {sum(fractions):g}")
 
 
 @dataclass(frozen=True)

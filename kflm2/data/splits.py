@@ -7,11 +7,10 @@ import numpy as np
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from kflm2.data.molecules import parse_smiles
+from kflm2.data.parts import PARTS, check_fractions
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import sha256_texts
-from kflm2.settings import check_fractions
 
-PARTS = ("train", "valid", "test")
 KINDS = ("random", "scaffold", "given")
 
 

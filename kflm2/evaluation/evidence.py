@@ -16,7 +16,8 @@ import pandas as pd
 
 from kflm2 import __version__
 from kflm2.data.molecules import Molecules
-from kflm2.data.splits import PARTS, Split
+from kflm2.data.parts import PARTS
+from kflm2.data.splits import Split
 from kflm2.evaluation.metrics import Figures, summarize
 from kflm2.featurize.embeddings import Source
 from kflm2.files import atomic, project_folder, write_json

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from kflm2.data.datasets import Kind
 from kflm2.data.molecules import Molecules
-from kflm2.data.splits import PARTS
+from kflm2.data.parts import PARTS
 from kflm2.evaluation.evidence import Run, peak_memory_mb
 from kflm2.evaluation.metrics import MAIN, Figures, summarize
 from kflm2.files import atomic

@@ -1,0 +1,16 @@
+"""The parts of a split and their shares; apart from splits.py so that settings need not import RDKit."""
+
+from kflm2.errors import SettingError
+
+PARTS = ("train", "valid", "test")
+
+
+def check_fractions(fractions: tuple[float, float, float]) -> None:
+    """Refuse shares of train, valid and test that are not positive or do not add up to 1.
+
+    Raises:
+        SettingError: the message shows the sum.
+    """
+    if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
+        shown = " + ".join(f"{fraction:g}" for fraction in fractions)
+        raise SettingError(f"split fractions must be positive and add up to 1: {shown} = {sum(fractions):g}")
