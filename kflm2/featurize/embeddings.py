@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -107,9 +108,6 @@ class Embedder:
         return self._cache(pooling).get(smiles, lambda missing: self._compute(missing, pooling, progress))
 
     def _cache(self, pooling: Pooling) -> FeatureCache:
-        import tokenizers
-        import transformers
-
         from kflm2.device import llm_dtype
 
         return FeatureCache(
@@ -120,8 +118,8 @@ class Embedder:
                 "pooling": pooling,
                 "dtype": str(llm_dtype(self.device)),
                 # another release may choose another tokenizer class for the same files, and other token ids with it
-                "transformers": transformers.__version__,
-                "tokenizers": tokenizers.__version__,
+                "transformers": version("transformers"),
+                "tokenizers": version("tokenizers"),
             },
         )
 
@@ -143,7 +141,9 @@ class Embedder:
                 chosen = [fits[i] for i in batch]
                 for i, states in zip(chosen, self._states([ids[i] for i in chosen]), strict=True):
                     group.append(smiles[i])
-                    rows.append((states.mean(axis=0, keepdims=True) if pooling == "mean" else states).astype(kind))
+                    own = states.mean(axis=0, keepdims=True) if pooling == "mean" else states
+                    # a few columns of an LLM's inner states can be beyond float16's 65,504, and must not become inf
+                    rows.append(own.clip(np.finfo(kind).min, np.finfo(kind).max).astype(kind))
                 bar.update(len(chosen))
                 if sum(row.nbytes for row in rows) >= _GROUP_BYTES:
                     yield group, Ragged.pack(rows)

@@ -99,6 +99,15 @@ def test_nothing_is_truncated(tiny_decoder: Path) -> None:
     assert again.loaded is None
 
 
+def test_states_beyond_float16_stay_finite(tiny_decoder: Path, tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(tiny_decoder)
+    model.embed_tokens.weight.data *= 1e6
+    model.save_pretrained(tmp_path / "llm")
+    AutoTokenizer.from_pretrained(tiny_decoder).save_pretrained(tmp_path / "llm")
+    tokens = _embedder(tmp_path / "llm", "0").embed(["CCO"], "tokens", progress=False).values
+    assert np.abs(tokens).max() == np.finfo(np.float16).max
+
+
 @pytest.mark.parametrize("budget", [1, 7, 30, 10_000])
 def test_batches_hold_every_row_once_within_the_budget(tiny_decoder: Path, budget: int) -> None:
     lengths = [3, 9, 1, 4, 4, 12, 2]
