@@ -125,7 +125,8 @@ class Embedder:
 
     def _compute(self, smiles: list[str], pooling: Pooling, progress: bool) -> Iterator[tuple[list[str], Ragged]]:
         if self.loaded is None:
-            self.loaded = llms.load(self.source.folder, self.source.adapter, self.device, max(self.source.layers))
+            keep = max(1, *self.source.layers)  # an LLM of no layers at all gives no states, not even the embeddings
+            self.loaded = llms.load(self.source.folder, self.source.adapter, self.device, keep)
         ids = self.loaded.tokenizer(smiles, add_special_tokens=True)["input_ids"]
         fits = [i for i, row in enumerate(ids) if 0 < len(row) <= self.loaded.context]
         width = self.loaded.model.config.hidden_size * len(self.source.layers)
