@@ -168,6 +168,26 @@ def test_a_csv_of_ones_own_with_bad_rows_and_given_parts(tmp_path: Path, tiny_de
     assert "row 5: 'CCC(=O'" in done.stdout
 
 
+def test_the_test_part_changes_nothing_but_itself(tmp_path: Path, tiny_decoder: Path) -> None:
+    """Other test molecules with absurd labels: training and every scaling must come out the same."""
+    frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(60)
+    frame = frame[frame["smiles"].str.len() < 20].head(40)
+    frame["part"] = ["train"] * 28 + ["valid"] * 6 + ["test"] * 6
+    predicted = []
+    for name in ("plain", "poisoned"):
+        if name == "poisoned":
+            frame.loc[frame["part"] == "test", ["smiles", "expt"]] = ["[Cs+].[I-]", 1e6]
+        frame.to_csv(tmp_path / f"{name}.csv", index=False)
+        words: tuple[object, ...] = ("--csv", f"{name}.csv", "--target-columns", "expt", "--llm", tiny_decoder)
+        words += ("--split", "given", "--split-column", "part", "--epochs", 3, "--runs", 1)
+        done = _kflm2("train", *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        own = pd.read_csv(tmp_path / "results" / name / "crossAtt" / "given-0" / "predictions.csv")
+        predicted.append(own[own["part"] != "test"]["y_pred_expt"].to_numpy())
+    assert len(predicted[0]) == 34
+    np.testing.assert_allclose(predicted[1], predicted[0], rtol=1e-5)
+
+
 def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -> None:
     frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
     frame["wet"] = (frame["expt"] < -4).astype(int)

@@ -113,6 +113,19 @@ def test_numbering_the_atoms_anew_only_moves_the_rows(smiles: str) -> None:
     assert bonds == moved_bonds
 
 
+@pytest.mark.parametrize("smiles", ["C[C@H](N)C(=O)O", "F/C=C\\Cl", "C[C@@H]1CC[C@H](O)CC1", "C[S@](=O)c1ccccc1"])
+def test_writing_the_smiles_otherwise_only_moves_the_rows(smiles: str) -> None:
+    """RDKit's clockwise and counter-clockwise tags go with the writing; CIP labels go with the molecule."""
+    mol = Chem.MolFromSmiles(smiles)
+    writings = {Chem.MolToSmiles(mol, doRandom=True) for _ in range(30)}
+    assert len(writings) > 3
+    rows = {
+        tuple(sorted(map(bytes, graph.atoms.values)) + sorted(map(bytes, graph.bond_features)))
+        for graph in (build_graphs([text]) for text in writings)
+    }
+    assert len(rows) == 1
+
+
 def test_mirror_images_and_double_bond_isomers_differ() -> None:
     for one, other in (("C[C@H](N)O", "C[C@@H](N)O"), ("F/C=C/Cl", "F/C=C\\Cl")):
         first, second = (build_graphs([smiles]).batch(np.array([0])) for smiles in (one, other))
