@@ -40,7 +40,7 @@ class Stage(Generic[S]):
         args = list(sys.argv[1:] if args is None else args)
         try:
             self.function(self.read(args, script))
-        except KFLM2Error as error:
+        except (KFLM2Error, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:

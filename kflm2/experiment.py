@@ -60,6 +60,7 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     seeds = range(settings.seed, settings.seed + settings.runs)
     splits = [make_split(settings.split, molecules.smiles, seed, settings.fractions, molecules.parts) for seed in seeds]
     folder = settings.out / molecules.dataset.name / settings.model
+    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
     runs = []
     with tqdm(total=len(seeds) * settings.ensemble * settings.epochs, desc=settings.model, unit="epoch") as bar:
         for seed, split in zip(seeds, splits, strict=True):

@@ -217,6 +217,7 @@ def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -
         (("--layers", "99"), "each must be one of 0 to 30"),
         (("--limit", "3"), "leaves"),
         (("--config", "none.json"), "none.json"),
+        (("--out", str(ROOT / "LICENSE")), "LICENSE"),
         (("--learning-rate", "0"), "learning_rate is 0.0; it must be positive"),
     ],
 )
