@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kflm2 import stages
+
 ROOT = Path(__file__).parents[2]
 MODELS = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
 SMALL = ("--limit", "40", "--epochs", "2", "--runs", "2")
@@ -222,11 +224,19 @@ def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -
     ],
 )
 @pytest.mark.usefixtures("embedded")
-def test_bad_input_is_one_line_and_status_2(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    done = _train("combined", "--runs", 1, *words, cwd=tmp_path)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line and "states:" not in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert told in errors[0]
+def test_bad_input_is_one_line_and_status_2(
+    words: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        # in this process: a fresh one for each would spend seconds on importing torch
+        stages.train.from_command_line(["--runs", "1", *words], dataset="SAMPL", model="combined")
+    assert stop.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line and "states:" not in line]
+    assert error.startswith("error: ")
+    assert told in error
     assert not list(tmp_path.rglob("result.json"))
