@@ -7,8 +7,10 @@ is timed, loading is not. One line a round, in which the sides take turns, so th
 then the median of each column. Columns:
 
     original   molecules/s of one forward pass a molecule through the LLM with its vocabulary head
-    ours       molecules/s of kflm2's Embedder, computing rather than reading its cache
+    ours       molecules/s of kflm2's Embedder to the same last layer, computing rather than reading its cache
     ratio      ours / original
+    middle     molecules/s of kflm2's Embedder to the middle layer, which is what kflm2 reads by default
+    ratio      middle / original
     multiply   GFLOP/s of float32 matrix multiplication, 2048 x 2048, the best try just before and after ours
     of ours    GFLOP/s of ours: 2 x parameters of the transformer blocks x tokens. Neither padding nor attention's own
                products count, so it is rather too low
@@ -96,32 +98,36 @@ def main() -> None:
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
 
-    source = Source.of(llms.find(llms.EMBEDDED), None, "last")
+    source, middle_source = (Source.of(llms.find(llms.EMBEDDED), None, layers) for layers in ("last", "middle"))
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
-    embedder = Embedder(source, torch.device("cpu"))
+    embedder, middle = (Embedder(own, torch.device("cpu")) for own in (source, middle_source))
     original_way(model, tokenizer, smiles[:WARM_UP])
-    our_way(embedder, smiles[:WARM_UP])
+    for own in (embedder, middle):
+        our_way(own, smiles[:WARM_UP])
     work, tokens = flops(embedder, smiles)
 
     print(
         f"\n{source.name}, {len(smiles)} molecules, {tokens} tokens, float32,"
         f" torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
-    print("            original      ours   ratio    multiply   of ours   share")
-    print("             mol / s   mol / s            GFLOP/s   GFLOP/s        ")
+    print("            original      ours   ratio    middle   ratio    multiply   of ours   share")
+    print("             mol / s   mol / s           mol / s            GFLOP/s   GFLOP/s        ")
     rounds = []
     for number in range(1, options.rounds + 1):
         original_time, original = seconds(lambda: original_way(model, tokenizer, smiles))
         before = multiply_flops()
         our_time, ours = seconds(lambda: our_way(embedder, smiles))
         multiply = max(before, multiply_flops())
+        middle_time, _ = seconds(lambda: our_way(middle, smiles))
         done = work / our_time
         rounds.append(
             (
                 len(smiles) / original_time,
                 len(smiles) / our_time,
                 original_time / our_time,
+                len(smiles) / middle_time,
+                original_time / middle_time,
                 multiply / 1e9,
                 done / 1e9,
                 done / multiply,
@@ -140,8 +146,9 @@ def main() -> None:
 
 def print_line(title: str, columns: tuple[float, ...]) -> None:
     """One line of the table; the columns are those of the heading."""
-    original, ours, ratio, multiply, done, share = columns
-    print(f"{title:9}{original:11.1f}{ours:10.1f}{ratio:7.2f}x{multiply:11.0f}{done:10.0f}{share:8.0%}", flush=True)
+    original, ours, ratio, middle, middle_ratio, multiply, done, share = columns
+    speeds = f"{original:11.1f}{ours:10.1f}{ratio:7.2f}x{middle:9.1f}{middle_ratio:7.2f}x"
+    print(f"{title:9}{speeds}{multiply:11.0f}{done:10.0f}{share:8.0%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,11 +28,19 @@ _HYBRIDIZATION = _bins(
     HybridizationType.SP, HybridizationType.SP2, HybridizationType.SP3, HybridizationType.SP3D, HybridizationType.SP3D2
 )
 _HYDROGENS = _bins(*range(5))
-_CHARGE = _bins(-2, -1, 0, 1, 2)
-# CIP labels, not RDKit's clockwise and counter-clockwise tags: those change when the atoms are numbered anew
-_CHIRALITY = _bins("", "R", "S")
+_NEUTRAL = 128  # charges travel as bytes
+_CHARGE = _bins(*(_NEUTRAL + charge for charge in (-2, -1, 0, 1, 2)))
+# CIP labels, not RDKit's clockwise and counter-clockwise tags: those go with the writing of the SMILES
+_CHIRALITY = _bins(0, 1, 2)
+_CIP = {"R": 1, "S": 2}
 _BOND = _bins(BondType.SINGLE, BondType.DOUBLE, BondType.TRIPLE, BondType.AROMATIC)
 _STEREO = _bins(BondStereo.STEREONONE, BondStereo.STEREOE, BondStereo.STEREOZ)
+_OTHER = 255
+
+# Bond types by bond order: asking RDKit for the order is three times faster than for the type. Dative bonds have order
+# 1 too, but a metal or boron takes part in them, and molecules with such atoms are asked for the type.
+_BY_ORDER = {1.0: BondType.SINGLE, 2.0: BondType.DOUBLE, 3.0: BondType.TRIPLE, 1.5: BondType.AROMATIC}
+_NO_DATIVE = {1, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53}
 
 _ATOM_TABLES = (_ELEMENT, _DEGREE, _VALENCE, _HYBRIDIZATION, _HYDROGENS, _CHARGE, _CHIRALITY)
 _BOND_TABLES = (_BOND, _STEREO)
@@ -48,7 +56,7 @@ ATOM_FEATURES: tuple[str, ...] = (
     *_names("implicit valence", _VALENCE),
     *_names("hybridization", _HYBRIDIZATION),
     *_names("hydrogens", _HYDROGENS),
-    *_names("charge", _CHARGE),
+    *_names("charge", (-2, -1, 0, 1, 2)),
     *_names("chirality", ("none", "R", "S")),
     "aromatic",
     "in ring",
@@ -59,14 +67,6 @@ BOND_FEATURES: tuple[str, ...] = (
     "conjugated",
     "in ring",
 )
-
-
-def _offsets(tables: tuple[dict, ...]) -> np.ndarray:
-    return np.cumsum([0, *(len(table) + 1 for table in tables)])
-
-
-_ATOM_OFFSETS = _offsets(_ATOM_TABLES)
-_BOND_OFFSETS = _offsets(_BOND_TABLES)
 
 
 @dataclass(frozen=True)
@@ -127,58 +127,65 @@ def build_graphs(smiles: Iterable[str]) -> Graphs:
 
 def graphs_of(mols: Iterable[Chem.Mol]) -> Graphs:
     """Graphs of RDKit molecules; see build_graphs."""
-    atoms: list[tuple] = []
-    bonds: list[tuple] = []
+    # Small integers, one after another; turning them into bins is done at once, in numpy, at the end. GetAtomWithIdx is
+    # twice as fast as GetAtoms, and enumerations, the slow ones to get, are asked for only where they can matter.
+    atoms: list[int] = []
+    bonds: list[int] = []
+    ends: list[int] = []
     node_ptr, edge_ptr = [0], [0]
     for mol in mols:
-        # one tuple an atom and one C++ call a feature; all the one-hot work is done at once, in numpy, at the end
-        atoms += [
-            (
-                _ELEMENT.get(atom.GetAtomicNum(), len(_ELEMENT)),
-                _DEGREE.get(atom.GetDegree(), len(_DEGREE)),
-                _VALENCE.get(atom.GetValence(ValenceType.IMPLICIT), len(_VALENCE)),
-                _HYBRIDIZATION.get(atom.GetHybridization(), len(_HYBRIDIZATION)),
-                _HYDROGENS.get(atom.GetTotalNumHs(), len(_HYDROGENS)),
-                _CHARGE.get(atom.GetFormalCharge(), len(_CHARGE)),
-                _chirality(atom) if atom.GetChiralTag() != ChiralType.CHI_UNSPECIFIED else 0,
+        count = mol.GetNumAtoms()
+        ordinary = True
+        for atom in map(mol.GetAtomWithIdx, range(count)):
+            number = atom.GetAtomicNum()
+            degree = atom.GetDegree()
+            ordinary &= number in _NO_DATIVE
+            atoms += (
+                number,
+                degree,
+                atom.GetValence(ValenceType.IMPLICIT),
+                atom.GetHybridization(),
+                atom.GetTotalNumHs(),
+                atom.GetFormalCharge() + _NEUTRAL,
+                # a carbon with two neighbours or fewer is no stereocentre
+                _chirality(atom) if degree > 2 or number != 6 else 0,
                 atom.GetIsAromatic(),
                 atom.IsInRing(),
             )
-            for atom in mol.GetAtoms()
-        ]
-        bonds += [
-            (
-                bond.GetBeginAtomIdx(),
-                bond.GetEndAtomIdx(),
-                _BOND.get(bond.GetBondType(), len(_BOND)),
-                _STEREO.get(bond.GetStereo(), len(_STEREO)),
+        for bond in map(mol.GetBondWithIdx, range(mol.GetNumBonds())):
+            kind = _BY_ORDER.get(bond.GetBondTypeAsDouble(), _OTHER) if ordinary else bond.GetBondType()
+            ends += (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+            bonds += (
+                kind,
+                bond.GetStereo() if kind == BondType.DOUBLE else BondStereo.STEREONONE,
                 bond.GetIsConjugated(),
                 bond.IsInRing(),
             )
-            for bond in mol.GetBonds()
-        ]
-        node_ptr.append(len(atoms))
-        edge_ptr.append(2 * len(bonds))
-    atom_codes = np.array(atoms, dtype=np.int64).reshape(-1, len(_ATOM_TABLES) + 2)
-    bond_codes = np.array(bonds, dtype=np.int64).reshape(-1, len(_BOND_TABLES) + 4)
-    ends = bond_codes[:, :2].astype(np.int32)
-    both_ways = np.stack([ends, ends[:, ::-1]], axis=1).reshape(-1, 2)
+        node_ptr.append(node_ptr[-1] + count)
+        edge_ptr.append(2 * (len(ends) // 2))
+    pairs = np.array(ends, dtype=np.int32).reshape(-1, 2)
     return Graphs(
-        atoms=Ragged(_one_hot(atom_codes, _ATOM_OFFSETS), np.array(node_ptr)),
-        bonds=Ragged(both_ways, np.array(edge_ptr)),
-        bond_features=np.repeat(_one_hot(bond_codes[:, 2:], _BOND_OFFSETS), 2, axis=0),
+        atoms=Ragged(_one_hot(atoms, _ATOM_TABLES), np.array(node_ptr)),
+        bonds=Ragged(np.stack([pairs, pairs[:, ::-1]], axis=1).reshape(-1, 2), np.array(edge_ptr)),
+        bond_features=np.repeat(_one_hot(bonds, _BOND_TABLES), 2, axis=0),
     )
 
 
 def _chirality(atom: Chem.Atom) -> int:
-    label = atom.GetProp("_CIPCode") if atom.HasProp("_CIPCode") else "other"
-    return _CHIRALITY.get(label, len(_CHIRALITY))
+    if atom.GetChiralTag() == ChiralType.CHI_UNSPECIFIED:
+        return 0
+    return _CIP.get(atom.GetProp("_CIPCode"), _OTHER) if atom.HasProp("_CIPCode") else _OTHER
 
 
-def _one_hot(codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Codes (n, len(offsets) - 1 + flags) to bytes: one 1 in each table's bins, then the 0/1 flags as they are."""
-    tables = len(offsets) - 1
-    out = np.zeros((len(codes), offsets[-1] + codes.shape[1] - tables), dtype=np.uint8)
-    out[np.arange(len(codes))[:, None], codes[:, :tables] + offsets[:-1]] = 1
-    out[:, offsets[-1] :] = codes[:, tables:]
+def _one_hot(values: list[int], tables: tuple[dict, ...]) -> np.ndarray:
+    """Values, a run for each atom or bond (one a table, then two 0/1 flags), to bytes, a bin of each table set to 1."""
+    columns = np.frombuffer(bytes(values), dtype=np.uint8).reshape(-1, len(tables) + 2)
+    offsets = np.cumsum([0, *(len(table) + 1 for table in tables)])
+    out = np.zeros((len(columns), offsets[-1] + 2), dtype=np.uint8)
+    rows = np.arange(len(columns))
+    for column, (table, offset) in enumerate(zip(tables, offsets[:-1], strict=True)):
+        bins = np.full(256, len(table))  # what no table lists falls into its last bin
+        bins[[int(value) for value in table]] = range(len(table))
+        out[rows, offset + bins[columns[:, column]]] = 1
+    out[:, offsets[-1] :] = columns[:, len(tables) :]
     return out
