@@ -138,16 +138,32 @@ def _from_hub(llm: LLM) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    revision = llm.revision or None
+    def snapshot(local: bool) -> Path:
+        revision, patterns = llm.revision or None, list(_WEIGHTS)
+        return Path(snapshot_download(llm.hub_id, revision=revision, allow_patterns=patterns, local_files_only=local))
+
     try:
+        # what is here already serves without a network, as on a cluster's nodes; a broken-off download does not
         with contextlib.suppress(LocalEntryNotFoundError):
-            return Path(
-                snapshot_download(llm.hub_id, revision=revision, allow_patterns=list(_WEIGHTS), local_files_only=True)
-            )
-        return Path(snapshot_download(llm.hub_id, revision=revision, allow_patterns=list(_WEIGHTS)))
+            if is_complete(folder := snapshot(local=True)):
+                return folder
+        # without a network this gives the broken-off one again
+        if not is_complete(folder := snapshot(local=False)):
+            raise OSError(f"files are missing in {folder}")
+        return folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LLMError(f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}") from None
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint folder has its config, a tokenizer and every shard of its weights."""
+    index = folder / "model.safetensors.index.json"
+    shards = {"model.safetensors"}
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    tokenizer = any(path.name.startswith(_TOKENIZER_FILES) for path in folder.iterdir())
+    return tokenizer and all((folder / name).is_file() for name in ("config.json", *shards))
 
 
 def _gguf_path(llm: LLM) -> Path:
@@ -175,8 +191,9 @@ def _converted(gguf: Path, llm: LLM) -> Path:
             try:
                 _convert(gguf, temporary)
                 os.replace(temporary, folder)
-            except (OSError, ValueError, KeyError) as error:
-                raise LLMError(f"LLM {gguf} cannot be read as GGUF: {error}; {_instead(llm)}") from None
+            except Exception as error:  # a damaged file makes the readers fail in any way
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise LLMError(f"LLM {gguf} cannot be read as GGUF: {reason}; {_instead(llm)}") from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -192,7 +209,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     # the loaded model refuses to be saved ("quantized with gguf"), though its weights are plain numbers by now:
     # the same class from a config that does not say so takes them over
     config = copy.deepcopy(model.config)
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):  # a GGUF of plain float32 has none
+        del config.quantization_config
     plain = type(model)(config)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)

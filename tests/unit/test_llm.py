@@ -1,8 +1,11 @@
 """The LLM registry, loading, and adapters."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -90,6 +93,37 @@ def test_a_half_checkpoint_is_one_clear_error(tiny_decoder: Path, tmp_path: Path
     save_file({key: value for key, value in weights.items() if ".1." not in key}, tmp_path / "model.safetensors")
     with pytest.raises(LLMError, match="lack"):
         llms.load(tmp_path, None, CPU)
+
+
+def test_a_broken_off_download_is_not_taken_for_a_checkpoint(tiny_decoder: Path, tmp_path: Path) -> None:
+    assert llms.is_complete(tiny_decoder)
+    AutoModelForCausalLM.from_pretrained(tiny_decoder).save_pretrained(tmp_path, max_shard_size="2KB")
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 1
+    assert not llms.is_complete(tmp_path)  # no tokenizer yet
+    (tmp_path / "tokenizer.json").write_bytes((tiny_decoder / "tokenizer.json").read_bytes())
+    assert llms.is_complete(tmp_path)
+    shards[-1].unlink()
+    assert not llms.is_complete(tmp_path)
+
+
+def test_a_hub_checkpoint_on_this_machine_needs_no_network(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own cache layout, made by hand: models--owner--name/snapshots/<commit>."""
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
+    shutil.copytree(tiny_decoder, snapshot)
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert llms.checkpoint_folder(llms.find("owner/name")) == snapshot
+    pinned = dataclasses.replace(llms.find("owner/name"), revision=commit)
+    assert llms.checkpoint_folder(pinned) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(LLMError, match=llms.EMBEDDED):
+        llms.checkpoint_folder(pinned)
 
 
 def test_a_cut_llm_gives_the_states_of_the_whole_one(tiny_decoder: Path) -> None:
