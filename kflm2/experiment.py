@@ -122,9 +122,11 @@ def _dataset(settings: TrainSettings) -> Dataset:
 
 
 def _source(settings: TrainSettings) -> Source:
-    llm = llms.find(settings.llm)
     if settings.llm == llms.AUTO:
-        print(f"LLM: auto takes {llm.name} ({llm.role})", flush=True)
+        llm, why = llms.auto()
+        print(f"LLM: auto takes {llm.name} ({why})", flush=True)
+    else:
+        llm = llms.find(settings.llm)
     adapter = None
     if not MODELS[settings.model].adapter:
         if settings.adapter not in ("auto", "none"):

@@ -89,7 +89,7 @@ def find(name: str) -> LLM:
         LLMError: none of these; the message lists the choices.
     """
     if name == AUTO:
-        return LLMS[auto_name()]
+        return auto()[0]
     if name in LLMS:
         return LLMS[name]
     path = Path(name).expanduser()
@@ -106,11 +106,19 @@ def find(name: str) -> LLM:
     )
 
 
-def auto_name() -> str:
-    """What `auto` means on this machine."""
+def auto() -> tuple[LLM, str]:
+    """What `auto` means on this machine, and why: DS_1.5B with CUDA, where it can be had, else the embedded LLM."""
     import torch
 
-    return "DS_1.5B" if torch.cuda.is_available() else EMBEDDED
+    embedded = LLMS[EMBEDDED]
+    if not torch.cuda.is_available():
+        return embedded, "there is no CUDA"
+    large = LLMS["DS_1.5B"]
+    try:
+        checkpoint_folder(large)
+    except LLMError as error:
+        return embedded, str(error).partition(";")[0]
+    return large, "there is CUDA"
 
 
 def checkpoint_folder(llm: LLM) -> Path:
@@ -135,11 +143,13 @@ def _instead(llm: LLM) -> str:
 
 
 def _from_hub(llm: LLM) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    revision = llm.revision or None
 
     def snapshot(local: bool) -> Path:
-        revision, patterns = llm.revision or None, list(_WEIGHTS)
+        patterns = list(_WEIGHTS)
         return Path(snapshot_download(llm.hub_id, revision=revision, allow_patterns=patterns, local_files_only=local))
 
     try:
@@ -147,13 +157,14 @@ def _from_hub(llm: LLM) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError):
             if is_complete(folder := snapshot(local=True)):
                 return folder
-        # without a network this gives the broken-off one again
-        if not is_complete(folder := snapshot(local=False)):
-            raise OSError(f"files are missing in {folder}")
-        return folder
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LLMError(f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}") from None
+        # fails at once where there is no network; the download would try again for half a minute
+        HfApi().model_info(llm.hub_id, revision=revision, timeout=10)
+        return snapshot(local=False)
+    except Exception as error:  # the hub's client, its network library and the disk have errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LLMError(
+            f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}"
+        ) from error
 
 
 def is_complete(folder: Path) -> bool:

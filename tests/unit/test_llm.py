@@ -44,8 +44,16 @@ def _states(base: Path, adapter: Path | None, layers: str = "1,-1") -> np.ndarra
     return Embedder(source, CPU).embed(SMILES, "mean", progress=False).values
 
 
-def test_auto_is_the_embedded_llm_without_cuda() -> None:
-    assert llms.find("auto").name == ("DS_1.5B" if torch.cuda.is_available() else llms.EMBEDDED)
+def test_auto_is_the_embedded_llm_where_nothing_larger_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert llms.find("auto") == llms.LLMS[llms.EMBEDDED]
+    assert "CUDA" in llms.auto()[1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nonexistent")
+    llm, why = llms.auto()
+    assert llm.name == llms.EMBEDDED
+    assert "DeepSeek-R1-Distill-Qwen-1.5B cannot be had" in why
 
 
 def test_every_hub_id_is_pinned_to_a_commit() -> None:
@@ -76,7 +84,7 @@ def test_what_cannot_be_loaded_names_the_embedded_llm(tmp_path: Path, monkeypatc
     broken.write_bytes(b"not a GGUF file")
     with pytest.raises(LLMError, match=f"broken.gguf.*{llms.EMBEDDED}"):
         llms.checkpoint_folder(llms.find(str(broken)))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(LLMError, match=f"owner/name.*{llms.EMBEDDED}"):
         llms.checkpoint_folder(llms.find("owner/name"))
 
