@@ -40,8 +40,8 @@ class DataSettings:
     model: str = "crossAtt"
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
     llm: str = "auto"
-    """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder with
-    a checkpoint, a .gguf file, or a Hugging Face id."""
+    """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
+    with a checkpoint, a .gguf file, or a Hugging Face id."""
     adapter: str = "auto"
     """Folder of a PEFT adapter; auto takes models/<LLM>/<corpus> when it is there; none takes the base LLM."""
     layers: str = "middle"
