@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from kflm2.featurize import llm as llms
 from kflm2.files import cache_folder
@@ -41,10 +48,20 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
 
 
+def _random(model: PreTrainedModel, seed: int, folder: Path) -> Path:
+    """Save a model with random weights and the tokenizer."""
+    torch.manual_seed(seed)
+    for weight in model.parameters():
+        # the usual small initial weights would make layers, and so mistakes in choosing them, nearly alike
+        torch.nn.init.normal_(weight, std=0.5)
+    model.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2 of random weights, three layers of width 8, as a checkpoint folder."""
-    folder = tmp_path_factory.mktemp("llm") / "tiny_decoder"
     config = Qwen2Config(
         vocab_size=len(ALPHABET) + 2,
         hidden_size=8,
@@ -55,20 +72,12 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
     )
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
-    for weight in model.parameters():
-        # the usual small initial weights would make layers, and so mistakes in choosing them, nearly alike
-        torch.nn.init.normal_(weight, std=0.5)
-    model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
-    return folder
+    return _random(Qwen2ForCausalLM(config), 0, tmp_path_factory.mktemp("llm") / "tiny_decoder")
 
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of random weights, two layers of width 6, as a checkpoint folder."""
-    folder = tmp_path_factory.mktemp("llm") / "tiny_encoder"
     config = BertConfig(
         vocab_size=len(ALPHABET) + 2,
         hidden_size=6,
@@ -77,13 +86,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         max_position_embeddings=CONTEXT,
     )
-    torch.manual_seed(1)
-    model = BertModel(config)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.5)
-    model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
-    return folder
+    return _random(BertModel(config), 1, tmp_path_factory.mktemp("llm") / "tiny_encoder")
 
 
 @pytest.fixture(scope="session")
