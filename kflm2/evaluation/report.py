@@ -106,7 +106,7 @@ def _panels(run: Run) -> tuple[Figure, list[Axes]]:
     count = min(9, len(run.molecules.dataset.targets))
     columns = min(3, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.4 * rows), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 4.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for empty in axes[count:]:
         empty.remove()
@@ -146,7 +146,7 @@ def _parity(run: Run) -> Figure:
             )
         name = dataset.quantity if len(dataset.targets) == 1 and dataset.quantity else dataset.targets[index]
         unit = f" ({dataset.unit})" if dataset.unit else ""
-        axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"measured {name}{unit}", ylabel=f"predicted{unit}")
+        axis.set(xlim=limits, ylim=limits, box_aspect=1, xlabel=f"measured {name}{unit}", ylabel=f"predicted{unit}")
         axis.legend(fontsize=7, frameon=False, loc="upper left", handletextpad=0.2)
     return figure
 
@@ -168,7 +168,7 @@ def _roc(run: Run) -> Figure:
             label = f"{part} ({present.sum()}), AUC {auc(false_rate, true_rate):.2f}"
             axis.plot(false_rate, true_rate, color=_COLORS[part], label=label)
         name = run.molecules.dataset.targets[index]
-        axis.set(aspect="equal", xlabel="false positive rate", ylabel="true positive rate", title=name)
+        axis.set(box_aspect=1, xlabel="false positive rate", ylabel="true positive rate", title=name)
         axis.legend(fontsize=7, frameon=False, loc="lower right")
     return figure
 
