@@ -15,6 +15,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from kflm2.data.datasets import locate
 from kflm2.featurize import llm as llms
 from kflm2.files import cache_folder
 
@@ -93,3 +94,12 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded() -> Path:
     """The real embedded LLM's checkpoint folder, converted when it is not there yet."""
     return llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED])
+
+
+@pytest.fixture
+def dataset_files(request: pytest.FixtureRequest) -> None:
+    """Skip where the files of the test's dataset are not here; $KFLM2_DATASETS or dataset/ may hold them."""
+    name = request.getfixturevalue("name")
+    _, missing = locate(name)
+    if missing:
+        pytest.skip(f"{missing[0]} is not here: kflm2 datasets get {name}")

@@ -1,8 +1,16 @@
-"""The parts of a split and their shares; apart from splits.py so that settings need not import RDKit."""
+"""The parts of a split, the ways to split, and shares; apart from splits.py so that settings need not import RDKit."""
+
+from typing import Literal, get_args
 
 from kflm2.errors import SettingError
 
 PARTS = ("train", "valid", "test")
+
+SplitKind = Literal["random", "scaffold", "scaffold_moleculenet", "cluster", "given", "cv5x5"]
+SPLITS: tuple[str, ...] = get_args(SplitKind)
+
+FOLDS = 5
+REPEATS = 5
 
 
 def check_fractions(fractions: tuple[float, float, float]) -> None:

@@ -1,6 +1,8 @@
 """Tables of molecules: every row is kept or rejected with its reason, and bad tables are refused in one line."""
 
+import csv
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kflm2.data import datasets
-from kflm2.data.datasets import Dataset
+from kflm2.data.datasets import Dataset, File
 from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles, read_table
 from kflm2.errors import DataError, MoleculeError, SettingError
 
@@ -20,13 +22,15 @@ BAD = {
     "": "no SMILES",
     "C" * (MAX_SMILES_LENGTH + 1): "are read at most",
     "C1" * 1001: "digits",
+    "CCO ethanol": "a blank inside",
+    "CÉ": "a character that SMILES do not have",
 }
 
 
 def _table(folder: Path, text: str | bytes, targets: tuple[str, ...] = ("y",), **columns: str) -> Dataset:
     path = folder / "table.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return Dataset("table", path, targets, **columns)
+    return Dataset("table", (File(path),), targets, **columns)
 
 
 @pytest.mark.parametrize(("smiles", "reason"), BAD.items())
@@ -66,9 +70,16 @@ def test_rows_read_are_rows_kept_plus_rows_rejected(tmp_path: Path, smiles: list
         ("smiles,z\nCC,1\n", "no column 'y'; it has: 'smiles', 'z'"),
         ("smiles,y\nCC,1\nCO,low\n", "row 2: column 'y' is 'low', not a number"),
         ("smiles,y\nCC,inf\n", "row 1: column 'y' is 'inf', not a number"),
-        ("smiles,y\nCC,nan\n", "row 1: column 'y' is 'nan', not a number"),
+        ("smiles,y\nCC,-inf\n", "row 1: column 'y' is '-inf', not a number"),
+        ("smiles,y\nCC,1_0\n", "row 1: column 'y' is '1_0', not a number"),
+        ("smiles;y\nCC;1,5\n", "row 1: column 'y' is '1,5', not a number"),
+        ("smiles,y,y\nCC,1,2\n", "2 columns are named 'y'"),
+        ("smiles,y\nCC,1\nCO,2,3\n", "row 2 (line 3) has 3 cells, the header 2"),
+        ("smiles,y\nCC,1\nCO\n", "row 2 (line 3) has 1 cells, the header 2"),
+        ('smiles,y\nCC,"1"2\n', "row 1 (line 2) cannot be read as CSV"),
+        ('"smiles,y\nCC,1\n', "the header cannot be read as CSV"),
+        ("\n \n", "is empty"),
         ('smiles,y\n"CC,1\n', "cannot be read as CSV"),
-        (b"smiles,y\nCC,1\nC\xe9,2\n", "cannot be read as CSV"),
     ],
 )
 def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, told: str) -> None:
@@ -81,7 +92,7 @@ def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, t
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file .*none\.csv"):
-        read_table(Dataset("x", tmp_path / "none.csv", ("y",)))
+        read_table(Dataset("x", (File(tmp_path / "none.csv"),), ("y",)))
 
 
 def test_a_class_is_0_or_1(tmp_path: Path) -> None:
@@ -97,11 +108,85 @@ def test_a_blank_target_is_a_missing_label_and_none_at_all_a_rejection(tmp_path:
     assert [(own.row, own.reason) for own in molecules.rejected] == [(2, "no target value")]
 
 
-def test_byte_order_mark_carriage_returns_quotes_and_outer_blanks(tmp_path: Path) -> None:
-    text = '\ufeffsmiles,name,y\r\n CC ,"a, ""b""",1\r\n"C#N",c,2\r\n'
-    molecules = read_table(_table(tmp_path, text))
-    assert molecules.smiles == ["CC", "C#N"]
-    assert molecules.y_true[:, 0].tolist() == [1.0, 2.0]
+@pytest.mark.parametrize("word", ["NA", "nan", "N/A", "null", "None", " "])
+def test_what_spreadsheets_write_for_nothing_is_a_missing_label(tmp_path: Path, word: str) -> None:
+    molecules = read_table(_table(tmp_path, f"smiles,a,b\nCC,1,{word}\nCO,2,3\n", ("a", "b")))
+    np.testing.assert_array_equal(molecules.y_true, [[1.0, np.nan], [2.0, 3.0]])
+    assert molecules.missing == 1
+
+
+ROWS = [("CC", 'a, "b"', "1"), (" C#N", "é", "2"), ("C(", "", "-3.5"), ("c1ccccc1", "x|y;z\t", "1e-3")]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_encodings_line_ends_quotes_and_blank_lines(
+    tmp_path: Path, delimiter: str, end: str, encoding: str, quoting: Literal[0, 1]
+) -> None:
+    """The standard library's writer is the oracle."""
+    path = tmp_path / "own.csv"
+    with open(path, "w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator=end, quoting=quoting)
+        writer.writerow(["smiles", "name", "y"])
+        for row in ROWS:
+            writer.writerow(row)
+            file.write(end)
+        file.write(f"  {end}{end}")
+    molecules = read_table(Dataset("own", (File(path),), ("y",)))
+    assert (molecules.read, molecules.padded) == (4, 1)
+    assert molecules.smiles == ["CC", "C#N", "c1ccccc1"]
+    assert molecules.rows.tolist() == [1, 2, 4]
+    assert molecules.y_true[:, 0].tolist() == [1.0, 2.0, 0.001]
+    assert [own.row for own in molecules.rejected] == [3]
+
+
+def test_a_byte_that_is_no_letter_spoils_its_row_only(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, b"smiles,name,y\nCC,caf\xe9,1\nC\xe9,b,2\n"))
+    assert molecules.smiles == ["CC"]
+    assert [own.row for own in molecules.rejected] == [2]
+
+
+def test_one_row_is_a_table_and_a_row_of_empty_cells_is_a_row(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, "smiles,y\nCC,1\n,\n"))
+    assert (molecules.read, molecules.smiles) == (2, ["CC"])
+    assert [own.reason for own in molecules.rejected] == ["no SMILES"]
+
+
+def test_lines_of_nothing_above_the_header_are_passed_over(tmp_path: Path) -> None:
+    assert read_table(_table(tmp_path, "\n,\n \nsmiles,y\nCC,1\n")).smiles == ["CC"]
+
+
+def test_a_split_columns_words_are_checked_with_their_place(tmp_path: Path) -> None:
+    text = "smiles,y,part\nCC,1,train\nC(,2,valid\nCO,3, test \nCN,4,test_two\n"
+    molecules = read_table(_table(tmp_path, text), split_column="part")
+    assert molecules.parts == ["train", "test", "test_two"]
+    for word in ("Test", "", "tests"):
+        table = _table(tmp_path, f"{text}CS,5,{word}\n")
+        with pytest.raises(DataError, match=rf"table\.csv: row 5: column 'part' is '{word}'; a part is train"):
+            read_table(table, split_column="part")
+
+
+def test_a_column_that_is_not_asked_for_may_stand_twice(tmp_path: Path) -> None:
+    assert read_table(_table(tmp_path, "id,smiles,id,y\n1,CC,1,5\n")).y_true.tolist() == [[5.0]]
+
+
+def test_files_of_one_dataset_are_read_one_after_another(tmp_path: Path) -> None:
+    for name, rows in (("train", "CC,1\nC(,2"), ("one", "CO,3"), ("two", "N(,4\nCN,5")):
+        (tmp_path / f"{name}.csv").write_text(f"smiles,y\n{rows}\n")
+    files = (("train", "train"), ("one", "test_one"), ("two", "test_two"))
+    dataset = Dataset("x", tuple(File(tmp_path / f"{name}.csv", part=part) for name, part in files), ("y",))
+    molecules = read_table(dataset)
+    assert molecules.rows.tolist() == [1, 3, 5]
+    assert molecules.parts == ["train", "test_one", "test_two"]
+    assert [own.row for own in molecules.rejected] == [2, 4]
+    # a row's number is its own, however many rows are read
+    first = read_table(dataset, limit=1)
+    assert (first.read, first.rows.tolist(), [own.row for own in first.rejected]) == (3, [1, 3], [4])
+    (tmp_path / "two.csv").write_text("smiles,y\nCC,low\n")
+    with pytest.raises(DataError, match=r"two\.csv: row 1: column 'y' is 'low'"):
+        read_table(dataset)
 
 
 def test_the_first_rows_only(tmp_path: Path) -> None:
