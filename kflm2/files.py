@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,29 @@ def cache_folder() -> Path:
     if own := os.environ.get("KFLM2_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kflm2"
+
+
+def kept_path(name: str, parts: dict[str, object], suffix: str) -> Path:
+    """The cache's file of a value.
+
+    Args:
+        name: first word of the file's name, for people who look into the cache.
+        parts: everything the value depends on, JSON values.
+        suffix: of the file's name.
+    """
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "features" / f"{name}-{digest[:32]}{suffix}"
+
+
+def keep_json(name: str, parts: dict[str, object], compute: Callable[[], Any]) -> Any:
+    """A JSON value, read from the cache, or computed and kept there; see kept_path."""
+    path = kept_path(name, parts, ".json")
+    # a file that the disk lost is as good as none
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text(encoding="utf-8"))
+    value = compute()
+    write_text(path, json.dumps(value))
+    return value
 
 
 def project_folder() -> Path:

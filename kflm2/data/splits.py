@@ -1,17 +1,20 @@
 """Splits into train, valid and test: seeded, recorded, disjoint."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from rdkit.Chem.Scaffolds import MurckoScaffold
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from kflm2.data.molecules import parse_smiles
-from kflm2.data.parts import PARTS, check_fractions
+from kflm2.data.parts import FOLDS, PARTS, REPEATS, SPLITS, check_fractions
+from kflm2.data.similarity import butina, fingerprints
+from kflm2.data.structures import identity, murcko_scaffold
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import sha256_texts
 
-KINDS = ("random", "scaffold", "given")
+Fractions = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,13 @@ class Split:
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
+    test_sets: dict[str, np.ndarray] = field(default_factory=dict)
+    """The test part's own parts (test_set1, ...), where there are several."""
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Name -> indices: train, valid, test, and the test sets that make it up, where there are several."""
+        return {**{part: getattr(self, part) for part in PARTS}, **self.test_sets}
 
     @property
     def sha256(self) -> str:
@@ -31,100 +41,174 @@ class Split:
     @property
     def sizes(self) -> dict[str, int]:
         """Molecules in each part."""
-        return {part: len(getattr(self, part)) for part in PARTS}
+        return {part: len(rows) for part, rows in self.parts.items()}
 
     def labels(self) -> np.ndarray:
-        """(n,) the part's name of each molecule."""
-        names = np.empty(sum(self.sizes.values()), dtype=object)
-        for part in PARTS:
-            names[getattr(self, part)] = part
+        """(n,) the part's name of each molecule; test_NAME where there are several test sets."""
+        names = np.empty(len(self.train) + len(self.valid) + len(self.test), dtype=object)
+        for part, rows in self.parts.items():
+            names[rows] = part
         return names
 
 
-def make_split(
+def make_splits(
     kind: str,
     smiles: list[str],
-    seed: int,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    seeds: Iterable[int],
+    fractions: Fractions = (0.8, 0.1, 0.1),
     parts: list[str] | None = None,
-) -> Split:
-    """Split n molecules.
+) -> list[Split]:
+    """Split n molecules, once for each seed; the same seed gives the same split.
 
     Args:
-        kind: `random`; `scaffold`, no Bemis-Murcko scaffold in two parts; or `given`, by `parts`.
+        kind: `random`; `scaffold`, whole Bemis-Murcko scaffolds in random order (the balanced form of D-MPNN);
+            `scaffold_moleculenet`, whole scaffolds, the largest to train (one split, whatever the seed); `cluster`,
+            whole Butina clusters of Morgan fingerprints in random order; `given`, by `parts`; `cv5x5`, five-fold
+            cross-validation five times over, where seed 7 is fold 2 of repeat 1. In the whole-group forms all molecules
+            of one structure stay together, however they are written.
         smiles: (n,) valid SMILES.
-        seed: of the shuffle; the same seed gives the same split. A given split has none.
-        fractions: of train, valid and test.
-        parts: (n,) train, valid or test, for `given`.
+        seeds: of the splits; cv5x5 has 0 to 24.
+        fractions: of train, valid and test. A given split takes of them the share of valid, where `parts` names none;
+            cv5x5 the ratio of train and valid.
+        parts: (n,) train, valid, and test or test_NAME for several test sets, for `given`.
 
     Raises:
         SettingError: unknown kind, or fractions that are not positive or do not add up to 1.
         DataError: a part would be empty, or a given part has another name.
     """
-    one_of("split", kind, KINDS)
+    one_of("split", kind, SPLITS)
     check_fractions(fractions)
+    n = len(smiles)
     if kind == "given":
         if parts is None:
             raise SettingError("a given split needs the part of each molecule")
-        split = _given(parts)
-    elif kind == "scaffold":
-        split = _scaffold(smiles, seed, fractions)
+        splits = [_given(parts, seed, fractions) for seed in seeds]
+    elif kind == "random":
+        splits = [_random(n, seed, fractions) for seed in seeds]
+    elif kind == "cv5x5":
+        splits = [_fold(n, seed, fractions) for seed in seeds]
+    elif kind == "scaffold_moleculenet":
+        split = _largest_first(_groups([murcko_scaffold(text) for text in smiles], smiles), n, fractions)
+        splits = [split for _ in seeds]
     else:
-        split = _random(len(smiles), seed, fractions)
-    for part, size in split.sizes.items():
-        if size == 0:
-            raise DataError(f"{kind} split of {len(smiles)} molecules leaves {part} empty")
-    return split
+        keys = _clusters(smiles) if kind == "cluster" else [murcko_scaffold(text) for text in smiles]
+        groups = _groups(keys, smiles)
+        splits = [_balanced(kind, groups, n, seed, fractions) for seed in seeds]
+    for split in splits:
+        for part, size in split.sizes.items():
+            if size == 0:
+                raise DataError(f"{kind} split of {n} molecules leaves {part} empty")
+    return splits
 
 
-def _cuts(n: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
+def _cuts(n: int, fractions: Fractions) -> tuple[int, int]:
     """Sizes of train and valid; floor as in DeepChem, but by a margin so that 0.8 * 10 is 8."""
     return int(fractions[0] * n + 1e-9), int(fractions[1] * n + 1e-9)
 
 
-def _random(n: int, seed: int, fractions: tuple[float, float, float]) -> Split:
+Rows = Sequence[int] | np.ndarray
+
+
+def _split(kind: str, train: Rows, valid: Rows, test: Rows) -> Split:
+    parts = [np.sort(np.array(part, dtype=int)) for part in (train, valid, test)]
+    return Split(kind, parts[0], parts[1], parts[2])
+
+
+def _random(n: int, seed: int, fractions: Fractions) -> Split:
     order = np.random.default_rng(seed).permutation(n)
     n_train, n_valid = _cuts(n, fractions)
-    train, valid, test = np.split(order, [n_train, n_train + n_valid])
-    return Split("random", np.sort(train), np.sort(valid), np.sort(test))
+    return _split("random", order[:n_train], order[n_train : n_train + n_valid], order[n_train + n_valid :])
 
 
-def murcko_scaffold(smiles: str) -> str:
-    """Bemis-Murcko scaffold as SMILES without chirality (J. Med. Chem. 1996, 39, 2887); '' for an acyclic molecule."""
-    return MurckoScaffold.MurckoScaffoldSmiles(mol=parse_smiles(smiles), includeChirality=False)
+def _fold(n: int, seed: int, fractions: Fractions) -> Split:
+    """Fold seed % 5 of repeat seed // 5 is the test part; valid is drawn from the rest."""
+    if not 0 <= seed < FOLDS * REPEATS:
+        raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}, and {seed} is none of them")
+    repeat, fold = divmod(seed, FOLDS)
+    folds = np.array_split(np.random.default_rng(repeat).permutation(n), FOLDS)
+    rest = np.concatenate([own for number, own in enumerate(folds) if number != fold])
+    n_valid = int(len(rest) * fractions[1] / (fractions[0] + fractions[1]) + 1e-9)
+    rest = np.random.default_rng([repeat, fold]).permutation(rest)
+    return _split("cv5x5", rest[n_valid:], rest[:n_valid], folds[fold])
 
 
-def _scaffold(smiles: list[str], seed: int, fractions: tuple[float, float, float]) -> Split:
-    """Balanced scaffold split as in D-MPNN (J. Chem. Inf. Model. 2019, 59, 3370).
+def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
+    """Molecules that share a key or a structure, or are so linked through others; groups in order of their first."""
+    names: dict[Hashable, int] = {}
+    edges = [
+        (index, names.setdefault(name, len(smiles) + len(names)))
+        for own in (keys, [("structure", identity(text)) for text in smiles])
+        for index, name in enumerate(own)
+    ]
+    size = len(smiles) + len(names)
+    graph = coo_array((np.ones(len(edges), dtype=bool), np.array(edges).T), shape=(size, size))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(connected_components(graph, directed=False)[1][: len(smiles)]):
+        groups[label].append(index)
+    return list(groups.values())
 
-    Scaffolds with more molecules than half of valid or test go first, so to train; the rest follow in random order,
+
+def _clusters(smiles: list[str]) -> list[int]:
+    """(n,) the number of each molecule's cluster."""
+    keys = [0] * len(smiles)
+    for number, cluster in enumerate(butina(fingerprints(smiles))):
+        for index in cluster:
+            keys[index] = number
+    return keys
+
+
+def _balanced(kind: str, groups: list[list[int]], n: int, seed: int, fractions: Fractions) -> Split:
+    """Whole groups to parts as in D-MPNN (J. Chem. Inf. Model. 2019, 59, 3370).
+
+    Groups with more molecules than half of valid or test go first, so to train; the rest follow in random order,
     each whole into the first part that has room. All acyclic molecules count as one scaffold, as in MoleculeNet.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(smiles):
-        groups[murcko_scaffold(text)].append(index)
-    n_train, n_valid = _cuts(len(smiles), fractions)
-    n_test = len(smiles) - n_train - n_valid
-    large = [group for group in groups.values() if len(group) > min(n_valid, n_test) / 2]
-    small = [group for group in groups.values() if len(group) <= min(n_valid, n_test) / 2]
+    n_train, n_valid = _cuts(n, fractions)
+    half = min(n_valid, n - n_train - n_valid) / 2
+    large = [group for group in groups if len(group) > half]
+    small = [group for group in groups if len(group) <= half]
     rng = np.random.default_rng(seed)
-    ordered = [pool[i] for pool in (large, small) for i in rng.permutation(len(pool))]
-
     train: list[int] = []
     valid: list[int] = []
     test: list[int] = []
-    for group in ordered:
+    for group in [pool[i] for pool in (large, small) for i in rng.permutation(len(pool))]:
         if len(train) + len(group) <= n_train:
             train += group
         elif len(valid) + len(group) <= n_valid:
             valid += group
         else:
             test += group
-    return Split("scaffold", *(np.sort(np.array(part, dtype=int)) for part in (train, valid, test)))
+    return _split(kind, train, valid, test)
 
 
-def _given(parts: list[str]) -> Split:
+def _largest_first(groups: list[list[int]], n: int, fractions: Fractions) -> Split:
+    """Whole scaffolds, large before small and late before early ones, as in MoleculeNet (Chem. Sci. 2018, 9, 513)."""
+    n_train, _ = _cuts(n, fractions)
+    train: list[int] = []
+    valid: list[int] = []
+    test: list[int] = []
+    for group in sorted(groups, key=lambda group: (len(group), group[0]), reverse=True):
+        if len(train) + len(group) <= n_train:
+            train += group
+        elif len(train) + len(valid) + len(group) <= int((fractions[0] + fractions[1]) * n + 1e-9):
+            valid += group
+        else:
+            test += group
+    return _split("scaffold_moleculenet", train, valid, test)
+
+
+def _given(parts: list[str], seed: int, fractions: Fractions) -> Split:
+    """As named; where no valid is, its share is drawn from train."""
+    named: dict[str, list[int]] = {part: [] for part in PARTS[:2]}
     for index, part in enumerate(parts):
-        if part not in PARTS:
-            raise DataError(f"molecule {index + 1}: part {part!r} is none of train, valid, test")
-    return Split("given", *(np.array([i for i, own in enumerate(parts) if own == part], dtype=int) for part in PARTS))
+        named.setdefault(part, []).append(index)
+    train, valid = named.pop("train"), named.pop("valid")
+    if not valid:
+        order = np.random.default_rng(seed).permutation(train)
+        n_valid = int(fractions[1] * len(train) + 1e-9)
+        train, valid = order[n_valid:].tolist(), order[:n_valid].tolist()
+    tests = {name: np.array(named[name], dtype=int) for name in sorted(named)}
+    if "test" in tests and len(tests) > 1:
+        raise DataError(f"parts are named both test and {sorted(tests)[1]}: test is what all test sets are together")
+    split = _split("given", train, valid, [index for own in tests.values() for index in own])
+    return split if len(tests) < 2 else Split("given", split.train, split.valid, split.test, tests)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kflm2.files import atomic, sha256_file, sha256_texts, write_json, write_text
+from kflm2.files import atomic, keep_json, kept_path, sha256_file, sha256_texts, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -53,3 +53,18 @@ def test_digests(tmp_path: Path) -> None:
     assert sha256_texts(["ab", "c"]) != sha256_texts(["a", "bc"])
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_kept_value_is_computed_once_for_what_it_depends_on() -> None:
+    made: list[int] = []
+
+    def compute(value: int) -> list[list[object]]:
+        made.append(value)
+        return [["é", value, None]]
+
+    for value in (1, 2, 1):
+        assert keep_json("x", {"value": value}, lambda: compute(value)) == [["é", value, None]]  # noqa: B023
+    assert made == [1, 2]
+    kept_path("x", {"value": 2}, ".json").write_text("[[")
+    assert keep_json("x", {"value": 2}, lambda: compute(2)) == [["é", 2, None]]
+    assert made == [1, 2, 2]

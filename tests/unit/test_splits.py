@@ -1,7 +1,9 @@
-"""Splits: disjoint, complete, seeded, and scaffolds whole."""
+"""Splits: disjoint, complete, seeded, and groups whole; whole-group splits against a second writing of their rules."""
 
 from collections import defaultdict
+from itertools import chain
 
+import networkx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +13,17 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from kflm2.data import datasets
 from kflm2.data.molecules import read_table
-from kflm2.data.splits import Split, make_split
+from kflm2.data.similarity import fingerprints, nearest
+from kflm2.data.splits import Split, make_splits
 from kflm2.errors import DataError, SettingError
 
 SAMPL = read_table(datasets.find("SAMPL")).smiles
+WHOLE = ("scaffold", "scaffold_moleculenet", "cluster")
+
+
+def _one(kind: str, smiles: list[str], seed: int = 0, **more: object) -> Split:
+    (split,) = make_splits(kind, smiles, [seed], **more)
+    return split
 
 
 def _parts(split: Split) -> list[list[int]]:
@@ -24,7 +33,7 @@ def _parts(split: Split) -> list[list[int]]:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(10, 400), st.integers(0, 1000))
 def test_a_random_split_holds_every_molecule_once(n: int, seed: int) -> None:
-    split = make_split("random", ["C"] * n, seed)
+    split = _one("random", ["C"] * n, seed)
     train, valid, test = _parts(split)
     assert sorted(train + valid + test) == list(range(n))
     assert (len(train), len(valid)) == (n * 8 // 10, n // 10)
@@ -33,70 +42,178 @@ def test_a_random_split_holds_every_molecule_once(n: int, seed: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_split_of_whole_groups_holds_every_molecule_once(kind: str) -> None:
+    split = _one(kind, SAMPL, 3)
+    assert sorted(chain(*_parts(split))) == list(range(len(SAMPL)))
+    assert split.sizes == {"train": 513, "valid": 64, "test": 65}
+
+
 def test_sampl_is_split_as_published() -> None:
-    assert make_split("random", SAMPL, 0).sizes == {"train": 513, "valid": 64, "test": 65}
+    assert _one("random", SAMPL).sizes == {"train": 513, "valid": 64, "test": 65}
 
 
-@pytest.mark.parametrize("kind", ["random", "scaffold"])
+@pytest.mark.parametrize("kind", ["random", "scaffold", "cluster", "cv5x5"])
 def test_the_seed_decides(kind: str) -> None:
-    first, again, other = (make_split(kind, SAMPL, seed) for seed in (1, 1, 2))
+    first, other = make_splits(kind, SAMPL, [1, 2])
+    again = _one(kind, SAMPL, 1)
     assert _parts(first) == _parts(again)
     assert first.sha256 == again.sha256 != other.sha256
     assert _parts(first) != _parts(other)
 
 
-@pytest.mark.parametrize("seed", [0, 5])
-def test_scaffolds_stay_whole_and_follow_the_balanced_rule(seed: int) -> None:
-    """Molecule by molecule against a second writing of the rule, with RDKit's scaffolds."""
-    scaffolds = [
-        MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.MolFromSmiles(text), includeChirality=False) for text in SAMPL
-    ]
-    members = defaultdict(set)
-    for i, scaffold in enumerate(scaffolds):
-        members[scaffold].add(i)
-    sizes = {"train": 513, "valid": 64, "test": 65}
-    big = [name for name in members if len(members[name]) > sizes["valid"] / 2]
-    rest = [name for name in members if name not in big]
+def test_the_deterministic_scaffold_split_has_no_seed() -> None:
+    first, other = make_splits("scaffold_moleculenet", SAMPL, [1, 2])
+    assert first.sha256 == other.sha256 != _one("scaffold", SAMPL, 1).sha256
+
+
+def scaffold_groups(smiles: list[str]) -> list[list[int]]:
+    """Molecules linked by an RDKit scaffold or an InChIKey, as connected components of a graph; first member first."""
+    graph = networkx.Graph()
+    for i, text in enumerate(smiles):
+        mol = Chem.MolFromSmiles(text)
+        scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
+        key = Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
+        graph.add_edges_from([(i, ("scaffold", scaffold)), (i, ("key", key))])
+    groups = [sorted(i for i in own if isinstance(i, int)) for own in networkx.connected_components(graph)]
+    return sorted(groups, key=lambda group: group[0])
+
+
+def balanced_oracle(smiles: list[str], seed: int) -> list[str]:
+    """D-MPNN's rule, written from its paper's code: (n,) part of each molecule."""
+    n = len(smiles)
+    groups = scaffold_groups(smiles)
+    room = {"train": int(n * 0.8), "valid": int(n * 0.1), "test": n}
+    limit = min(room["valid"], n - room["train"] - room["valid"]) / 2
+    big = [group for group in groups if len(group) > limit]
+    rest = [group for group in groups if len(group) <= limit]
     rng = np.random.default_rng(seed)
     queue = [big[i] for i in rng.permutation(len(big))]
     queue += [rest[i] for i in rng.permutation(len(rest))]
-    room = {"train": sizes["train"], "valid": sizes["valid"], "test": len(SAMPL)}
     home = {}
-    for name in queue:
-        part = next(part for part in room if room[part] >= len(members[name]))
-        room[part] -= len(members[name])
-        home[name] = part
-    split = make_split("scaffold", SAMPL, seed)
-    assert split.labels().tolist() == [home[scaffold] for scaffold in scaffolds]
-    assert min(split.sizes.values()) > 0
-    assert len(big) > 1
+    for group in queue:
+        part = next(part for part in room if room[part] >= len(group))
+        room[part] -= len(group)
+        home.update(dict.fromkeys(group, part))
+    return [home[i] for i in range(n)]
+
+
+def moleculenet_oracle(smiles: list[str]) -> list[str]:
+    """MoleculeNet's rule: scaffolds by size, then by first member, both descending, past two cuts."""
+    n = len(smiles)
+    parts: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    for group in sorted(scaffold_groups(smiles), key=lambda group: (-len(group), -group[0])):
+        if len(parts["train"]) + len(group) > 0.8 * n:
+            if len(parts["train"]) + len(parts["valid"]) + len(group) > 0.9 * n:
+                parts["test"] += group
+            else:
+                parts["valid"] += group
+        else:
+            parts["train"] += group
+    home = {i: part for part, own in parts.items() for i in own}
+    return [home[i] for i in range(n)]
+
+
+@pytest.mark.parametrize("name", ["SAMPL", "Delaney", "BBBP", "Tox21"])
+def test_scaffolds_stay_whole_and_follow_the_rules(name: str, dataset_files: None) -> None:
+    smiles = read_table(datasets.find(name)).smiles
+    balanced, fixed, shuffled = (_one(kind, smiles, 5) for kind in ("scaffold", "scaffold_moleculenet", "random"))
+    assert balanced.labels().tolist() == balanced_oracle(smiles, 5)
+    assert fixed.labels().tolist() == moleculenet_oracle(smiles)
+    order = np.random.default_rng(5).permutation(len(smiles))
+    assert shuffled.train.tolist() == sorted(order[: int(0.8 * len(smiles))].tolist())
+    scaffold = [MurckoScaffold.MurckoScaffoldSmiles(text, includeChirality=False) for text in smiles]
+    for split in (balanced, fixed):
+        where = defaultdict(set)
+        for name_, part in zip(scaffold, split.labels(), strict=True):
+            where[name_].add(part)
+        assert all(len(parts) == 1 for parts in where.values())
+        assert min(split.sizes.values()) >= 0.09 * len(smiles)
+
+
+# 2-hydroxypyridine and its tautomer: one structure, two scaffolds
+TAUTOMERS = ["Oc1ccccn1", "O=c1cccc[nH]1"]
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_one_structure_written_two_ways_stays_together(kind: str) -> None:
+    smiles = [*SAMPL[:100], TAUTOMERS[0], *SAMPL[100:200], TAUTOMERS[1]]
+    assert len({MurckoScaffold.MurckoScaffoldSmiles(text) for text in TAUTOMERS}) == 2
+    for split in make_splits(kind, smiles, range(20)):
+        assert split.labels()[100] == split.labels()[201]
+
+
+def test_clusters_put_less_alike_molecules_into_test() -> None:
+    prints = fingerprints(SAMPL)
+
+    def closeness(kind: str) -> float:
+        splits = make_splits(kind, SAMPL, range(3))
+        found = [nearest([prints[i] for i in one.test], [prints[i] for i in one.train])[1] for one in splits]
+        return float(np.concatenate(found).mean())
+
+    assert closeness("cluster") < closeness("random") - 0.05
+
+
+def test_a_repeat_tests_every_molecule_once_in_five_folds() -> None:
+    n = 103
+    splits = make_splits("cv5x5", ["C"] * n, range(25))
+    for repeat in range(5):
+        folds = splits[5 * repeat : 5 * repeat + 5]
+        assert sorted(np.concatenate([split.test for split in folds]).tolist()) == list(range(n))
+        assert {len(split.test) for split in folds} == {20, 21}
+        for split in folds:
+            assert sorted(chain(*_parts(split))) == list(range(n))
+            assert len(split.valid) == (n - len(split.test)) // 9
+    assert len({split.sha256 for split in splits}) == 25
+    with pytest.raises(SettingError, match="0 to 24"):
+        make_splits("cv5x5", ["C"] * n, [25])
 
 
 def test_a_given_split_is_the_column() -> None:
     words = ["test", "train", "train", "valid", "test"]
-    split = make_split("given", ["C"] * 5, 0, parts=words)
+    split = _one("given", ["C"] * 5, parts=words)
     assert _parts(split) == [[1, 2], [3], [0, 4]]
     assert split.labels().tolist() == words
-    with pytest.raises(DataError, match="molecule 2: part 'Train'"):
-        make_split("given", ["C"] * 3, 0, parts=["train", "Train", "test"])
+    assert list(split.parts) == ["train", "valid", "test"]
+    with pytest.raises(DataError, match="both test and test_a"):
+        _one("given", ["C"] * 4, parts=["train", "valid", "test", "test_a"])
     with pytest.raises(DataError, match="leaves valid empty"):
-        make_split("given", ["C"] * 2, 0, parts=["train", "test"])
+        _one("given", ["C"] * 2, parts=["train", "test"])
+    with pytest.raises(DataError, match="leaves test empty"):
+        _one("given", ["C"] * 2, parts=["train", "valid"])
     with pytest.raises(SettingError):
-        make_split("given", ["C"] * 2, 0)
+        _one("given", ["C"] * 2)
+
+
+def test_several_test_sets_are_the_test_part_together() -> None:
+    words = ["test_b", "train", "test_a", "valid", "test_b"]
+    split = _one("given", ["C"] * 5, parts=words)
+    assert split.test.tolist() == [0, 2, 4]
+    assert {name: rows.tolist() for name, rows in split.test_sets.items()} == {"test_a": [2], "test_b": [0, 4]}
+    assert split.labels().tolist() == words
+    assert split.sizes == {"train": 1, "valid": 1, "test": 3, "test_a": 1, "test_b": 2}
+
+
+def test_where_no_valid_is_named_a_tenth_of_train_becomes_it() -> None:
+    words = ["train"] * 40 + ["test"] * 9
+    first, again, other = make_splits("given", ["C"] * 49, [1, 1, 2], parts=words)
+    assert first.sizes == {"train": 36, "valid": 4, "test": 9}
+    assert first.test.tolist() == list(range(40, 49))
+    assert first.sha256 == again.sha256 != other.sha256
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.2), (0.9, 0.1, 0.0), (1.2, -0.1, -0.1)])
 def test_fractions_that_do_not_add_up(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(SettingError, match="add up to 1"):
-        make_split("random", ["C"] * 100, 0, fractions)
+        _one("random", ["C"] * 100, fractions=fractions)
 
 
 def test_other_fractions_a_part_left_empty_and_an_unknown_kind() -> None:
-    assert make_split("random", ["C"] * 20, 0, (0.5, 0.25, 0.25)).sizes == {"train": 10, "valid": 5, "test": 5}
+    assert _one("random", ["C"] * 20, fractions=(0.5, 0.25, 0.25)).sizes == {"train": 10, "valid": 5, "test": 5}
     with pytest.raises(DataError, match="random split of 5 molecules leaves valid empty"):
-        make_split("random", ["C"] * 5, 0)
-    with pytest.raises(SettingError, match="random, scaffold, given"):
-        make_split("kennard", ["C"] * 50, 0)
+        _one("random", ["C"] * 5)
+    with pytest.raises(SettingError, match="random, scaffold, scaffold_moleculenet, cluster, given, cv5x5"):
+        _one("kennard", ["C"] * 50)
 
 
 def test_the_digest_is_of_who_is_where() -> None:

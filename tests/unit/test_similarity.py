@@ -1,0 +1,37 @@
+"""Nearest neighbours and clusters against RDKit's own."""
+
+import numpy as np
+import pytest
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.ML.Cluster import Butina
+
+from kflm2.data import datasets
+from kflm2.data.molecules import read_table
+from kflm2.data.similarity import butina, fingerprints, nearest
+
+SMILES = read_table(datasets.find("SAMPL")).smiles[::2]
+
+
+def _distances() -> np.ndarray:
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    prints = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in SMILES]
+    return np.array([[1 - DataStructs.TanimotoSimilarity(one, other) for other in prints] for one in prints])
+
+
+def test_the_nearest_is_the_most_similar() -> None:
+    distances = _distances()
+    index, similarity = nearest(fingerprints(SMILES[:40]), fingerprints(SMILES[40:]))
+    np.testing.assert_array_equal(index, distances[:40, 40:].argmin(axis=1))
+    np.testing.assert_allclose(similarity, 1 - distances[:40, 40:].min(axis=1))
+
+
+@pytest.mark.parametrize("similarity", [0.35, 0.6, 0.0, 1.0])
+def test_clusters_are_rdkits(similarity: float) -> None:
+    n = len(SMILES)
+    distances = _distances()
+    flat = [distances[i, j] for i in range(n) for j in range(i)]
+    expected = Butina.ClusterData(flat, n, 1 - similarity, isDistData=True)
+    found = butina(fingerprints(SMILES), similarity)
+    assert [sorted(cluster) for cluster in found] == [sorted(cluster) for cluster in expected]
+    assert [cluster[0] for cluster in found] == [cluster[0] for cluster in expected]
