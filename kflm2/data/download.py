@@ -1,0 +1,231 @@
+"""The files of datasets: downloaded or copied, checked, and only then put in their place."""
+
+import csv
+import gzip
+import http.client
+import importlib
+import os
+import re
+import shutil
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from kflm2.data.datasets import DATASETS, File
+from kflm2.errors import DataError, SettingError, one_of
+from kflm2.files import atomic, project_folder, sha256_file
+
+DATASETS_URL = "https://raw.githubusercontent.com/xlxgit/KFLM2/8a5f088a7d229d57f3b3355f63cb4fda78d1155b/dataset"
+"""The paper's tables, at the commit whose digests are in the registry."""
+
+ZINC_URL = (
+    "https://raw.githubusercontent.com/aspuru-guzik-group/chemical_vae/37b9f96470d4471c0593cffefa448e0a8a184ef6"
+    "/models/zinc_properties"
+)
+"""Where the 249,455 molecules of ZINC that the paper teaches its LLM with were first published."""
+
+ZINC = File(
+    Path("250k_rndm_zinc_drugs_clean_3.csv"), "35e3f1a52b1badc0697e373d73a18ad773f415936ff992f4c6baa2e067b3e6ae"
+)
+
+CORPORA = ("ZINC", "ChEMBL")
+"""For teaching the LLM; large, so `all` leaves them out."""
+
+CHEMBL_FILE = "chembl.smi"
+
+TIMEOUT = 30.0
+"""Seconds a server may stay silent."""
+
+BLOCK = 1 << 16
+
+
+def get(names: Sequence[str], source: Path | None = None, into: Path | None = None, mirror: str | None = None) -> None:
+    """Get the files of datasets; a file that is there and right is left alone.
+
+    It stops at the first failure; what is done stays. One process at a time gets files into a folder.
+
+    Args:
+        names: datasets of the registry, `all` of them, or a corpus: ZINC, ChEMBL.
+        source: a folder to copy from rather than download.
+        into: the folder to put files in; default dataset/ of the checkout.
+        mirror: a URL under which files of the same names lie; default where they were published.
+
+    Raises:
+        SettingError: an unknown name, none at all, or a package that is missing.
+        DataError: a file that cannot be had or is not the published one. Nothing of a wrong file is kept, what stood in
+            its place still does, and a download that broke off goes on next time.
+        OSError: the folder cannot be written.
+    """
+    chosen = _chosen(names)
+    into = into or project_folder() / "dataset"
+    into.mkdir(parents=True, exist_ok=True)
+    with FileLock(into / ".download.lock"):
+        for name in chosen:
+            if name == "ChEMBL":
+                _get_chembl(into / CHEMBL_FILE, source)
+            elif name == "ZINC":
+                _get_file(ZINC, mirror or ZINC_URL, source, into)
+            else:
+                for file in DATASETS[name].files:
+                    _get_file(file, mirror or DATASETS_URL, source, into)
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    """Names without `all` and without repetitions, checked before anything is done."""
+    known = (*DATASETS, *CORPORA, "all")
+    if not names:
+        raise SettingError(f"name what to get: {', '.join(known)}")
+    for name in names:
+        one_of("dataset", name, known)
+    return list(dict.fromkeys(each for name in names for each in (DATASETS if name == "all" else (name,))))
+
+
+def _get_file(file: File, home: str, source: Path | None, into: Path) -> None:
+    """Get a file by way of a .part beside it, which takes its place once it has the digest."""
+    path = into / file.path.name
+    if path.is_file() and sha256_file(path) == file.sha256:
+        print(f"{path.name}: already here")
+        return
+    part = path.with_name(f"{path.name}.part")
+    origin = f"{source or home}/{path.name}"
+    if source is None:
+        _download(origin, part)
+    else:
+        _copy(Path(origin), part)
+    size = part.stat().st_size
+    if (got := sha256_file(part)) != file.sha256:
+        part.unlink()
+        raise DataError(
+            f"{origin} is not the published file and is not kept: SHA-256 {file.sha256} expected, {got} got"
+            f" ({size:,} bytes)"
+        )
+    with open(part, "rb") as written:
+        os.fsync(written.fileno())
+    os.replace(part, path)
+    print(f"{path.name}: {_rows(path):,} rows, {size:,} bytes, ok")
+
+
+def _copy(original: Path, part: Path) -> None:
+    if not original.is_file():
+        raise DataError(f"--from {original.parent}: no file {original.name}")
+    shutil.copyfile(original, part)
+
+
+def _download(url: str, part: Path) -> None:
+    """Write a URL's bytes to part, going on at its end where an earlier call broke off.
+
+    Raises:
+        DataError: not all of it came; part keeps what did.
+    """
+    try:
+        with _answer(url, part.stat().st_size if part.exists() else 0) as answer:
+            _receive(answer, part)
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if type(error) is urllib.error.URLError else error
+        resume = "the same command again goes on where it broke off, " if part.exists() else ""
+        raise DataError(f"{url}: {reason}; {resume}--from FOLDER copies from a folder") from None
+
+
+def _answer(url: str, start: int) -> http.client.HTTPResponse:
+    """The server's answer to a request for bytes from start on; it may send all of them instead."""
+    # no If-Range: an address with a commit in it never changes, and the digest tells in any case
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        # the file ends before start: what is there is no beginning of it
+        return _answer(url, 0)
+
+
+def _receive(answer: http.client.HTTPResponse, part: Path) -> None:
+    """Append an answer's bytes to part, or write it anew where the answer starts at the beginning.
+
+    Raises:
+        ConnectionError: fewer came than were promised.
+    """
+    resumes = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+    with open(part, "ab" if resumes else "wb") as file:
+        start = file.tell()
+        length = answer.headers["Content-Length"]
+        total = start + int(length) if length else None
+        with tqdm(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True, leave=False) as bar:
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+        # a connection that is cut looks to read() like the end
+        if total is not None and file.tell() < total:
+            raise ConnectionError(f"broke off after {file.tell():,} of {total:,} bytes")
+
+
+def _rows(path: Path) -> int:
+    """Rows of a CSV after its header, which are not its lines: each of ZINC's SMILES holds a line break."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return sum(bool(row) for row in csv.reader(file)) - 1
+
+
+def _get_chembl(path: Path, source: Path | None) -> None:
+    """Write the SMILES of a release of ChEMBL, one a line; without a source of the newest."""
+    if path.is_file():
+        print(f"{path.name}: already here; remove it to have another release")
+        return
+    version, chemreps = _chemreps(source)
+    count = _write_smiles(chemreps, path)
+    print(f"{path.name}: ChEMBL {version}, {count:,} SMILES, {path.stat().st_size:,} bytes, ok")
+
+
+def _chemreps(source: Path | None) -> tuple[str, Path]:
+    """Release and file of ChEMBL's chemical representations: the newest in source, or downloaded.
+
+    Raises:
+        SettingError: the package that downloads them is missing.
+        DataError: they cannot be had.
+    """
+    if source is not None:
+        found = source.glob("chembl_*_chemreps.txt.gz")
+        newest = max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)], default=None)
+        if newest is None:
+            raise DataError(f"--from {source}: no file chembl_NN_chemreps.txt.gz")
+        return newest.name.removeprefix("chembl_").removesuffix("_chemreps.txt.gz"), newest
+    try:
+        downloader = importlib.import_module("chembl_downloader")
+    except ModuleNotFoundError:
+        raise SettingError("ChEMBL needs a further package: pip install 'kflm2[chembl]'") from None
+    try:
+        return downloader.download_chemreps(return_version=True)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"ChEMBL: {reason}; --from FOLDER takes chembl_NN_chemreps.txt.gz from a folder") from None
+
+
+def _write_smiles(chemreps: Path, path: Path) -> int:
+    """Write column canonical_smiles of a gzipped, tab-separated table, one a line, in constant memory; its rows.
+
+    Raises:
+        DataError: the table is damaged or another one.
+    """
+    row = 0
+    size = chemreps.stat().st_size
+    try:
+        with (
+            atomic(path) as temporary,
+            open(chemreps, "rb") as file,
+            tqdm.wrapattr(file, "read", total=size, desc=path.name, leave=False) as packed,
+            gzip.open(packed, "rt", encoding="utf-8") as lines,
+            open(temporary, "w", encoding="utf-8") as out,
+        ):
+            column = next(lines, "").rstrip("\n").split("\t").index("canonical_smiles")
+            for line in lines:
+                out.write(line.rstrip("\n").split("\t")[column] + "\n")
+                row += 1
+    except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, IndexError) as error:
+        raise DataError(
+            f"{chemreps}: not ChEMBL's chemical representations, or damaged, at row {row}: {error}"
+        ) from None
+    return row
