@@ -2,8 +2,8 @@
 
 A namespace is a folder named by the digest of everything that made its values; a row is found by the digest of the
 exact text it was made from. Rows lie in safetensors shards that are written once, whole, and never changed, so readers
-need no lock; a lock held while missing rows are computed keeps two processes from doing the same work, and is freed by
-the system when its holder dies.
+need no lock; a lock held while missing rows are computed keeps processes that ask for the same texts from doing the
+same work twice, and is freed by the system when its holder dies.
 """
 
 import contextlib
@@ -16,13 +16,19 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from kflm2.featurize.ragged import Ragged
-from kflm2.files import atomic, cache_folder, write_json
+from kflm2.files import atomic, cache_folder, kept_path, write_json
 
 # A new number when the meaning of cached values changes, so that older ones are not read.
 CODE_VERSION = 1
+
+
+_DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
+
+Compute = Callable[[list[str]], Iterable[tuple[list[str], Ragged]]]
+"""Takes texts and yields groups of them with their rows."""
 
 
 def text_key(text: str) -> str:
@@ -45,12 +51,12 @@ class FeatureCache:
         digest = hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
         self.folder = (root or cache_folder() / "features") / f"{name}-{digest[:32]}"
 
-    def get(
-        self,
-        texts: list[str],
-        compute: Callable[[list[str]], Iterable[tuple[list[str], Ragged]]],
-    ) -> Ragged:
-        """Rows of the texts, in their order; those not on disk are computed, kept and read back.
+    def get(self, texts: list[str], compute: "Compute") -> Ragged:
+        """Rows of the texts, in memory; see rows."""
+        return self.rows(texts, compute).take(np.arange(len(texts)))
+
+    def rows(self, texts: list[str], compute: "Compute") -> "StoredRows":
+        """Rows of the texts, in their order, left on disk; those that are not there are computed and kept first.
 
         Args:
             texts: n texts, repeats allowed.
@@ -64,7 +70,7 @@ class FeatureCache:
         found = self._index()
         if any(key not in found for key in keys.values()):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock():
+            with self._lock(sorted(keys.values())):
                 found = self._index()
                 if missing := [text for text, key in keys.items() if key not in found]:
                     if not (self.folder / "namespace.json").exists():
@@ -72,11 +78,14 @@ class FeatureCache:
                     for group, rows in compute(missing):
                         self._write([keys[text] for text in group], rows)
                     found = self._index()
-        return self._read([found[keys[text]] for text in texts])
+        return StoredRows.of([found[keys[text]] for text in texts])
 
     @contextlib.contextmanager
-    def _lock(self) -> Iterator[None]:
-        lock = FileLock(self.folder / "lock")
+    def _lock(self, keys: list[str]) -> Iterator[None]:
+        """Held by one of the processes that ask for the same texts; those that ask for others go on beside it."""
+        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
+        (self.folder / "locks").mkdir(exist_ok=True)
+        lock = FileLock(self.folder / "locks" / name)
         try:
             lock.acquire(timeout=2)
         except Timeout:
@@ -117,15 +126,69 @@ class FeatureCache:
             else:
                 yield path
 
+
+class StoredRows:
+    """Rows that stay on disk, memory-mapped: the same as a Ragged to those who take rows from it."""
+
+    def __init__(self, shards: tuple[Path, ...], places: np.ndarray) -> None:
+        """Say where rows lie.
+
+        Args:
+            shards: files of one namespace.
+            places: (n, 3) shard, first and last + 1 entry of each row.
+        """
+        self.shards, self.places = shards, places
+        self._slices = [safe_open(path, framework="numpy").get_slice("values") for path in shards]
+
     @staticmethod
-    def _read(places: list[tuple[Path, int]]) -> Ragged:
-        loaded: dict[Path, Ragged] = {}
-        for path, _ in places:
-            if path not in loaded:
-                with safe_open(path, framework="numpy") as shard:
-                    loaded[path] = Ragged(shard.get_tensor("values"), shard.get_tensor("ptr"))
-        rows = []
-        for path, row in places:
-            shard_rows = loaded[path]
-            rows.append(shard_rows.values[shard_rows.ptr[row] : shard_rows.ptr[row + 1]])
-        return Ragged.pack(rows)
+    def of(places: list[tuple[Path, int]]) -> "StoredRows":
+        """From a shard's path and the row in it, for each row."""
+        shards = tuple(dict.fromkeys(path for path, _ in places))
+        bounds = {}
+        for path in shards:
+            with safe_open(path, framework="numpy") as shard:
+                bounds[path] = shard.get_tensor("ptr")
+        number = {path: i for i, path in enumerate(shards)}
+        where = [(number[path], bounds[path][row], bounds[path][row + 1]) for path, row in places]
+        return StoredRows(shards, np.array(where, dtype=np.int64).reshape(-1, 3))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) entries of each row."""
+        return self.places[:, 2] - self.places[:, 1]
+
+    @property
+    def width(self) -> int:
+        """Columns of the values."""
+        return int(self._slices[0].get_shape()[1])
+
+    def subset(self, rows: np.ndarray) -> "StoredRows":
+        """Some of the rows, still on disk."""
+        return StoredRows(self.shards, self.places[rows])
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The rows in the order asked for, read into memory."""
+        return Ragged.pack([self._row(*place) for place in self.places[rows].tolist()])
+
+    def _row(self, shard: int, first: int, last: int) -> np.ndarray:
+        if first == last:  # safetensors refuses to cut nothing out of an empty tensor
+            return np.zeros((0, self.width), dtype=_DTYPES[self._slices[shard].get_dtype()])
+        return self._slices[shard][first:last]
+
+
+def keep_arrays(
+    name: str, parts: dict[str, object], compute: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays that belong together, read from the cache, or computed and kept there; see kept_path."""
+    path = kept_path(name, {**parts, "code_version": CODE_VERSION}, ".safetensors")
+    if path.is_file():
+        # a file that the disk lost is as good as none
+        with contextlib.suppress(SafetensorError):
+            return load_file(path)
+    arrays = compute()
+    with atomic(path) as temporary:
+        save_file(arrays, temporary)
+    return arrays

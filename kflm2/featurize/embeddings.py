@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from kflm2.errors import SettingError
 from kflm2.featurize import llm as llms
-from kflm2.featurize.cache import FeatureCache
+from kflm2.featurize.cache import FeatureCache, StoredRows
 from kflm2.featurize.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Embedder:
         self.loaded: llms.LoadedLLM | None = None
         """The LLM, once something was computed."""
 
-    def embed(self, smiles: list[str], pooling: Pooling, progress: bool = True) -> Ragged:
+    def embed(self, smiles: list[str], pooling: Pooling, progress: bool = True) -> Ragged | StoredRows:
         """States of each SMILES.
 
         Args:
@@ -102,10 +102,12 @@ class Embedder:
 
         Returns:
             n rows of width D times the number of layers, layers side by side in the order asked for. `mean` gives rows
-            of length 1, float32; `tokens` rows of length T, float16. A SMILES longer than the LLM's context gives a row
-            of length 0: nothing is truncated.
+            of length 1, float32, in memory; `tokens` rows of length T, float16, left on disk. A SMILES longer than the
+            LLM's context gives a row of length 0: nothing is truncated.
         """
-        return self._cache(pooling).get(smiles, lambda missing: self._compute(missing, pooling, progress))
+        cache = self._cache(pooling)
+        read = cache.get if pooling == "mean" else cache.rows
+        return read(smiles, lambda missing: self._compute(missing, pooling, progress))
 
     def _cache(self, pooling: Pooling) -> FeatureCache:
         from kflm2.device import llm_dtype

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.graphs import Graphs
 from kflm2.featurize.ragged import Ragged
 
@@ -49,7 +50,7 @@ class Batch:
 class Features:
     """The views of n molecules, in row order; None for a view no part of the model uses."""
 
-    states: Ragged | None = None
+    states: Ragged | StoredRows | None = None
     """n rows of (T, D): tokens, or one row each where they are pooled."""
     graphs: Graphs | None = None
     descriptors: np.ndarray | None = None
@@ -58,8 +59,8 @@ class Features:
     def sizes(self) -> Sizes:
         """Widths of the views."""
         return Sizes(
-            states=self.states.values.shape[1] if self.states else 0,
-            atoms=self.graphs.atoms.values.shape[1] if self.graphs else 0,
+            states=self.states.width if self.states else 0,
+            atoms=self.graphs.atoms.width if self.graphs else 0,
             bonds=self.graphs.bond_features.shape[1] if self.graphs else 0,
             descriptors=self.descriptors.shape[1] if self.descriptors is not None else 0,
         )

@@ -1,14 +1,17 @@
 """Molecular graphs: atoms and bonds as one-hot features, a whole dataset packed in flat arrays."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import rdkit
 from rdkit import Chem
 from rdkit.Chem.rdchem import BondStereo, BondType, ChiralType, HybridizationType, ValenceType
 
 from kflm2.data.molecules import parse_smiles
+from kflm2.featurize.cache import keep_arrays
 from kflm2.featurize.ragged import Ragged, ragged_index
+from kflm2.files import sha256_texts
 
 # The elements of the original featurization. Whatever a table does not list falls into its 'other' bin, its last.
 ELEMENTS = (
@@ -69,6 +72,10 @@ BOND_FEATURES: tuple[str, ...] = (
 )
 
 
+_FEATURES = 1
+"""A new number when the features change their meaning, so that older ones in the cache are not read."""
+
+
 @dataclass(frozen=True)
 class GraphBatch:
     """Graphs of B molecules as one disconnected graph of N atoms and E directed bonds."""
@@ -110,11 +117,11 @@ class Graphs:
         )
 
 
-def build_graphs(smiles: Iterable[str]) -> Graphs:
-    """Graphs of valid SMILES, heavy atoms as nodes.
+def build_graphs(smiles: Sequence[str]) -> Graphs:
+    """Graphs of valid SMILES, heavy atoms as nodes, from the cache where they are there.
 
     Args:
-        smiles: n SMILES.
+        smiles: n SMILES; the same ones in the same order are built once.
 
     Returns:
         n graphs. A molecule of one atom has no bonds.
@@ -122,7 +129,24 @@ def build_graphs(smiles: Iterable[str]) -> Graphs:
     Raises:
         MoleculeError: RDKit cannot read one of them.
     """
-    return graphs_of(parse_smiles(text) for text in smiles)
+    parts = {"graphs": _FEATURES, "rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}
+
+    def compute() -> dict[str, np.ndarray]:
+        graphs = graphs_of(parse_smiles(text) for text in smiles)
+        return {
+            "atoms": graphs.atoms.values,
+            "node_ptr": graphs.atoms.ptr,
+            "bonds": graphs.bonds.values,
+            "edge_ptr": graphs.bonds.ptr,
+            "bond_features": graphs.bond_features,
+        }
+
+    arrays = keep_arrays("graphs", parts, compute)
+    return Graphs(
+        atoms=Ragged(arrays["atoms"], arrays["node_ptr"]),
+        bonds=Ragged(arrays["bonds"], arrays["edge_ptr"]),
+        bond_features=arrays["bond_features"],
+    )
 
 
 def graphs_of(mols: Iterable[Chem.Mol]) -> Graphs:

@@ -28,6 +28,15 @@ class Ragged:
         index, ptr = ragged_index(self.ptr, rows)
         return Ragged(self.values[index], ptr)
 
+    @property
+    def width(self) -> int:
+        """Columns of the values."""
+        return self.values.shape[1]
+
+    def subset(self, rows: np.ndarray) -> "Ragged":
+        """The same as take."""
+        return self.take(rows)
+
     @staticmethod
     def pack(rows: Sequence[np.ndarray]) -> "Ragged":
         """Pack arrays of equal width one after another."""

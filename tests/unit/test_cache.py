@@ -2,12 +2,13 @@
 
 import multiprocessing
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kflm2.featurize.cache import FeatureCache
+from kflm2.featurize.cache import FeatureCache, keep_arrays
 from kflm2.featurize.ragged import Ragged
 
 
@@ -114,3 +115,48 @@ def test_processes_at_once_compute_each_row_once(tmp_path: Path) -> None:
             np.testing.assert_array_equal(saved["values"], _rows(order).values)
             seen += saved["seen"].tolist()
     assert sorted(seen) == sorted(texts)
+
+
+def test_rows_left_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+    texts = ["ccc", "a", "bb", "ccc", "dddd", "a"]
+    cache = FeatureCache("x", {}, tmp_path)
+    stored, memory = cache.rows(texts, Counter()), cache.get(texts, Counter())
+    assert (len(stored), stored.width) == (6, 2)
+    assert stored.lengths.tolist() == memory.lengths.tolist()
+    order = np.array([4, 0, 0, 2])
+    for one, other in (
+        (stored.take(order), memory.take(order)),
+        (stored.subset(order).take(np.array([3, 1])), memory.take(order[[3, 1]])),
+    ):
+        np.testing.assert_array_equal(one.values, other.values)
+        np.testing.assert_array_equal(one.ptr, other.ptr)
+
+
+def test_those_who_ask_for_other_texts_need_not_wait(tmp_path: Path) -> None:
+    """A second request while the first one computes: with one lock for all this would never end."""
+
+    def outer(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
+        inner = FeatureCache("x", {}, tmp_path).get(["dddd", "a"], Counter())
+        np.testing.assert_array_equal(inner.values, _rows(["dddd", "a"]).values)
+        yield missing, _rows(missing)
+
+    rows = FeatureCache("x", {}, tmp_path).get(["a", "bb"], outer)
+    np.testing.assert_array_equal(rows.values, _rows(["a", "bb"]).values)
+
+
+def test_arrays_are_computed_once_for_what_they_depend_on(cache: Path) -> None:
+    made: list[int] = []
+
+    def compute(value: int) -> dict[str, np.ndarray]:
+        made.append(value)
+        return {"a": np.full((2, 3), value, dtype=np.uint8), "b": np.array([value])}
+
+    for value in (1, 1, 2, 1):
+        arrays = keep_arrays("things", {"value": value}, partial(compute, value))
+        assert arrays["a"].tolist() == [[value] * 3] * 2
+        assert arrays["b"].tolist() == [value]
+    assert made == [1, 2]
+    for path in (cache / "features").glob("things-*"):
+        path.write_bytes(path.read_bytes()[:20])
+    assert keep_arrays("things", {"value": 2}, lambda: compute(2))["b"].tolist() == [2]
+    assert made == [1, 2, 2]
