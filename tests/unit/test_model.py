@@ -9,6 +9,7 @@ import torch
 from rdkit import Chem
 from torch import nn
 
+from kflm2 import model as models
 from kflm2.featurize.features import Batch, Features, Sizes
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -68,6 +69,28 @@ def _model(name: str, features: Features, **settings: object) -> FusedModel:
 def _predict(model: FusedModel, features: Features, rows: list[int]) -> torch.Tensor:
     with torch.inference_mode():
         return model(features.batch(np.array(rows), CPU))
+
+
+@pytest.mark.parametrize("short", [1, 2, 3])
+@pytest.mark.parametrize("name", ["combinedSepAtt", "crossAtt"])
+def test_attending_in_groups_of_like_size_changes_nothing(
+    name: str, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = _features()
+    model = _model(name, features)
+    together = _predict(model, features, [0, 1, 2, 3, 4, 2])
+    monkeypatch.setattr(models, "_SHORT", short)
+    seen: list[int] = []
+    plain = Encoded.dense
+
+    def dense(view: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(len(view.vector))
+        return plain(view)
+
+    monkeypatch.setattr(Encoded, "dense", dense)
+    torch.testing.assert_close(_predict(model, features, [0, 1, 2, 3, 4, 2]), together)
+    assert len(seen) >= 4
+    assert max(seen) < 6
 
 
 @pytest.mark.parametrize(("name", "encoder", "attend"), CASES)
