@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kflm2.data import datasets
-from kflm2.data.datasets import Dataset
-from kflm2.data.molecules import Molecules, read_table
-from kflm2.data.parts import PARTS
-from kflm2.data.splits import Split, make_split
+from kflm2.data.load import load
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
 from kflm2.errors import LLMError
 from kflm2.evaluation import evidence, report
-from kflm2.evaluation.metrics import Figures, evaluate
+from kflm2.evaluation.metrics import choose_thresholds, score
 from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.featurize.embeddings import Embedder, Source
@@ -53,12 +51,14 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     Raises:
         KFLM2Error: the input cannot be used.
     """
+    settings = settings.resolved()
+    assert settings.runs is not None and settings.split is not None
     device = choose_device(settings.device)
     prepared = prepare(settings, device)
     molecules = prepared.molecules
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(settings.seed, settings.seed + settings.runs)
-    splits = [make_split(settings.split, molecules.smiles, seed, settings.fractions, molecules.parts) for seed in seeds]
+    splits = make_splits(settings.split, molecules.smiles, seeds, settings.fractions, molecules.parts)
     folder = settings.out / molecules.dataset.name / settings.model
     folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
     runs = []
@@ -68,10 +68,16 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
             with _threads(settings.threads):
                 fitted, y_pred = _train(settings, prepared, split, seed, device, bar.update)
             bar.update((seed - settings.seed + 1) * settings.ensemble * settings.epochs - bar.n)  # after early stopping
-            figures = {part: _figures(molecules, y_pred, getattr(split, part)) for part in PARTS}
-            bar.set_postfix_str(report.short(figures["valid"], molecules.dataset.kind))
+            y_true, kind = molecules.y_true, molecules.dataset.kind
+            thresholds = np.full(y_true.shape[1], np.nan)
+            if kind == "classification":
+                thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
+            scores = {part: score(y_true[own], y_pred[own], kind, thresholds) for part, own in split.parts.items()}
+            bar.set_postfix_str(report.short(scores["valid"]))
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = evidence.Run(settings, molecules, prepared.source, split, seed, figures, y_pred, fitted, seconds)
+            one = evidence.Run(
+                settings, molecules, prepared.source, split, seed, scores, thresholds, y_pred, fitted, seconds
+            )
             evidence.write_run(one, folder / f"{settings.split}-{seed}")
             report.draw_run(one, folder / f"{settings.split}-{seed}")
             runs.append(one)
@@ -83,7 +89,7 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
 def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
     """Read the table and compute the views the model takes; what the cache holds is not computed again."""
     recipe = MODELS[settings.model]
-    molecules = read_table(_dataset(settings), settings.split_column, settings.limit)
+    molecules = load(settings)
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)
     seconds: dict[str, float] = {}
@@ -96,7 +102,7 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
         if too_long:
             molecules = molecules.reject(too_long)
-            states = states.take(np.array([i for i in range(len(states)) if i not in too_long]))
+            states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
             print(report.rejections(molecules), flush=True)
     graphs, descriptors = None, None
     if "graph" in recipe.views:
@@ -106,19 +112,6 @@ def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
         with _timed("descriptors", seconds):
             descriptors = compute_descriptors(settings.descriptors, molecules.smiles)
     return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
-
-
-def _dataset(settings: TrainSettings) -> Dataset:
-    if settings.csv is None:
-        assert settings.dataset is not None
-        return datasets.find(settings.dataset)
-    return Dataset(
-        name=settings.csv.stem,
-        path=settings.csv,
-        targets=settings.target_columns,
-        kind=settings.kind,
-        smiles_column=settings.smiles_column,
-    )
 
 
 def _source(settings: TrainSettings) -> Source:
@@ -171,10 +164,6 @@ def _train(
         for member in range(settings.ensemble)
     ]
     return fitted, np.mean([one.predict(features) for one in fitted], axis=0)
-
-
-def _figures(molecules: Molecules, y_pred: np.ndarray, rows: np.ndarray) -> Figures:
-    return evaluate(molecules.y_true[rows], y_pred[rows], molecules.dataset.kind)
 
 
 @contextlib.contextmanager

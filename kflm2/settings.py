@@ -3,12 +3,12 @@
 A setting is a field, its explanation the text under it: the command line's --help is made from these.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from kflm2.data.datasets import DATASETS
-from kflm2.data.parts import check_fractions
+from kflm2.data.datasets import DATASETS, Kind
+from kflm2.data.parts import FOLDS, REPEATS, SplitKind, check_fractions
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
@@ -16,27 +16,86 @@ GraphKind = Literal["gcn", "gine"]
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """What is predicted, and from which views of a molecule."""
+class TableSettings:
+    """Which molecules, and how they are split."""
 
     dataset: str | None = None
     """A dataset of the registry."""
     csv: Path | None = None
     """Or a table of your own, with a header."""
-    smiles_column: str = "smiles"
-    """Its column of SMILES."""
+    smiles_column: str | None = None
+    """Its column of SMILES; default smiles."""
     target_columns: tuple[str, ...] = ()
-    """Its columns to predict; a blank cell is a missing label."""
-    kind: Literal["regression", "classification"] = "regression"
-    """What its targets are; classes are 0 and 1."""
+    """Its columns to predict; a blank cell is a missing label. With --dataset, some of the dataset's own."""
+    kind: Kind | None = None
+    """What its targets are; classes are 0 and 1. Default regression."""
     limit: int | None = None
-    """Read the first rows only; default all."""
-    split: Literal["random", "scaffold", "given"] = "random"
-    """random; scaffold: no Bemis-Murcko scaffold in two parts; given: by --split-column."""
+    """Read the first rows only, of each file where there are several; default all."""
+    standardize: Literal["none", "parent", "tautomer"] = "none"
+    """none keeps molecules as written; parent takes the largest organic fragment, uncharged; tautomer its canonical
+    tautomer too."""
+    deduplicate: bool = False
+    """One row a structure: mean of the targets; classes that contradict each other are dropped."""
+    split: SplitKind | None = None
+    """random; scaffold: no Bemis-Murcko scaffold in two parts, balanced as in D-MPNN; scaffold_moleculenet: the largest
+    scaffolds to train, one split for all seeds; cluster: no cluster of similar molecules in two parts; given: by
+    --split-column or the dataset's own files; cv5x5: five-fold cross-validation five times over. Default given where
+    there are given parts, else random."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, valid and test."""
     split_column: str | None = None
-    """Column of the table that says train, valid or test."""
+    """Column of the table that says train, valid, test, or test_NAME for several test sets; where it names no valid,
+    that is drawn from train."""
+    seed: int = 0
+    """First seed, of split and weights."""
+    out: Path = field(default_factory=lambda: Path("results"))
+    """Folder of results."""
+
+    def check_table(self) -> None:
+        """Refuse values that cannot work."""
+        if (self.dataset is None) == (self.csv is None):
+            raise SettingError("give either --dataset, a name of the registry, or --csv, a table of your own")
+        if self.csv is not None and not self.target_columns:
+            raise SettingError("--csv needs --target-columns, the columns to predict")
+        check_fractions(self.fractions)
+        if self.split_column is not None and self.split not in (None, "given"):
+            raise SettingError(f"--split-column gives the split; it does not go with --split {self.split}")
+        if len(set(self.target_columns)) < len(self.target_columns):
+            raise SettingError(f"a target is asked for twice: {', '.join(self.target_columns)}")
+        if self.dataset is not None:
+            one_of("dataset", self.dataset, tuple(DATASETS))
+            own = DATASETS[self.dataset].with_targets(self.target_columns)
+            for name in ("kind", "smiles_column"):
+                if getattr(self, name) not in (None, getattr(own, name)):
+                    raise SettingError(f"{name} of {self.dataset} is {getattr(own, name)}, not {getattr(self, name)}")
+        if self.split == "given" and self.split_kind_by_default != "given":
+            raise SettingError("--split given needs --split-column, the column that says train, valid or test")
+        if self.limit is not None and self.limit < 1:
+            raise SettingError(f"limit is {self.limit}; it must be at least 1")
+        if self.seed < 0:
+            raise SettingError(f"seed is {self.seed}; it must be at least 0")
+
+    @property
+    def table_kind(self) -> Kind:
+        """What the targets are."""
+        return DATASETS[self.dataset].kind if self.dataset else self.kind or "regression"
+
+    @property
+    def split_kind_by_default(self) -> SplitKind:
+        """Given where a column or the dataset's files say what is for training and what for testing, else random."""
+        given = self.split_column is not None or (self.dataset is not None and DATASETS[self.dataset].brings_tests)
+        return "given" if given else "random"
+
+    @property
+    def split_kind(self) -> SplitKind:
+        """The split asked for, else the default one."""
+        return self.split or self.split_kind_by_default
+
+
+@dataclass(frozen=True)
+class DataSettings(TableSettings):
+    """From which views of a molecule it is predicted, and how often."""
+
     model: str = "crossAtt"
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
     llm: str = "auto"
@@ -49,36 +108,26 @@ class DataSettings:
     not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""
     descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan"] = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), or both."""
-    seed: int = 0
-    """First seed, of split and weights."""
-    runs: int = 10
-    """How many seeds; every run is reported."""
+    runs: int | None = None
+    """How many seeds; every run is reported. Default 10, and 25 for cv5x5."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    out: Path = field(default_factory=lambda: Path("results"))
-    """Folder of results."""
     config: Path | None = None
     """JSON file of settings; what is given on the command line goes before it."""
 
     def check_data(self) -> None:
         """Refuse values that cannot work."""
+        self.check_table()
         one_of("model", self.model, tuple(MODELS))
-        if (self.dataset is None) == (self.csv is None):
-            raise SettingError("give either --dataset, a name of the registry, or --csv, a table of your own")
-        if self.csv is not None and not self.target_columns:
-            raise SettingError("--csv needs --target-columns, the columns to predict")
-        if self.csv is None and self.target_columns:
-            raise SettingError("--target-columns goes with --csv; a dataset of the registry has its own")
-        check_fractions(self.fractions)
-        if (self.split == "given") != (self.split_column is not None):
-            raise SettingError(
-                "--split given and --split-column, the column that says train, valid or test, go together"
-            )
-        if self.dataset is not None:
-            one_of("dataset", self.dataset, tuple(DATASETS))
-        for name in ("runs", "limit"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise SettingError(f"{name} is {value}; it must be at least 1")
+        if self.runs is not None and self.runs < 1:
+            raise SettingError(f"runs is {self.runs}; it must be at least 1")
+        if self.split == "cv5x5" and self.seed + (self.runs or 1) > FOLDS * REPEATS:
+            raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
+
+    def resolved(self) -> Self:
+        """The same settings with the defaults that depend on others filled in: split and runs."""
+        split = self.split_kind
+        return replace(self, split=split, runs=self.runs or (FOLDS * REPEATS - self.seed if split == "cv5x5" else 10))
 
 
 @dataclass(frozen=True)
@@ -132,6 +181,9 @@ class TrainingSettings:
     threads: int = 1
     """CPU threads that train. Models this small gain little from more; and another number adds up in another order, so
     that results are the same bits only where it is the same."""
+    class_weight: Literal["none", "balanced"] = "none"
+    """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
+    stay comparable; probabilities are then no longer those of the data."""
     ensemble: int = 1
     """Models trained for each run, from different initial weights on the same split; their mean predicts."""
 
@@ -169,6 +221,8 @@ class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
         self.check_data()
         self.check_model()
         self.check_training()
+        if self.class_weight != "none" and self.table_kind == "regression":
+            raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
 
 
 @dataclass(frozen=True)

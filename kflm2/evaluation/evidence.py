@@ -16,9 +16,8 @@ import pandas as pd
 
 from kflm2 import __version__
 from kflm2.data.molecules import Molecules
-from kflm2.data.parts import PARTS
 from kflm2.data.splits import Split
-from kflm2.evaluation.metrics import Figures, summarize
+from kflm2.evaluation.metrics import NAMES, Figures, Scores, summarize
 from kflm2.featurize.embeddings import Source
 from kflm2.files import atomic, write_json
 from kflm2.settings import TrainSettings
@@ -36,8 +35,10 @@ class Run:
     source: Source | None
     split: Split
     seed: int
-    figures: dict[str, Figures]
-    """Part -> figure -> value."""
+    scores: dict[str, Scores]
+    """Part -> figures."""
+    thresholds: np.ndarray
+    """(K,) probability from which a molecule is called active, chosen on validation."""
     y_pred: np.ndarray
     """(n, K) predictions of all molecules, in row order."""
     fitted: Sequence[Fitted]
@@ -52,7 +53,7 @@ def write_run(run: Run, folder: Path) -> None:
     write_csv(folder / "predictions.csv", predictions(run))
     rejected = [dataclasses.asdict(rejection) for rejection in molecules.rejected]
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
-    rows = {part: molecules.rows[getattr(split, part)].tolist() for part in PARTS}
+    rows = {part: molecules.rows[own].tolist() for part, own in split.parts.items()}
     write_json(folder / "split.json", {"kind": split.kind, "seed": run.seed, "sha256": split.sha256, "rows": rows})
     write_json(folder / "result.json", result(run))
 
@@ -91,7 +92,13 @@ def result(run: Run) -> dict[str, Any]:
             "adapter": source.digests.get("adapter"),
             "layers": list(source.layers),
         },
-        "metrics": run.figures,
+        "metrics": {part: own.mean for part, own in run.scores.items()},
+        "targets": {
+            part: dict(zip(molecules.dataset.targets, own.targets, strict=True)) for part, own in run.scores.items()
+        },
+        "thresholds": dict(zip(molecules.dataset.targets, run.thresholds.tolist(), strict=True))
+        if molecules.dataset.kind == "classification"
+        else None,
         "best_epoch": [one.best_epoch for one in run.fitted],
         "parameters": sum(weight.numel() for weight in run.fitted[0].model.parameters()),
         "seconds": run.seconds,
@@ -104,9 +111,15 @@ def result(run: Run) -> dict[str, Any]:
 
 def write_summary(runs: Sequence[Run], path: Path) -> None:
     """Write mean, sample standard deviation and every value over the runs."""
-    figures = {
-        part: {name: _over([run.figures[part][name] for run in runs]) for name in runs[0].figures[part]}
-        for part in PARTS
+    scores = {part: [run.scores[part] for run in runs] for part in runs[0].scores}
+    names = NAMES[runs[0].molecules.dataset.kind]
+    figures = {part: {name: _over([one.mean[name] for one in own]) for name in names} for part, own in scores.items()}
+    targets = {
+        part: {
+            target: {name: _over([_value(one.targets[index], name) for one in own]) for name in names}
+            for index, target in enumerate(runs[0].molecules.dataset.targets)
+        }
+        for part, own in scores.items()
     }
     head = result(runs[0])
     write_json(
@@ -116,9 +129,14 @@ def write_summary(runs: Sequence[Run], path: Path) -> None:
             "split": runs[0].split.kind,
             "seeds": [run.seed for run in runs],
             "metrics": figures,
+            "targets": targets,
             **{key: head[key] for key in ("config", "versions", "commit")},
         },
     )
+
+
+def _value(figures: Figures | None, name: str) -> float | None:
+    return figures[name] if figures else None
 
 
 def _over(values: list[float | None]) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Figures of merit; scikit-learn computes them, missing labels are left out."""
+"""Figures of merit; scikit-learn and scipy compute them, missing labels are left out."""
 
 import math
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from scipy import stats
 from sklearn import metrics
 
 from kflm2.data.datasets import Kind
@@ -18,44 +22,108 @@ def pearson(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     return float(np.corrcoef(y_true, y_pred)[0, 1])
 
 
+def spearman(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Spearman rank correlation; NaN when either side is constant."""
+    return pearson(stats.rankdata(y_true), stats.rankdata(y_pred))
+
+
 _REGRESSION: dict[str, Callable] = {
     "RMSE": metrics.root_mean_squared_error,
     "MAE": metrics.mean_absolute_error,
-    "R2": metrics.r2_score,
+    "R2": partial(metrics.r2_score, force_finite=False),
     "Pearson": pearson,
+    "Spearman": spearman,
 }
-_CLASSIFICATION: dict[str, Callable] = {
+_PROBABILITIES: dict[str, Callable] = {
     "ROC-AUC": metrics.roc_auc_score,
     "PR-AUC": metrics.average_precision_score,
+    "Brier": metrics.brier_score_loss,
+}
+_DECISIONS: dict[str, Callable] = {
+    "MCC": metrics.matthews_corrcoef,
+    "balanced accuracy": metrics.balanced_accuracy_score,
 }
 
+NAMES: dict[Kind, tuple[str, ...]] = {
+    "regression": tuple(_REGRESSION),
+    "classification": (*_PROBABILITIES, *_DECISIONS),
+}
 MAIN: dict[Kind, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
 """The figure of each kind that tables show first."""
 
 
-def evaluate(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind) -> Figures:
-    """Figures of one part of a split, each the mean over the targets it exists for.
+def choose_thresholds(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
+    """The probability from which a molecule is called active, for each target; meant for the validation part.
+
+    It is the one with the largest balanced accuracy (of several, the middle of the first gap between probabilities
+    that has it); 0.5 for a target of which only one class is there.
+
+    Args:
+        y_true: (n, K) classes, NaN where the label is missing.
+        y_pred: (n, K) probabilities of class 1.
+
+    Returns:
+        (K,)
+    """
+    return np.array([_threshold(*_present(*pair)) for pair in zip(y_true.T, y_pred.T, strict=True)])
+
+
+def _threshold(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    if not len(y_true) or np.ptp(y_true) == 0:
+        return 0.5
+    false_rate, true_rate, cuts = metrics.roc_curve(y_true, y_pred, drop_intermediate=False)
+    best = int(np.argmax(true_rate - false_rate))
+    if best == 0:  # the curve's first point calls nothing active, and its cut is infinite
+        return math.nextafter(1.0, 2.0)
+    below = y_pred[y_pred < cuts[best]]
+    return float(cuts[best] + below.max()) / 2 if len(below) else float(cuts[best])
+
+
+def _present(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    present = ~np.isnan(y_true)
+    return y_true[present], y_pred[present]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures of one part of a split."""
+
+    targets: list[Figures | None]
+    """Of each target; None for one that cannot be judged, with fewer than two labels or with one class only."""
+    kind: Kind
+
+    @property
+    def mean(self) -> Figures:
+        """Mean of each figure over the targets that have one; None where none has."""
+        return {name: summarize([own[name] for own in self.targets if own])[0] for name in NAMES[self.kind]}
+
+
+def score(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind, thresholds: np.ndarray) -> Scores:
+    """Judge the predictions of one part of a split; a value that does not exist is None.
 
     Args:
         y_true: (n, K), NaN where the label is missing.
         y_pred: (n, K) predictions, for classes the probability of class 1: ROC-AUC on rounded predictions would be
             balanced accuracy.
         kind: of the targets.
-
-    Returns:
-        Figure -> value; None where no target has one (one class only, fewer than two labels).
+        thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Regression does not look at them.
     """
-    table = _REGRESSION if kind == "regression" else _CLASSIFICATION
-    values: dict[str, list[float]] = {name: [] for name in table}
-    for true, predicted in zip(y_true.T, y_pred.T, strict=True):
-        present = ~np.isnan(true)
-        true, predicted = true[present], predicted[present]
-        if len(true) < 2 or (kind == "classification" and np.ptp(true) == 0):
-            continue
-        for name, figure in table.items():
-            if math.isfinite(value := float(figure(true, predicted))):
-                values[name].append(value)
-    return {name: float(np.mean(own)) if own else None for name, own in values.items()}
+    columns = zip(y_true.T, y_pred.T, thresholds, strict=True)
+    return Scores([_figures(*_present(true, predicted), kind, cut) for true, predicted, cut in columns], kind)
+
+
+def _figures(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind, threshold: float) -> Figures | None:
+    if len(y_true) < 2 or (kind == "classification" and np.ptp(y_true) == 0):
+        return None
+    if kind == "regression":
+        values = {name: figure(y_true, y_pred) for name, figure in _REGRESSION.items()}
+    else:
+        values = {name: figure(y_true, y_pred) for name, figure in _PROBABILITIES.items()}
+        called = y_pred >= threshold
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # all may be called alike
+            values |= {name: figure(y_true, called) for name, figure in _DECISIONS.items()}
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def summarize(values: list[float | None]) -> tuple[float | None, float | None]:

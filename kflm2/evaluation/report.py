@@ -1,5 +1,7 @@
 """What a person sees of the runs: the printed table, the parity plot, the learning curve."""
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kflm2.data.datasets import Kind
 from kflm2.data.molecules import Molecules
 from kflm2.data.parts import PARTS
 from kflm2.evaluation.evidence import Run, peak_memory_mb
-from kflm2.evaluation.metrics import MAIN, Figures, summarize
+from kflm2.evaluation.metrics import MAIN, NAMES, Scores, summarize
 from kflm2.files import atomic
 from kflm2.settings import MODELS
 
@@ -20,10 +21,11 @@ _COLORS = {"train": "#9aa5b1", "valid": "#e69f00", "test": "#0072b2"}  # told ap
 _DPI = 150
 
 
-def short(figures: Figures, kind: Kind) -> str:
-    """The main figure, for a progress bar."""
-    value = figures[MAIN[kind]]
-    return "" if value is None else f"valid {MAIN[kind]} {value:.3f}"
+def short(valid: Scores) -> str:
+    """The main figure on validation, for a progress bar."""
+    name = MAIN[valid.kind]
+    value = valid.mean[name]
+    return "" if value is None else f"valid {name} {value:.3f}"
 
 
 def rejections(molecules: Molecules, most: int = 5) -> str:
@@ -40,8 +42,9 @@ def rejections(molecules: Molecules, most: int = 5) -> str:
 
 
 def table(runs: Sequence[Run], folder: Path) -> str:
-    """Mean ± sd over the runs for train, valid and test, and what the figures rest on."""
+    """Mean ± sd over the runs for every part of the split, and what the figures rest on."""
     first, last = runs[0], runs[-1]
+    parts = tuple(first.scores)
     molecules, kind = first.molecules, first.molecules.dataset.kind
     dataset, source = molecules.dataset, first.source
     targets = dataset.targets[0] if len(dataset.targets) == 1 else f"mean of {len(dataset.targets)} targets"
@@ -49,18 +52,20 @@ def table(runs: Sequence[Run], folder: Path) -> str:
     seeds = (
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
-    sizes = " / ".join(str(first.split.sizes[part]) for part in PARTS)
+    sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
+    wide = max(10, *(len(name) + 2 for name in NAMES[kind]))
     lines = [
         "",
         f"{dataset.name} ({what}), {first.settings.model}: {MODELS[first.settings.model].about}",
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
-        f"{'':10}" + "".join(f"{part:>18}" for part in PARTS),
+        f"{'':{wide}}" + "".join(f"{part:>18}" for part in parts),
     ]
-    for name in first.figures["test"]:
-        cells = [_cell(*summarize([run.figures[part][name] for run in runs])) for part in PARTS]
+    for name in NAMES[kind]:
+        cells = [_cell(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
         unit = dataset.unit if kind == "regression" and name in ("RMSE", "MAE") else ""
-        lines.append(f"{name:10}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
+        lines.append(f"{name:{wide}}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
+    lines += [*_targets(runs), *_left_out(runs)]
     seconds = first.seconds
     training = sum(run.seconds["training"] for run in runs)
     views = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "training")
@@ -79,6 +84,35 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         lines.append(f"memory    {peak} MB at most")
     lines.append(f"results   {folder}")
     return "\n".join(lines)
+
+
+def _targets(runs: Sequence[Run]) -> list[str]:
+    """The main figure on test, target by target, where there are several."""
+    dataset = runs[0].molecules.dataset
+    if len(dataset.targets) == 1:
+        return []
+    name = MAIN[dataset.kind]
+    lines = ["", f"test {name} of each target"]
+    for index, target in enumerate(dataset.targets):
+        own = [run.scores["test"].targets[index] for run in runs]
+        lines.append(f"{_cell(*summarize([figures[name] if figures else None for figures in own])):>18}  {target}")
+    return lines
+
+
+def _left_out(runs: Sequence[Run]) -> list[str]:
+    """A line for every target that some run could not judge in some part."""
+    first = runs[0]
+    regression = first.molecules.dataset.kind == "regression"
+    why = "fewer than two labels" if regression else "one class only"
+    lines = []
+    for index, target in enumerate(first.molecules.dataset.targets):
+        for part in first.scores:
+            seeds = [str(run.seed) for run in runs if run.scores[part].targets[index] is None]
+            if seeds:
+                where = "" if len(seeds) == len(runs) else f" of seed {', '.join(seeds)}"
+                fallback = "; its threshold is 0.5" if part == "valid" and not regression else ""
+                lines.append(f"left out of the mean: {target}, of which {part}{where} has {why}{fallback}")
+    return ["", *lines] if lines else []
 
 
 def _cell(mean: float | None, sd: float | None) -> str:
@@ -102,11 +136,12 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _panels(run: Run) -> tuple[Figure, list[Axes]]:
-    """A square panel a target, at most nine."""
-    count = min(9, len(run.molecules.dataset.targets))
-    columns = min(3, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.6 * rows), layout="constrained")
+    """A square panel a target."""
+    count = len(run.molecules.dataset.targets)
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    size = 4.2 if count <= 4 else 3.2
+    figure = Figure(figsize=(size * columns, (size + 0.4) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for empty in axes[count:]:
         empty.remove()
@@ -167,8 +202,9 @@ def _roc(run: Run) -> Figure:
             false_rate, true_rate, _ = roc_curve(true[present], predicted[present])
             label = f"{part} ({present.sum()}), AUC {auc(false_rate, true_rate):.2f}"
             axis.plot(false_rate, true_rate, color=_COLORS[part], label=label)
-        name = run.molecules.dataset.targets[index]
-        axis.set(box_aspect=1, xlabel="false positive rate", ylabel="true positive rate", title=name)
+        axis.set(box_aspect=1, xlabel="false positive rate", ylabel="true positive rate")
+        # names of organ classes are sentences
+        axis.set_title(textwrap.fill(run.molecules.dataset.targets[index], 36), fontsize=9)
         axis.legend(fontsize=7, frameon=False, loc="lower right")
     return figure
 

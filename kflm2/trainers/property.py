@@ -18,6 +18,8 @@ from kflm2.model import FusedModel
 from kflm2.settings import TrainingSettings
 
 _PREDICT_BATCH = 256
+_SCALE_ROWS = 2048
+"""Training molecules from which the scaling of the states is learnt; more would tell no more and fill the memory."""
 
 
 class TargetScaler:
@@ -70,13 +72,22 @@ class Fitted:
         return 1 / (1 + np.exp(-out)) if self.kind == "classification" else out
 
 
-def masked_loss(output: torch.Tensor, target: torch.Tensor, kind: Kind) -> torch.Tensor:
+def positive_weights(y_train: np.ndarray) -> np.ndarray:
+    """(K,) negatives for each positive of (n, K) training classes; 1 where one of the two is missing."""
+    positives, negatives = (y_train == 1).sum(axis=0), (y_train == 0).sum(axis=0)
+    return np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
+
+
+def masked_loss(
+    output: torch.Tensor, target: torch.Tensor, kind: Kind, positive_weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """Mean over the labels that are there: squared error, or cross-entropy on logits for classes.
 
     Args:
         output: (B, K)
         target: (B, K), NaN where the label is missing.
         kind: of the targets.
+        positive_weight: (K,) how often a positive label counts; None counts it once.
 
     Returns:
         A scalar; 0 when no label is there.
@@ -85,7 +96,7 @@ def masked_loss(output: torch.Tensor, target: torch.Tensor, kind: Kind) -> torch
     # NaN must not enter the loss at all: 0 * NaN is NaN, in the gradient too
     clean = torch.where(present, target, 0.0)
     if kind == "classification":
-        each = functional.binary_cross_entropy_with_logits(output, clean, reduction="none")
+        each = functional.binary_cross_entropy_with_logits(output, clean, reduction="none", pos_weight=positive_weight)
     else:
         each = (output - clean) ** 2
     return (each * present).sum() / present.sum().clamp(min=1)
@@ -123,7 +134,10 @@ def fit(
     scaler = TargetScaler(y_true[split.train], kind)
     target = torch.from_numpy(scaler.scale(y_true)).float().to(device)
     model = build().to(device)
-    model.fit_scales(features.batch(split.train, device))
+    model.fit_scales(features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device))
+    weight = None
+    if kind == "classification" and settings.class_weight == "balanced":
+        weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
 
     # AdamW with no decay is Adam
     optimizer = torch.optim.AdamW(
@@ -138,7 +152,7 @@ def fit(
         total = 0.0
         order = rng.permutation(split.train)
         for rows in np.array_split(order, steps):
-            loss = masked_loss(model(features.batch(rows, device)), target[rows], kind)
+            loss = masked_loss(model(features.batch(rows, device)), target[rows], kind, weight)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -146,7 +160,7 @@ def fit(
             schedule.step()
             total += loss.item() * len(rows)
         output = torch.from_numpy(_outputs(model, features, split.valid, device)).to(device)
-        valid = masked_loss(output, target[split.valid], kind).item()
+        valid = masked_loss(output, target[split.valid], kind, weight).item()
         if not math.isfinite(total + valid):
             raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
         history["train"].append(total / len(order))

@@ -14,7 +14,8 @@ from kflm2.featurize.graphs import build_graphs
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder, build
 from kflm2.settings import ModelSettings, TrainingSettings
-from kflm2.trainers.property import Fitted, TargetScaler, fit, masked_loss
+from kflm2.trainers import property as property_trainer
+from kflm2.trainers.property import Fitted, TargetScaler, fit, masked_loss, positive_weights
 
 N, TARGETS = 40, 2
 CPU = torch.device("cpu")
@@ -57,6 +58,18 @@ def test_test_labels_change_nothing_at_all() -> None:
     poisoned = _targets()
     poisoned[SPLIT.test] = 1e6
     np.testing.assert_array_equal(_fit(poisoned)[1], _fit(_targets())[1])
+
+
+def test_class_weights_come_from_training_labels_only() -> None:
+    features = _features()
+    y = (np.arange(N) % 4 == 1).astype(float)[:, None]
+    settings = TrainingSettings(epochs=2, batch_size=8, class_weight="balanced")
+    predicted = []
+    for labels in (y[SPLIT.test], 1 - y[SPLIT.test]):
+        y[SPLIT.test] = labels
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        predicted.append(fitted.predict(features))
+    np.testing.assert_array_equal(*predicted)
 
 
 def test_targets_are_scaled_with_training_labels_only() -> None:
@@ -110,6 +123,43 @@ def test_missing_labels_are_left_out_of_loss_and_gradient(kind: str) -> None:
     assert torch.isfinite(output.grad).all()
     torch.testing.assert_close(output.grad == 0, torch.isnan(target))
     assert masked_loss(output, torch.full((5, 3), torch.nan), kind) == 0
+
+
+def test_balanced_classes_weigh_alike_whatever_their_numbers() -> None:
+    """Each target's positive labels together cost what its negative ones do, for a model that knows nothing."""
+    y = np.full((20, 3), 0.0)
+    y[:4, 0] = y[:19, 1] = 1
+    y[::3, 0] = np.nan
+    weight = positive_weights(y)
+    assert weight[2] == 1  # no positive at all
+    for k in (0, 1):
+        target, output = torch.from_numpy(y[:, [k]]), torch.zeros(20, 1, dtype=torch.float64, requires_grad=True)
+        masked_loss(output, target, "classification", torch.from_numpy(weight[[k]])).backward()
+        assert output.grad is not None
+        assert output.grad.sum().item() == pytest.approx(0, abs=1e-12)
+        assert output.grad.abs().sum() > 0
+
+
+def test_weighting_raises_the_probabilities_of_a_rare_class() -> None:
+    features = _features()
+    y = np.zeros((N, 1))
+    y[[2, 9, 16, 30, 36]] = 1
+    predicted = {}
+    for how in ("none", "balanced"):
+        settings = TrainingSettings(epochs=10, batch_size=8, class_weight=how)
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        predicted[how] = fitted.predict(features).mean()
+    assert predicted["balanced"] > predicted["none"] + 0.1
+
+
+def test_the_scaling_of_states_is_learnt_from_training_molecules_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = _features()
+    monkeypatch.setattr(property_trainer, "_SCALE_ROWS", 10)
+    fitted, _ = _fit(_targets())
+    encoder = fitted.model.encoders["states"]
+    assert isinstance(encoder, StatesEncoder)
+    rows = features.states.take(np.arange(0, 28, 3)).values
+    np.testing.assert_allclose(encoder.scale.mean.numpy(), rows.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_the_weights_that_were_best_on_validation_are_kept() -> None:
