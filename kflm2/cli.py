@@ -1,20 +1,32 @@
 """`kflm2 <stage>`: the stages under one command."""
 
 import sys
+from pathlib import Path
 
 from kflm2 import __version__, stages
+from kflm2.command import Command, Stage
+from kflm2.data.datasets import DATASETS
 
-STAGES = {"train": stages.train}
+STAGES: dict[str, Stage | Command] = {
+    "train": stages.train,
+    "datasets": stages.datasets,
+    "datasets get": stages.datasets_get,
+    "datasets audit": stages.datasets_audit,
+}
 
 _USAGE = f"""KFLM2 {__version__}: molecular properties from an LLM's reading of SMILES fused with a graph network.
 
-usage: kflm2 train [DATASET] [options]     stage 2: train and measure a pipeline on a dataset or a CSV
-       kflm2 train --help                  its settings, with their defaults
+usage: kflm2 train [DATASET|CSV] [options]           stage 2: train and measure a pipeline on a dataset or a CSV
+       kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
+       kflm2 datasets get NAME ...|all [--from DIR]  download datasets
+       kflm2 datasets audit DATASET|CSV [options]    rejected rows, duplicates, leakage, distance of test to training
+
+       kflm2 train --help                            settings, with their defaults; so for every line above
 """
 
 
 def main() -> None:
-    """Run the stage that the first word names."""
+    """Run the stage that the first words name."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -22,12 +34,14 @@ def main() -> None:
     if words[0] == "--version":
         print(__version__)
         return
-    if words[0] not in STAGES:
-        print(f"error: unknown stage {words[0]!r}; choose one of: {', '.join(STAGES)}", file=sys.stderr)
+    length = 2 if " ".join(words[:2]) in STAGES else 1
+    stage, rest = " ".join(words[:length]), words[length:]
+    if stage not in STAGES:
+        print(f"error: unknown stage {stage!r}; choose one of: {', '.join(STAGES)}", file=sys.stderr)
         sys.exit(2)
-    stage, *rest = words
-    # `kflm2 train SAMPL` is short for `kflm2 train --dataset SAMPL`
-    if rest and not rest[0].startswith("-"):
-        rest = ["--dataset", *rest]
+    # `kflm2 train SAMPL` is short for `kflm2 train --dataset SAMPL`, `kflm2 train my.csv` for `--csv my.csv`
+    if stage in ("train", "datasets audit") and rest and not rest[0].startswith("-"):
+        is_table = rest[0] not in DATASETS and (Path(rest[0]).suffix != "" or Path(rest[0]).exists())
+        rest = ["--csv" if is_table else "--dataset", *rest]
     STAGES[stage].program = f"kflm2 {stage}"
     STAGES[stage].from_command_line(rest)

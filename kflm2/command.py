@@ -1,10 +1,11 @@
 """A stage's settings as a command line: tyro makes the options from the fields, and errors end in one line."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,44 @@ from kflm2.errors import KFLM2Error, SettingError
 from kflm2.settings import TrainSettings
 
 S = TypeVar("S", bound=TrainSettings)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What the input is at fault for ends the process with status 2 and one line on stderr; Ctrl-C with 130."""
+    try:
+        yield
+    except (KFLM2Error, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+class Command:
+    """A function whose signature is its command line."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+        self.__doc__ = inspect.cleandoc(function.__doc__ or "")
+        self.program: str | None = None
+        """Name in the help's usage line; None takes the script's."""
+
+    def __call__(self, *args: Any, **values: Any) -> None:
+        """Run it."""
+        self.function(*args, **values)
+
+    def from_command_line(self, args: Sequence[str] | None = None) -> None:
+        """Read the arguments and run; end with status 2 and one line on stderr where the input is at fault."""
+        import tyro
+
+        with _one_line_errors():
+            tyro.cli(
+                self.function,
+                args=list(sys.argv[1:] if args is None else args),
+                prog=self.program,
+            )
 
 
 class Stage(Generic[S]):
@@ -38,14 +77,8 @@ class Stage(Generic[S]):
             script: values that a thin script sets.
         """
         args = list(sys.argv[1:] if args is None else args)
-        try:
+        with _one_line_errors():
             self.function(self.read(args, script))
-        except (KFLM2Error, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            sys.exit(130)
 
     def read(self, args: list[str], script: dict[str, Any]) -> S:
         """Settings from the words of a command line; see from_command_line.
@@ -64,7 +97,6 @@ class Stage(Generic[S]):
             default=self.settings.of(**{**script, "model": model}),
             prog=self.program,
             description=self.__doc__,
-            config=(tyro.conf.FlagConversionOff,),
         )
         settings.check()
         return settings
@@ -74,7 +106,11 @@ def _words(values: dict[str, Any]) -> list[str]:
     """Settings as words of a command line, so that they are read and checked as those are."""
     words = []
     for name, value in values.items():
-        words.append(f"--{name.replace('_', '-')}")
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{option}")
+            continue
+        words.append(f"--{option}")
         words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
     return words
 

@@ -1,7 +1,14 @@
-"""The stages, a function each: its settings are its command line."""
+"""The stages, a function each: its settings or its signature are its command line."""
 
-from kflm2.command import Stage
-from kflm2.settings import TrainSettings
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from kflm2.command import Command, Stage
+from kflm2.settings import TableSettings, TrainSettings
+
+Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...|all]")]
 
 
 def _train(settings: TrainSettings) -> None:
@@ -16,4 +23,41 @@ def _train(settings: TrainSettings) -> None:
     run(settings)
 
 
+def _datasets(names: Names = ()) -> None:
+    """Print a table of the datasets: which are here, their rows, targets, classes and known dirt.
+
+    Args:
+        names: some of them; default all.
+    """
+    from kflm2.evaluation.facts import overview
+
+    overview(() if "all" in names else names)
+
+
+def _get(names: Names, from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None) -> None:
+    """Download datasets into dataset/, each file checked by its SHA-256; a broken-off download is resumed.
+
+    Args:
+        names: of datasets; all for the eleven of the paper; ZINC or ChEMBL for a corpus to teach an LLM with.
+        from_: copy from this folder instead, with the same checks.
+    """
+    from kflm2.data.download import get
+
+    get(names, from_)
+
+
+def _audit(settings: Annotated[TableSettings, tyro.conf.arg(name="")]) -> None:
+    """Look for what makes a dataset's figures doubtful: unreadable rows, duplicates, leakage, tests close to training.
+
+    Writes OUT/<dataset>/audit-<split>-<seed>/ with rejected.csv, duplicates.csv, leakage.csv, similarity.csv,
+    audit.json and audit.png.
+    """
+    from kflm2.evaluation.audit import audit
+
+    audit(settings)
+
+
 train = Stage(_train, TrainSettings)
+datasets = Command(_datasets)
+datasets_get = Command(_get)
+datasets_audit = Command(_audit)

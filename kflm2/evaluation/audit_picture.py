@@ -1,0 +1,91 @@
+"""The audit in one picture: targets, duplicates against each other, and how near test is to train."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import Split
+
+_COLORS = {"test": "#0072b2", "other": "#9aa5b1", "alarm": "#d55e00"}
+
+
+def draw(molecules: Molecules, split: Split, found: pd.DataFrame, close: pd.DataFrame) -> Figure:
+    """Targets, duplicates against each other, and how near test is to train."""
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    targets, twice, distance = figure.subplots(1, 3)
+    figure.suptitle(f"{molecules.dataset.name}, {split.kind} split", fontsize=11)
+    _draw_targets(targets, molecules, split)
+    _draw_duplicates(twice, molecules, found)
+    distance.hist(close["tanimoto"], bins=np.linspace(0, 1, 41), color=_COLORS["test"])
+    distance.axvline(close["tanimoto"].median(), color="#222222", linewidth=1)
+    distance.set(
+        xlim=(0, 1),
+        xlabel="Tanimoto similarity to the nearest training molecule",
+        ylabel="test molecules",
+        title=f"test against train, median {close['tanimoto'].median():.2f}",
+    )
+    for axis in (targets, twice, distance):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.title.set_fontsize(10)
+    return figure
+
+
+def _draw_targets(axis: Axes, molecules: Molecules, split: Split) -> None:
+    dataset, y_true = molecules.dataset, molecules.y_true
+    if dataset.kind == "regression":
+        if len(dataset.targets) == 1:
+            bins = np.histogram_bin_edges(y_true[:, 0], bins=40)
+            for part, color in (("train", _COLORS["other"]), ("test", _COLORS["test"])):
+                values = y_true[getattr(split, part), 0]
+                axis.hist(values, bins=bins.tolist(), density=True, color=color, alpha=0.7, label=part)
+        else:
+            for index, target in enumerate(dataset.targets):
+                values = y_true[~np.isnan(y_true[:, index]), index]
+                axis.hist(values, bins=40, density=True, histtype="step", label=_shortened(target))
+        axis.legend(frameon=False, fontsize=8)
+        unit = f" ({dataset.unit})" if dataset.unit else ""
+        axis.set(xlabel=f"{dataset.quantity or ', '.join(dataset.targets)}{unit}", ylabel="density", title="target")
+        return
+    active, known = np.nansum(y_true, axis=0), (~np.isnan(y_true)).sum(axis=0)
+    place = np.arange(len(dataset.targets))
+    axis.barh(place, active, color=_COLORS["alarm"], label="1")
+    axis.barh(place, known - active, left=active, color=_COLORS["other"], label="0")
+    axis.barh(place, len(y_true) - known, left=known, color="#eeeeee", label="missing")
+    axis.set_yticks(place, [_shortened(target) for target in dataset.targets], fontsize=6 if len(place) > 12 else 8)
+    axis.invert_yaxis()
+    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axis.set(xlabel="molecules")
+
+
+def _shortened(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _draw_duplicates(axis: Axes, molecules: Molecules, found: pd.DataFrame) -> None:
+    if found.empty:
+        axis.text(0.5, 0.5, "no structure stands twice", ha="center", va="center", transform=axis.transAxes)
+        axis.set(xticks=[], yticks=[], title="duplicates")
+        return
+    groups = found.groupby("group")
+    if molecules.dataset.kind == "classification":
+        agree = int(groups["agree"].first().sum())
+        axis.bar(
+            ["labels agree", "labels contradict"],
+            [agree, len(groups) - agree],
+            width=0.5,
+            color=[_COLORS["other"], _COLORS["alarm"]],
+        )
+        axis.set(ylabel="structures that stand more than once", title="duplicates")
+        return
+    column = f"y_true_{molecules.dataset.targets[0]}"
+    low, high = groups[column].min(), groups[column].max()
+    axis.plot([low.min(), high.max()], [low.min(), high.max()], color="#444444", linewidth=0.8)
+    axis.scatter(low, high, s=14, alpha=0.6, linewidths=0, color=_COLORS["alarm"])
+    unit = f" ({molecules.dataset.unit})" if molecules.dataset.unit else ""
+    axis.set(
+        xlabel=f"lowest value of a structure{unit}",
+        ylabel=f"highest value{unit}",
+        title=f"{len(groups)} structures that stand more than once",
+    )
