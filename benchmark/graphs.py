@@ -7,7 +7,7 @@ turns in rounds, so that a busy machine disturbs them alike. One line a side:
 
     original    a networkx graph a molecule, a tensor an atom, then torch_geometric's Data and DataLoader
     PyG         torch_geometric.utils.from_smiles, then its DataLoader
-    ours        kflm2's build_graphs, then batches as training takes them, Features.batch
+    ours        kflm2's graphs_of, then batches as training takes them, Features.batch
 
 Columns, each the median of the rounds:
 
@@ -37,8 +37,9 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import from_smiles
 
+from kflm2.data.molecules import parse_smiles
 from kflm2.featurize.features import Features
-from kflm2.featurize.graphs import ELEMENTS, build_graphs
+from kflm2.featurize.graphs import ELEMENTS, graphs_of
 from kflm2.files import project_folder
 
 BATCH = 32
@@ -120,7 +121,7 @@ def our_pass(smiles: list[str]) -> Pass:
     """All graphs at once, batches by index arithmetic."""
     device = torch.device("cpu")
     start = time.perf_counter()
-    features = Features(graphs=build_graphs(smiles))
+    features = Features(graphs=graphs_of(map(parse_smiles, smiles)))
     built = time.perf_counter()
     sizes = []
     for first in range(0, len(smiles), BATCH):

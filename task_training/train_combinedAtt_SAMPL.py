@@ -1,4 +1,4 @@
-"""Weighted concatenation on SAMPL: hydration free energy, kcal/mol."""
+"""Weighted concatenation, on SAMPL: hydration free energy, kcal/mol."""
 
 from kflm2.stages import train
 

@@ -1,4 +1,4 @@
-"""Attention concatenation on SAMPL: hydration free energy, kcal/mol."""
+"""Attention over tokens and over atoms, concatenated, on SAMPL: hydration free energy, kcal/mol."""
 
 from kflm2.stages import train
 

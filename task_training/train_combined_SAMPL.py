@@ -1,4 +1,4 @@
-"""Concatenation on SAMPL: hydration free energy, kcal/mol."""
+"""Concatenation, on SAMPL: hydration free energy, kcal/mol."""
 
 from kflm2.stages import train
 

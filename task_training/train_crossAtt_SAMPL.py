@@ -1,4 +1,4 @@
-"""Tokens and atoms attend to each other, on SAMPL: hydration free energy, kcal/mol."""
+"""Tokens and atoms attend to each other, with descriptors, on SAMPL: hydration free energy, kcal/mol."""
 
 from kflm2.stages import train
 

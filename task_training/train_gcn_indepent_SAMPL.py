@@ -1,4 +1,4 @@
-"""Graph network alone on SAMPL: hydration free energy, kcal/mol."""
+"""Graph network alone, on SAMPL: hydration free energy, kcal/mol."""
 
 from kflm2.stages import train
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from kflm2 import stages
 
@@ -205,6 +206,95 @@ def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -
     assert predictions["y_pred_wet"].nunique() > 50
     assert json.loads((folder / "result.json").read_text())["metrics"]["train"]["ROC-AUC"] > 0.75
     assert (folder / "roc.png").exists()
+
+
+def _assays(folder: Path) -> Path:
+    """122 molecules in three assays: one with gaps, one rare, one that is active in training only; two test sets."""
+    frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
+    frame["part"] = (["train"] * 8 + ["test_near", "test_far"]) * 12
+    frame["wet"] = (frame["expt"] < -4).astype("Int64")
+    frame["salty"] = (frame["expt"] < -6).astype("Int64")
+    frame["odd"] = ((frame["expt"] > 0) & (frame["part"] == "train")).astype("Int64")
+    frame.loc[::7, "wet"] = pd.NA
+    salt = pd.DataFrame({"smiles": ["CCCCCCCC(=O)O", "CCCCCCCC(=O)[O-].[Na+]"], "wet": 1, "salty": [0, 1], "odd": 0})
+    pd.concat([frame, salt.assign(part="train")]).to_csv(folder / "assays.csv", index=False, na_rep="NA")
+    return folder / "assays.csv"
+
+
+def test_several_classes_with_gaps_two_test_sets_and_duplicates_joined(tmp_path: Path) -> None:
+    words: tuple[object, ...] = ("--target-columns", "wet", "salty", "odd", "--kind", "classification")
+    words += ("--split-column", "part", "--model", "gcn_indepent", "--epochs", 20, "--runs", 2)
+    words += ("--class-weight", "balanced", "--standardize", "parent", "--deduplicate")
+    done = _kflm2("train", _assays(tmp_path), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "left out of the mean: odd, of which test has one class only" in done.stdout
+    assert "left out of the mean: odd, of which test_far has one class only" in done.stdout
+    folder = tmp_path / "results" / "assays" / "gcn_indepent"
+    result = json.loads((folder / "given-0" / "result.json").read_text())
+    assert result["rows"] == {"read": 122, "kept": 121, "rejected": 1}
+    # the acid and its sodium salt are one structure; of one target they contradict each other
+    assert pd.read_csv(folder / "given-0" / "rejected.csv")["reason"].tolist() == [
+        "same structure as row 121, which stands for it"
+    ]
+    predictions = pd.read_csv(folder / "given-0" / "predictions.csv")
+    acid = predictions[predictions["row"] == 121].iloc[0]
+    assert (acid["y_true_wet"], acid["y_true_odd"], np.isnan(acid["y_true_salty"])) == (1, 0, True)
+    assert set(predictions["part"]) == {"train", "valid", "test_near", "test_far"}
+    assert list(result["metrics"]) == ["train", "valid", "test", "test_far", "test_near"]
+    for part, figures in result["metrics"].items():
+        own = predictions[predictions["part"].str.startswith(part)]
+        aucs = []
+        for target, judged in result["targets"][part].items():
+            known = own[own[f"y_true_{target}"].notna()]
+            if known[f"y_true_{target}"].nunique() == 2:
+                aucs.append(roc_auc_score(known[f"y_true_{target}"], known[f"y_pred_{target}"]))
+                assert judged["ROC-AUC"] == pytest.approx(aucs[-1])
+            else:
+                assert judged is None
+        assert figures["ROC-AUC"] == pytest.approx(np.mean(aucs))
+    assert result["targets"]["test"]["odd"] is None
+    # the threshold is the best on valid, found here by trying all, and what test is judged by
+    valid, test = (predictions[predictions["part"].str.startswith(part)] for part in ("valid", "test"))
+    for target, threshold in result["thresholds"].items():
+        known = valid[valid[f"y_true_{target}"].notna()]
+        true, predicted = known[f"y_true_{target}"], known[f"y_pred_{target}"]
+        if true.nunique() < 2:
+            assert threshold == 0.5
+            continue
+        best = max(balanced_accuracy_score(true, predicted >= cut) for cut in np.linspace(0, 1, 1001))
+        assert balanced_accuracy_score(true, predicted >= threshold) == pytest.approx(best)
+        known = test[test[f"y_true_{target}"].notna()]
+        judged = balanced_accuracy_score(known[f"y_true_{target}"], known[f"y_pred_{target}"] >= threshold)
+        assert result["targets"]["test"][target]["balanced accuracy"] == pytest.approx(judged)
+    assert set(result["thresholds"]) == {"wet", "salty", "odd"}
+    summary = json.loads((folder / "summary-given.json").read_text())
+    assert len(summary["targets"]["test_far"]["wet"]["MCC"]["values"]) == 2
+    assert summary["targets"]["test"]["odd"]["ROC-AUC"]["mean"] is None
+
+
+def test_cross_validation_is_twenty_five_folds_of_which_some_may_be_run(tmp_path: Path) -> None:
+    words = ("--model", "gcn_indepent", "--limit", 50, "--epochs", 1, "--split", "cv5x5", "--seed", 20)
+    assert _kflm2("train", "SAMPL", *words, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "results" / "SAMPL" / "gcn_indepent"
+    tested: list[int] = []
+    for seed in range(20, 25):
+        predictions = pd.read_csv(folder / f"cv5x5-{seed}" / "predictions.csv")
+        tested += predictions[predictions["part"] == "test"]["row"].tolist()
+    assert sorted(tested) == list(range(1, 51))
+    assert json.loads((folder / "summary-cv5x5.json").read_text())["seeds"] == list(range(20, 25))
+
+
+def test_datasets_are_got_listed_and_audited(tmp_path: Path) -> None:
+    done = _run("dataset/download.py", "SAMPL", "--from", tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "SAMPL.csv: already here\n"), done.stderr
+    done = _kflm2("datasets", "get", "nothing", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    done = _kflm2("datasets", "SAMPL", cwd=tmp_path)
+    assert done.stdout.splitlines()[1].split() == "SAMPL 642 0 1 (kcal/mol) 0 - 0 0 2".split()
+    done = _kflm2("datasets", "audit", "SAMPL", "--split", "cluster", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "cluster, seed 0: 513 train / 64 valid / 65 test" in done.stdout
+    assert (tmp_path / "results" / "SAMPL" / "audit-cluster-0" / "audit.png").exists()
 
 
 @pytest.mark.parametrize(
