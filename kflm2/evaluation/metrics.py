@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -27,10 +26,15 @@ def spearman(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     return pearson(stats.rankdata(y_true), stats.rankdata(y_pred))
 
 
+def r2(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Coefficient of determination; NaN when the labels are constant, where scikit-learn says 0 or 1."""
+    return math.nan if np.ptp(y_true) == 0 else float(metrics.r2_score(y_true, y_pred))
+
+
 _REGRESSION: dict[str, Callable] = {
     "RMSE": metrics.root_mean_squared_error,
     "MAE": metrics.mean_absolute_error,
-    "R2": partial(metrics.r2_score, force_finite=False),
+    "R2": r2,
     "Pearson": pearson,
     "Spearman": spearman,
 }
