@@ -12,6 +12,7 @@ STAGES: dict[str, Stage | Command] = {
     "datasets": stages.datasets,
     "datasets get": stages.datasets_get,
     "datasets audit": stages.datasets_audit,
+    "llms": stages.llms,
 }
 
 _USAGE = f"""KFLM2 {__version__}: molecular properties from an LLM's reading of SMILES fused with a graph network.
@@ -20,6 +21,7 @@ usage: kflm2 train [DATASET|CSV] [options]           stage 2: train and measure 
        kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
        kflm2 datasets get NAME ...|all [--from DIR]  download datasets
        kflm2 datasets audit DATASET|CSV [options]    rejected rows, duplicates, leakage, distance of test to training
+       kflm2 llms [options]                          LLMs: size, memory, which are here and which fit this machine
 
        kflm2 train --help                            settings, with their defaults; so for every line above
 """

