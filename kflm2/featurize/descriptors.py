@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 
+import joblib
 import numpy as np
 import rdkit
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
@@ -17,7 +18,9 @@ from kflm2.featurize.ragged import Ragged
 DESCRIPTOR_SETS = ("none", "rdkit", "morgan", "rdkit+morgan")
 MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
-_GROUP = 512
+_GROUP = 256
+_WORTH_PROCESSES = 1024
+"""Molecules from which on the start of further processes pays."""
 
 
 def rdkit_names() -> tuple[str, ...]:
@@ -44,15 +47,23 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
     cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__})
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
+        groups = [missing[start : start + _GROUP] for start in range(0, len(missing), _GROUP)]
+        processes = joblib.cpu_count() if len(missing) >= _WORTH_PROCESSES else 1
+        work = joblib.Parallel(n_jobs=processes, return_as="generator")
         with tqdm(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
-            for start in range(0, len(missing), _GROUP):
-                group = missing[start : start + _GROUP]
-                yield group, Ragged(np.stack([_row(kind, text, bar) for text in group]), np.arange(len(group) + 1))
+            rows = work(joblib.delayed(_rows)(kind, group) for group in groups)
+            for group, values in zip(groups, rows, strict=True):
+                bar.update(len(group))
+                yield group, Ragged(values, np.arange(len(group) + 1))
 
     return cache.get(smiles, compute).values
 
 
-def _row(kind: str, smiles: str, bar: tqdm) -> np.ndarray:
+def _rows(kind: str, smiles: list[str]) -> np.ndarray:
+    return np.stack([_row(kind, text) for text in smiles])
+
+
+def _row(kind: str, smiles: str) -> np.ndarray:
     mol = parse_smiles(smiles)
     columns: list[np.ndarray] = []
     if "rdkit" in kind:
@@ -65,7 +76,6 @@ def _row(kind: str, smiles: str, bar: tqdm) -> np.ndarray:
     if "morgan" in kind:
         generator = rdFingerprintGenerator.GetMorganGenerator(radius=MORGAN_RADIUS, fpSize=MORGAN_BITS)
         columns.append(generator.GetCountFingerprintAsNumPy(mol).astype(np.float32))
-    bar.update()
     return np.concatenate(columns)
 
 

@@ -1,5 +1,9 @@
 """Descriptors against RDKit called directly, and the scaling against scipy's ranks."""
 
+import shutil
+from pathlib import Path
+
+import joblib
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -7,6 +11,7 @@ from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from scipy.stats import spearmanr
 
 from kflm2.errors import SettingError
+from kflm2.featurize import descriptors
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, rdkit_names
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CCO", "CC(C)Cc1ccc(C)cc1"]
@@ -34,6 +39,16 @@ def test_both_stand_side_by_side_and_come_from_the_cache_unchanged() -> None:
     parts = [compute_descriptors(kind, SMILES, progress=False) for kind in ("rdkit", "morgan")]
     np.testing.assert_array_equal(both, np.concatenate(parts, axis=1))
     np.testing.assert_array_equal(both, compute_descriptors("rdkit+morgan", SMILES, progress=False))
+
+
+def test_processes_give_what_one_does(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    smiles = ["C" * n + end for n in range(1, 8) for end in ("O", "N", "c1ccccc1")]
+    alone = compute_descriptors("rdkit", smiles, progress=False)
+    shutil.rmtree(cache / "features")
+    monkeypatch.setattr(descriptors, "_GROUP", 4)
+    monkeypatch.setattr(descriptors, "_WORTH_PROCESSES", 2)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    np.testing.assert_array_equal(compute_descriptors("rdkit", smiles, progress=False), alone)
 
 
 def test_unknown_set_is_named_with_the_choices() -> None:
