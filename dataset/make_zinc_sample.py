@@ -7,8 +7,8 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-from wheels import member_of_wheel
 
+from kflm2.data.wheels import member_of_wheel
 from kflm2.files import write_text
 
 ROWS = 5000

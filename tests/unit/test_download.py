@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_copy_is_checked_as_a_download_is(site: Site, tmp_path: Path) -> None:
 
 
 def test_names_are_checked_before_anything_is_done(site: Site, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"Tiny, ZINC, ChEMBL, all"):
+    with pytest.raises(SettingError, match=r"Tiny, ZINC, MOSES, ChEMBL, all"):
         download.get([], into=tmp_path)
     with pytest.raises(SettingError, match=r"unknown dataset 'tiny'; choose one of: Tiny, ZINC"):
         download.get(["Tiny", "tiny"], into=tmp_path, mirror=site.url)
@@ -273,6 +274,39 @@ def test_chembl_without_a_file_or_the_package_says_what_is_missing(tmp_path: Pat
         pytest.skip("chembl_downloader is installed")
     with pytest.raises(SettingError, match=r"pip install 'kflm2\[chembl\]'$"):
         download.get(["ChEMBL"], into=tmp_path / "here")
+
+
+def _wheel(folder: Path, member: str, data: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / "molsets-0.3.1-py3-none-any.whl", "w") as archive:
+        archive.writestr(member, data)
+
+
+def test_moses_becomes_one_smiles_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smiles = [f"C{'N' * (i % 17)}O" for i in range(3_000)]
+    packed = gzip.compress("\n".join(["SMILES", *smiles, ""]).encode())
+    _wheel(tmp_path / "there", download.MOSES_MEMBER, packed)
+    with pytest.raises(DataError, match=r"SHA-256 786f.* expected, .* got; it is not kept"):
+        download.get(["MOSES"], tmp_path / "there", tmp_path / "here")
+    assert not _names(tmp_path / "here")
+    monkeypatch.setattr(download, "MOSES_SHA256", hashlib.sha256(packed).hexdigest())
+    download.get(["MOSES"], tmp_path / "there", tmp_path / "here")
+    assert (tmp_path / "here" / "moses.smi").read_text().splitlines() == smiles
+    assert "3,000 SMILES" in capsys.readouterr().out
+
+
+def test_a_wheel_that_is_missing_damaged_or_another_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file molsets-0\.3\.1-\*\.whl"):
+        download.get(["MOSES"], tmp_path, tmp_path / "here")
+    _wheel(tmp_path / "other", "moses/nothing.csv", b"")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "molsets-0.3.1-py3-none-any.whl").write_bytes(b"PK")
+    for folder in ("other", "damaged"):
+        with pytest.raises(DataError, match=r"molsets-0\.3\.1-py3-none-any\.whl is damaged or another package"):
+            download.get(["MOSES"], tmp_path / folder, tmp_path / "here")
+    assert not _names(tmp_path / "here")
 
 
 def test_the_published_files_are_those_of_the_registry(tmp_path: Path) -> None:
