@@ -8,6 +8,7 @@ from kflm2.command import Command, Stage
 from kflm2.data.datasets import DATASETS
 
 STAGES: dict[str, Stage | Command] = {
+    "finetune": stages.finetune,
     "train": stages.train,
     "datasets": stages.datasets,
     "datasets get": stages.datasets_get,
@@ -17,7 +18,8 @@ STAGES: dict[str, Stage | Command] = {
 
 _USAGE = f"""KFLM2 {__version__}: molecular properties from an LLM's reading of SMILES fused with a graph network.
 
-usage: kflm2 train [DATASET|CSV] [options]           stage 2: train and measure a pipeline on a dataset or a CSV
+usage: kflm2 finetune [options]                      stage 1: teach an LLM chemistry by LoRA
+       kflm2 train [DATASET|CSV] [options]           stage 2: train and measure a pipeline on a dataset or a CSV
        kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
        kflm2 datasets get NAME ...|all [--from DIR]  download datasets
        kflm2 datasets audit DATASET|CSV [options]    rejected rows, duplicates, leakage, distance of test to training

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from kflm2.errors import KFLM2Error, SettingError
+from kflm2.finetune_settings import FinetuneSettings
 from kflm2.settings import TrainSettings
 
-S = TypeVar("S", bound=TrainSettings)
+S = TypeVar("S", bound=TrainSettings | FinetuneSettings)
 
 
 @contextlib.contextmanager
@@ -89,12 +90,13 @@ class Stage(Generic[S]):
         import tyro
 
         values = _config(_given(args, "config"), {field.name for field in dataclasses.fields(self.settings)})
-        model = str(_given(args, "model") or values.get("model") or script.get("model") or TrainSettings.model)
+        # what other settings' defaults depend on must be known before they are
+        first = {name: found for name in self.settings.FIRST if (found := _given(args, name) or values.get(name))}
         settings = tyro.cli(
             self.settings,
             # a later word wins, so the file's settings go before those of the command line
             args=[*_words(values), *args],
-            default=self.settings.of(**{**script, "model": model}),
+            default=self.settings.of(**{**script, **first}),
             prog=self.program,
             description=self.__doc__,
         )

@@ -5,7 +5,7 @@ A setting is a field, its explanation the text under it: the command line's --he
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from kflm2.data.datasets import DATASETS, Kind
 from kflm2.data.parts import FOLDS, REPEATS, SplitKind, check_fractions
@@ -202,8 +202,11 @@ class TrainingSettings:
 class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
     """All settings of stage 2."""
 
+    FIRST: ClassVar = ("model",)
+    """Settings that others' defaults depend on."""
+
     @classmethod
-    def of(cls, model: str, **values: Any) -> Self:
+    def of(cls, model: str = DataSettings.model, **values: Any) -> Self:
         """Settings of a pipeline: the given values, else the pipeline's own, else the defaults; not yet checked.
 
         Raises:

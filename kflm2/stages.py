@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from kflm2.command import Command, Stage
+from kflm2.finetune_settings import FinetuneSettings
 from kflm2.settings import TableSettings, TrainSettings
 
 Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...|all]")]
@@ -19,6 +20,17 @@ def _train(settings: TrainSettings) -> None:
     """
     # torch takes seconds to import, and --help or a mistyped setting should not wait for it
     from kflm2.experiment import run
+
+    run(settings)
+
+
+def _finetune(settings: FinetuneSettings) -> None:
+    """Teach an LLM chemistry: LoRA on a corpus of SMILES, by the next token and by RDKit's descriptors.
+
+    Writes OUT/<LLM>/<corpus>/ with an adapter that peft loads, a model card, losses and checkpoints; stage 2 finds it
+    there.
+    """
+    from kflm2.finetune import run
 
     run(settings)
 
@@ -73,6 +85,7 @@ def _llms(batch: int = 16, tokens: int = 32, rank: int = 16, layers: int | None 
 
 
 train = Stage(_train, TrainSettings)
+finetune = Stage(_finetune, FinetuneSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

@@ -46,7 +46,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(ALPHABET)}}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>")
+    # the end is the padding too, as in the embedded LLM
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<pad>")
 
 
 def _random(model: PreTrainedModel, seed: int, folder: Path) -> Path:

@@ -20,6 +20,7 @@ from kflm2.data.splits import Split
 from kflm2.evaluation.metrics import NAMES, Figures, Scores, summarize
 from kflm2.featurize.embeddings import Source
 from kflm2.files import atomic, write_json
+from kflm2.finetune_settings import FinetuneSettings
 from kflm2.settings import TrainSettings
 from kflm2.trainers.property import Fitted
 
@@ -150,7 +151,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def plain(settings: TrainSettings) -> dict[str, Any]:
+def plain(settings: TrainSettings | FinetuneSettings) -> dict[str, Any]:
     """Settings as JSON values; --config reads them back."""
     values = dataclasses.asdict(settings)
     return {

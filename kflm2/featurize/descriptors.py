@@ -51,7 +51,7 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
         processes = joblib.cpu_count() if len(missing) >= _WORTH_PROCESSES else 1
         work = joblib.Parallel(n_jobs=processes, return_as="generator")
         with tqdm(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
-            rows = work(joblib.delayed(_rows)(kind, group) for group in groups)
+            rows = work(joblib.delayed(descriptor_rows)(kind, group) for group in groups)
             for group, values in zip(groups, rows, strict=True):
                 bar.update(len(group))
                 yield group, Ragged(values, np.arange(len(group) + 1))
@@ -59,7 +59,8 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
     return cache.get(smiles, compute).values
 
 
-def _rows(kind: str, smiles: list[str]) -> np.ndarray:
+def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
+    """(n, P) descriptors of valid SMILES, computed here and now; see compute_descriptors."""
     return np.stack([_row(kind, text) for text in smiles])
 
 

@@ -52,10 +52,15 @@ class Source:
         """
         folder = llms.checkpoint_folder(llm)
         digests = llms.checkpoint_digest(folder)
+        cut = None
         if adapter is not None:
             llms.check_adapter(adapter, llm, folder)
             digests["adapter"] = llms.adapter_digest(adapter)
-        return Source(llm.name, folder, adapter, parse_layers(layers, llms.folder_depth(folder)), digests)
+            cut = llms.adapter_layers(adapter)
+        if cut is not None and layers in ("middle", "last"):
+            # stage 1 kept the first layers only, and taught the last of these what a molecule is
+            return Source(llm.name, folder, adapter, (cut,), digests)
+        return Source(llm.name, folder, adapter, parse_layers(layers, cut or llms.folder_depth(folder)), digests)
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "SmolLM2_135M"
+ADAPTER_CARD = "kflm2.json"
+"""What stage 1 leaves beside an adapter: how it was made."""
 AUTO = "auto"
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
@@ -306,6 +308,12 @@ def adapter_digest(adapter: Path) -> str:
     return _folder_digest(adapter, ("adapter_config.json", "adapter_model.safetensors"))
 
 
+def adapter_layers(adapter: Path) -> int | None:
+    """Layers of the LLM that an adapter was made for, where stage 1 cut the LLM to its first ones; None for all."""
+    card = adapter / ADAPTER_CARD
+    return json.loads(card.read_text(encoding="utf-8")).get("layers") if card.is_file() else None
+
+
 def default_adapter(llm: LLM) -> Path | None:
     """The fine-tuned adapter of an LLM, models/<LLM>/<corpus>, the first by name; None where there is none."""
     found = sorted((project_folder() / "models" / llm.name).glob("*/adapter_config.json"))
@@ -371,7 +379,7 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
 
     from kflm2.device import llm_dtype
 
-    with _quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             dtype = llm_dtype(device)
@@ -427,8 +435,8 @@ def _is_causal(model: "PreTrainedModel") -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No loading bar and no notes on unused head weights: the head is left out on purpose."""
+def quiet() -> Iterator[None]:
+    """No loading bar of transformers, and no notes on unused head weights: stage 2 leaves the head out on purpose."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from kflm2.data.datasets import DATASETS
+from kflm2.featurize.llm import LLMS
 from kflm2.settings import MODELS
 
 FOLDER = Path(__file__).parents[2] / "task_training"
@@ -24,3 +25,24 @@ def test_a_script_is_one_call_of_what_its_name_says(path: Path) -> None:
     model, _, dataset = path.stem.removeprefix("train_").rpartition("_")
     call = f"train.from_command_line(dataset='{dataset}', model='{model}')"
     assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"
+
+
+LLM_OF = {
+    "DeepSeek_R1_1.5B_Finetuning_LoRA": "auto",
+    "DeepSeek_R1_7B_Finetuning_LoRA": "DS_7B",
+    "DeepSeek_R1_8B_Finetuning_LoRA": "DS_8B",
+    "ChemDFM_8B_Finetuning_LoRA": "ChemDFM",
+    "SmolLM2_135M_Finetuning_LoRA": "SmolLM2_135M",
+}
+
+
+def test_there_is_a_script_of_stage_1_for_every_llm() -> None:
+    folder = FOLDER.parent / "fine_tune"
+    assert {path.stem for path in folder.glob("*.py")} == set(LLM_OF)
+    assert set(LLM_OF.values()) == {"auto", *LLMS} - {"DS_1.5B"}
+    for path in folder.glob("*.py"):
+        about, imported, guarded = ast.parse(path.read_text()).body
+        assert isinstance(about, ast.Expr)
+        assert ast.unparse(imported) == "from kflm2.stages import finetune"
+        call = f"finetune.from_command_line(llm='{LLM_OF[path.stem]}')"
+        assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"

@@ -1,0 +1,157 @@
+"""SMILES to teach an LLM with: read as a stream, so that ten million take no more memory than ten thousand."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from rdkit import Chem
+
+from kflm2.data.datasets import DATASETS, locate
+from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
+from kflm2.data.molecules import Rejection, parse_smiles, read_table
+from kflm2.data.structures import identity
+from kflm2.errors import DataError, MoleculeError, SettingError
+from kflm2.files import keep_json, project_folder, sha256_texts
+
+SAMPLE = "zinc_sample"
+_FILES = {"ZINC": ZINC.path.name, "ChEMBL": CHEMBL_FILE, "MOSES": MOSES_FILE, SAMPLE: "zinc_sample.smi"}
+_MOST_SHOWN = 20
+_COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A file of SMILES."""
+
+    name: str
+    path: Path
+
+
+def find_corpus(name: str) -> Corpus:
+    """The corpus of a name: `auto` (ZINC or ChEMBL where one was downloaded, else the sample), one of them, or a file.
+
+    Raises:
+        SettingError: neither a name nor a file.
+        DataError: its file is not here.
+    """
+    folder = project_folder() / "dataset"
+    if name == "auto":
+        name = next((own for own in ("ZINC", "ChEMBL") if (folder / _FILES[own]).is_file()), SAMPLE)
+    if name in _FILES:
+        path = folder / _FILES[name]
+        if not path.is_file():
+            raise DataError(f"corpus {name}: no file {path}; `kflm2 datasets get {name}` brings it")
+        return Corpus(name, path)
+    path = Path(name)
+    if path.is_file():
+        return Corpus(path.name.split(".")[0], path)
+    raise SettingError(f"unknown corpus {name!r}; choose auto, one of {', '.join(_FILES)}, or a .smi or .csv file")
+
+
+def stream(path: Path) -> Iterator[str]:
+    """SMILES of a file as they are written, one after another, packed or not.
+
+    A .csv or .tsv has a header with a column smiles (or SMILES, canonical_smiles); of any other file the first word of
+    each line is taken.
+
+    Raises:
+        DataError: no such column, or the file is damaged.
+    """
+    packed = path.suffix == ".gz"
+    kind = Path(path.stem).suffix if packed else path.suffix
+    try:
+        with _opened(path, packed) as lines:
+            if kind not in (".csv", ".tsv"):
+                yield from (words[0] for line in lines if (words := line.split()))
+                return
+            rows = csv.reader(lines, delimiter="\t" if kind == ".tsv" else ",")
+            header = next(rows, [])
+            column = next((header.index(name) for name in _COLUMNS if name in header), None)
+            if column is None:
+                raise DataError(f"corpus {path}: no column {' or '.join(_COLUMNS)}; it has: {', '.join(header)}")
+            yield from (row[column].strip() for row in rows if len(row) > column)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"corpus {path} cannot be read: {error}") from None
+
+
+def _opened(path: Path, packed: bool) -> IO[str]:
+    if packed:
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+@dataclass
+class Survey:
+    """What a pass over a corpus found."""
+
+    read: int = 0
+    used: int = 0
+    unreadable: int = 0
+    shown: list[Rejection] = field(default_factory=list)
+    """The first unreadable ones."""
+    tested: int = 0
+    """Molecules left out because a dataset of stage 2 has them."""
+
+
+def usable(
+    path: Path, exclude: frozenset[str] = frozenset(), limit: int | None = None, survey: Survey | None = None
+) -> Iterator[str]:
+    """SMILES of a corpus that RDKit can read and no dataset of stage 2 holds.
+
+    Args:
+        path: of the corpus.
+        exclude: structures (InChIKeys) to leave out.
+        limit: stop after so many.
+        survey: counts what was seen.
+    """
+    survey = survey if survey is not None else Survey()
+    for text in stream(path):
+        survey.read += 1
+        try:
+            parse_smiles(text)
+        except MoleculeError as error:
+            survey.unreadable += 1
+            if len(survey.shown) < _MOST_SHOWN:
+                survey.shown.append(Rejection(survey.read, text, str(error)))
+            continue
+        if exclude and identity(text) in exclude:
+            survey.tested += 1
+            continue
+        survey.used += 1
+        yield text
+        if survey.used == limit:
+            return
+
+
+def structures_of_datasets() -> tuple[frozenset[str], list[str]]:
+    """Structures of all datasets that are here, any of which may be tested on, and the datasets' names."""
+    found: set[str] = set()
+    names = []
+    for name in DATASETS:
+        dataset, missing = locate(name)
+        if missing:
+            continue
+        smiles = read_table(dataset).smiles
+        parts: dict[str, object] = {"smiles": sha256_texts(smiles)}
+        found |= set(keep_json("structures", parts, _identities(smiles)))
+        names.append(name)
+    return frozenset(found), names
+
+
+def _identities(smiles: list[str]) -> Callable[[], list[str]]:
+    return lambda: sorted({identity(text) for text in smiles})
+
+
+def is_held_out(smiles: str, share: float) -> bool:
+    """Whether a molecule belongs to the share that is not taught; the same answer whenever it is asked."""
+    return zlib.crc32(smiles.encode()) / 2**32 < share
+
+
+def randomized(smiles: str, seed: int) -> str:
+    """Another way to write a valid SMILES: atoms in random order."""
+    (text,) = Chem.MolToRandomSmilesVect(parse_smiles(smiles), 1, randomSeed=seed + 1)
+    return str(text)

@@ -1,0 +1,95 @@
+"""Every setting of stage 1. Nothing heavy is imported here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from kflm2.errors import SettingError
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How an LLM is taught SMILES."""
+
+    llm: str = "auto"
+    """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
+    with a checkpoint, a .gguf file, or a Hugging Face id."""
+    corpus: str = "auto"
+    """auto (ZINC or ChEMBL where one was downloaded, else zinc_sample), ZINC, ChEMBL, MOSES, zinc_sample, or a .smi or
+    .csv file of your own, packed by gzip or not."""
+    limit: int | None = None
+    """Use the first molecules only; default all."""
+    keep_tested: bool = False
+    """Also teach molecules that a dataset of stage 2 holds; by default they are left out (by InChIKey) and counted."""
+    randomize: bool = False
+    """Write each molecule another way, atoms in random order, every time it is seen."""
+    layers: int | None = None
+    """Keep the LLM's first layers only; stage 2 then reads the last of these. Default all."""
+    knowledge: Literal["none", "descriptors"] = "none"
+    """descriptors: a small head learns, beside the next token, RDKit's descriptors (as ranks) from the mean state."""
+    knowledge_weight: float = 1.0
+    """Weight of its loss."""
+    next_token_weight: float = 1.0
+    """Weight of the next-token loss; 0 leaves it out, and the vocabulary head is then not run."""
+    rank: int = 16
+    """Rank of LoRA."""
+    alpha: int = 32
+    """LoRA's scale is alpha / rank."""
+    dropout: float = 0.05
+    """Dropout on LoRA's input."""
+    targets: Literal["all-linear", "paper"] = "all-linear"
+    """all-linear: every linear map of the layers; paper: q, k, v, o, and the vocabulary head where it is not tied."""
+    epochs: int = 1
+    """Passes over the corpus."""
+    batch_size: int = 32
+    """Molecules in a step, of each process."""
+    accumulation: int = 1
+    """Batches whose gradients make a step."""
+    learning_rate: float = 1e-3
+    """Largest step size of AdamW; it rises over the first steps and falls along a cosine."""
+    warmup: float = 0.03
+    """Share of the steps over which the learning rate rises."""
+    save_steps: int = 200
+    """Steps between checkpoints."""
+    resume: bool = False
+    """Go on at the last checkpoint of the same settings."""
+    seed: int = 0
+    """Of adapter weights, dropout and order."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    out: Path = field(default_factory=lambda: Path("models"))
+    """Folder of adapters: the result is OUT/<LLM>/<corpus>."""
+
+    config: Path | None = None
+    """JSON file of settings; what is given on the command line goes before it."""
+
+    FIRST: ClassVar = ()
+    """Settings that others' defaults depend on."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Settings from the given values, else the defaults; not yet checked."""
+        return cls(**values)
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            SettingError: the first one found.
+        """
+        for name in ("rank", "alpha", "epochs", "batch_size", "accumulation", "save_steps"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("limit", "layers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingError(f"{name} is {value}; it must be at least 1")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
+        for name in ("knowledge_weight", "next_token_weight"):
+            if not getattr(self, name) >= 0:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.learning_rate > 0:
+            raise SettingError(f"learning_rate is {self.learning_rate}; it must be positive")
+        if self.next_token_weight == 0 and (self.knowledge == "none" or self.knowledge_weight == 0):
+            raise SettingError("nothing is to be learnt: next_token_weight is 0 and knowledge is none")

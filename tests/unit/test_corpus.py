@@ -1,0 +1,108 @@
+"""A corpus as a stream: every usual file, everything counted, and memory that does not grow."""
+
+import gzip
+import itertools
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from rdkit import Chem
+
+from kflm2.data import corpus
+from kflm2.data.corpus import Survey, find_corpus, is_held_out, randomized, stream, structures_of_datasets, usable
+from kflm2.data.structures import identity
+from kflm2.errors import DataError, SettingError
+
+SMILES = ["CCO", "c1ccccc1", "C#N", "CC(=O)O"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.smi", "CCO ethanol\n\nc1ccccc1\tbenzene\n C#N\r\nCC(=O)O"),
+        ("a.txt", "\ufeffCCO\nc1ccccc1\nC#N\nCC(=O)O\n"),
+        ("a.csv", 'id,smiles\n1,CCO\n2,"c1ccccc1\n"\n3, C#N \n4,CC(=O)O\n'),
+        ("a.tsv", "canonical_smiles\tid\nCCO\t1\nc1ccccc1\t2\nC#N\t3\nCC(=O)O\t4\n"),
+    ],
+)
+def test_a_file_is_read_by_what_it_is_packed_or_not(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert list(stream(tmp_path / name)) == SMILES
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
+    assert list(stream(tmp_path / f"{name}.gz")) == SMILES
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,name\n1,CCO\n")
+    (tmp_path / "b.smi.gz").write_bytes(gzip.compress(b"CCO\n" * 5000)[:40])
+    (tmp_path / "c.smi").write_bytes(b"\xff\xfe\x00")
+    for name, told in (("a.csv", "no column smiles or SMILES"), ("b.smi.gz", "cannot be read"), ("c.smi", "cannot be")):
+        with pytest.raises(DataError, match=rf"corpus .*{name}.*{told}") as caught:
+            list(stream(tmp_path / name))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_corpus_is_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus, "project_folder", lambda: tmp_path)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "zinc_sample.smi").write_text("CCO\n")
+    assert find_corpus("auto").name == "zinc_sample"
+    with pytest.raises(DataError, match="kflm2 datasets get ZINC"):
+        find_corpus("ZINC")
+    (tmp_path / "dataset" / "chembl.smi").write_text("CCO\n")
+    assert find_corpus("auto").name == "ChEMBL"
+    own = tmp_path / "own.smi.gz"
+    own.write_bytes(b"")
+    assert find_corpus(str(own)).name == "own"
+    with pytest.raises(SettingError, match="choose auto, one of ZINC, ChEMBL, MOSES, zinc_sample"):
+        find_corpus("zinc")
+
+
+def test_unreadable_and_tested_molecules_are_left_out_and_counted(tmp_path: Path) -> None:
+    bad = [f"C({'C' * i}" for i in range(30)]
+    (tmp_path / "a.smi").write_text("\n".join(["CCO", *bad, "OC(C)=O", "CCN", "CCC", "CCCC"]) + "\n")
+    survey = Survey()
+    # acetic acid is excluded however it is written
+    found = list(usable(tmp_path / "a.smi", frozenset({identity("CC(=O)O")}), limit=3, survey=survey))
+    assert found == ["CCO", "CCN", "CCC"]
+    assert (survey.read, survey.used, survey.unreadable, survey.tested) == (34, 3, 30, 1)
+    assert len(survey.shown) == 20
+    assert survey.shown[0].row == 2
+
+
+def test_the_datasets_that_are_here_are_what_may_be_tested_on() -> None:
+    found, names = structures_of_datasets()
+    assert "SAMPL" in names
+    assert identity("CN(C)C(=O)c1ccc(cc1)OC") in found
+    assert structures_of_datasets() == (found, names)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    def peak(lines: int) -> int:
+        path = tmp_path / f"{lines}.smi"
+        with path.open("w") as file:
+            file.writelines(f"{text}\n" for text in itertools.islice(itertools.cycle(SMILES), lines))
+        tracemalloc.start()
+        assert sum(1 for _ in usable(path)) == lines
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # what is imported and cached on first use
+    assert peak(20_000) < peak(500) + 50_000
+
+
+def test_about_the_share_is_held_out_and_always_the_same() -> None:
+    texts = [f"C{'N' * i}" for i in range(5000)]
+    held = [is_held_out(text, 0.02) for text in texts]
+    assert 50 < sum(held) < 150
+    assert held == [is_held_out(text, 0.02) for text in texts]
+    assert not any(is_held_out(text, 0.0) for text in texts)
+
+
+def test_a_random_writing_is_of_the_same_molecule() -> None:
+    smiles = "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O"
+    writings = {randomized(smiles, seed) for seed in range(20)}
+    assert len(writings) > 10
+    assert {Chem.CanonSmiles(text) for text in writings} == {Chem.CanonSmiles(smiles)}
+    assert randomized(smiles, 3) == randomized(smiles, 3)
