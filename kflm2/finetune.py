@@ -234,7 +234,7 @@ def summary(made: dict[str, Any], folder: Path) -> str:
     perplexity, corpus = made["perplexity"], made["corpus"]
     judged = "no molecule was held out"
     if count := perplexity["held_out"]:
-        judged = f"{perplexity['before']:.2f} before, {perplexity['after']:.2f} after, on {count} held-out molecules"
+        judged = f"{perplexity['before']:.4g} before, {perplexity['after']:.4g} after, on {count} held-out molecules"
     taught = f"taught with {corpus['taught']:,} molecules of {corpus['name']} in {made['seconds']:.0f} s"
     return f"\n{made['llm']['name']} {taught}\nperplexity  {judged}\nadapter     {folder}"
 
