@@ -78,6 +78,11 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     check_memory(llm, settings)
     checkpoint = llms.checkpoint_folder(llm)
     material = read(settings)
+    step = settings.batch_size * settings.accumulation * processes
+    if material.molecules * settings.epochs < step:
+        raise SettingError(
+            f"a step takes {step} molecules and {material.molecules} are to be taught; lower --batch-size"
+        )
     folder = settings.out / llm.name / material.corpus.name
     made = _made(settings, llm, checkpoint, material)
     if rank == 0:
@@ -87,7 +92,6 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     model, tokenizer, context, targets = _model(settings, checkpoint, material, device)
     judged = material.held_out[:_MOST_HELD_OUT]
     before = lora.perplexity(model, tokenizer, judged, context) if judged else None
-    step = settings.batch_size * settings.accumulation * processes
     lessons = Lessons(
         material.corpus.path, material.exclude, settings.limit, HELD_OUT, settings.epochs, step, settings.seed
     )

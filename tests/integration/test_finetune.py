@@ -114,6 +114,7 @@ def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Pat
         (("--corpus", "empty.smi"), "none of 0 SMILES can be taught"),
         (("--corpus", "bad.smi"), "none of 2 SMILES can be taught"),
         (("--resume",), "there is no checkpoint in"),
+        (("--batch-size", "41"), "a step takes 41 molecules and"),
         (("--rank", "0"), "rank is 0"),
         (("--next-token-weight", "0"), "nothing is to be learnt"),
         (("--llm", "DS_8B", "--batch-size", "4096"), "GB to be taught with 4096 molecules"),
