@@ -2,6 +2,8 @@
 
 import json
 import math
+import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -222,6 +224,30 @@ class _RandomState(TrainerCallback):
             self.trainer = None
 
 
+class _Stop(TrainerCallback):
+    """Ctrl-C ends training after the step at work, with a checkpoint that --resume goes on from."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self._before)  # a second one does not wait
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, *_: object, **__: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
 class _Curve(TrainerCallback):
     """Losses over the steps, kept in losses.csv and shown beside a bar of molecules."""
 
@@ -262,6 +288,9 @@ def train(
         molecules: in an epoch.
         settings: see FinetuneSettings.
         folder: of checkpoints and losses.csv.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after a checkpoint.
     """
     device = next(model.parameters()).device
     arguments = TrainingArguments(
@@ -295,12 +324,13 @@ def train(
     last = last_checkpoint(folder) if settings.resume else None
     if last is not None:
         lessons.start = json.loads((last / "trainer_state.json").read_text())["global_step"] * lessons.step
+    stop = _Stop()
     trainer = LoraTrainer(
         model=model,
         args=arguments,
         train_dataset=lessons,
         data_collator=collator,
-        callbacks=[_Curve(model, folder / "losses.csv", lessons.step)],
+        callbacks=[_Curve(model, folder / "losses.csv", lessons.step), stop],
     )
     trainer.remove_callback(PrinterCallback)
     model.molecules = lessons.step
@@ -309,6 +339,9 @@ def train(
         random_state.trainer = trainer
         trainer.add_callback(random_state)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if stop.asked:
+        print(f"stopped; --resume goes on from {last_checkpoint(folder)}", flush=True)
+        raise KeyboardInterrupt
 
 
 def _backend(device: torch.device) -> str:

@@ -65,26 +65,46 @@ def test_an_adapter_is_made_that_peft_and_stage_2_load(tmp_path: Path, tiny_deco
     assert result["llm"]["adapter"]
 
 
-def test_killed_and_resumed_the_adapter_is_the_same(tmp_path: Path, tiny_decoder: Path) -> None:
-    words: tuple[object, ...] = ("--llm", tiny_decoder, "--corpus", _corpus(tmp_path), "--epochs", 12, *SMALL)
-    assert _run(*words, "--out", "whole", cwd=tmp_path).returncode == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = _command(*words, "--out", "parts")
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    checkpoints = tmp_path / "parts" / "tiny_decoder" / "own" / "checkpoints"
-    end = time.monotonic() + 100
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (tmp_path / "parts" / "tiny_decoder" / "own" / "kflm2.json").exists()
-    done = _run(*words, "--out", "parts", "--resume", "--rank", "8", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "was begun with another config: rank" in done.stderr
-    done = _run(*words, "--out", "parts", "--resume", cwd=tmp_path)
+LONG: tuple[object, ...] = ("--corpus", "own.smi", "--epochs", 12, *SMALL)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> bytes:
+    """The adapter of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    _corpus(folder)
+    done = _run("--llm", tiny_decoder, *LONG, cwd=folder)
     assert done.returncode == 0, done.stderr
-    own, whole = (tmp_path / name / "tiny_decoder" / "own" / "adapter_model.safetensors" for name in ("parts", "whole"))
-    assert own.read_bytes() == whole.read_bytes()
+    return (folder / "models" / "tiny_decoder" / "own" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_ended_and_resumed_the_adapter_is_the_same(
+    tmp_path: Path, tiny_decoder: Path, whole: bytes, end: signal.Signals
+) -> None:
+    _corpus(tmp_path)
+    words = ("--llm", tiny_decoder, *LONG)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = _command(*words)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    folder = tmp_path / "models" / "tiny_decoder" / "own"
+    checkpoints = folder / "checkpoints"
+    late = time.monotonic() + 100
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < late:
+        time.sleep(0.02)
+    process.send_signal(end)
+    out, err = process.communicate()
+    assert not (folder / "kflm2.json").exists()
+    if end == signal.SIGINT:
+        assert process.returncode == 130
+        assert b"--resume goes on from" in out
+        assert b"Traceback" not in err
+        done = _run(*words, "--resume", "--rank", "8", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "was begun with another config: rank" in done.stderr
+    done = _run(*words, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "adapter_model.safetensors").read_bytes() == whole
 
 
 def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Path) -> None:
