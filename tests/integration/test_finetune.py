@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from kflm2 import stages
 
 ROOT = Path(__file__).parents[2]
 SMALL: tuple[object, ...] = ("--batch-size", 4, "--rank", 4, "--alpha", 8, "--save-steps", 2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def only_the_checkouts_datasets() -> Iterator[None]:
+    """Structures of all eleven datasets take a minute to compute, in every test's empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KFLM2_DATASETS", raising=False)
+        yield
 
 
 def _corpus(folder: Path) -> Path:

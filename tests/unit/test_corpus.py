@@ -70,7 +70,8 @@ def test_unreadable_and_tested_molecules_are_left_out_and_counted(tmp_path: Path
     assert survey.shown[0].row == 2
 
 
-def test_the_datasets_that_are_here_are_what_may_be_tested_on() -> None:
+def test_the_datasets_that_are_here_are_what_may_be_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KFLM2_DATASETS", raising=False)
     found, names = structures_of_datasets()
     assert "SAMPL" in names
     assert identity("CN(C)C(=O)c1ccc(cc1)OC") in found
