@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from kflm2.data.corpus import Corpus, Survey, find_corpus, is_held_out, structures_of_datasets, usable
+from kflm2.data.corpus import Corpus, Selection, Survey, find_corpus, structures_of_datasets
 from kflm2.device import choose_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.evaluation.evidence import commit, plain, versions
@@ -26,7 +26,6 @@ from kflm2.trainers.lessons import Collator, DescriptorTargets, Lesson, Lessons
 
 HELD_OUT = 0.02
 """Share of the corpus that is not taught, for the perplexity."""
-_MOST_HELD_OUT = 500
 _TOKENS = 40
 """Of a drug-like SMILES with its end, for the estimate of memory."""
 _SAMPLE = 2000
@@ -38,13 +37,10 @@ class Material:
     """A corpus after one pass over it."""
 
     corpus: Corpus
+    selection: Selection
     survey: Survey
-    exclude: frozenset[str]
-    held_out: list[str]
     sample: list[str]
-    """The first molecules to be taught."""
-    molecules: int
-    """To be taught in an epoch."""
+    """The first SMILES to be taught."""
 
 
 def run(settings: FinetuneSettings) -> Path:
@@ -77,27 +73,25 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
         llm = llms.find(settings.llm)
     check_memory(llm, settings)
     checkpoint = llms.checkpoint_folder(llm)
-    material = read(settings)
+    context = llms.folder_context(checkpoint)
+    material = read(settings, context)
     step = settings.batch_size * settings.accumulation * processes
-    if material.molecules * settings.epochs < step:
-        raise SettingError(
-            f"a step takes {step} molecules and {material.molecules} are to be taught; lower --batch-size"
-        )
+    count = material.survey.taught
+    if count * settings.epochs < step:
+        raise SettingError(f"a step takes {step} molecules and {count} are to be taught; lower --batch-size")
     folder = settings.out / llm.name / material.corpus.name
     made = _made(settings, llm, checkpoint, material)
     if rank == 0:
         _prepare(folder, made, settings.resume)
 
     torch.manual_seed(settings.seed)
-    model, tokenizer, context, targets = _model(settings, checkpoint, material, device)
-    judged = material.held_out[:_MOST_HELD_OUT]
+    model, tokenizer, targets = _model(settings, checkpoint, material, context, device)
+    judged = material.survey.held_out
     before = lora.perplexity(model, tokenizer, judged, context) if judged else None
-    lessons = Lessons(
-        material.corpus.path, material.exclude, settings.limit, HELD_OUT, settings.epochs, step, settings.seed
-    )
+    lessons = Lessons(material.selection, settings.epochs, step, settings.seed)
     start = time.perf_counter()
     collator = Collator(tokenizer, context, settings.randomize, targets)
-    lora.train(model, lessons, collator, material.molecules, settings, folder)
+    lora.train(model, lessons, collator, count, settings, folder)
     made["seconds"] = round(time.perf_counter() - start, 1)
     made["perplexity"] = {
         "held_out": len(judged),
@@ -129,54 +123,55 @@ def check_memory(llm: llms.LLM, settings: FinetuneSettings, machine: Machine | N
         )
 
 
-def read(settings: FinetuneSettings) -> Material:
+def read(settings: FinetuneSettings, context: int) -> Material:
     """Pass over the corpus once: count, and take out what is not taught.
+
+    Args:
+        settings: see FinetuneSettings.
+        context: tokens that the LLM reads at once.
 
     Raises:
         DataError: nothing is left to be taught.
     """
     corpus = find_corpus(settings.corpus)
     exclude, names = (frozenset[str](), list[str]()) if settings.keep_tested else structures_of_datasets()
+    # a token is a character at least; begin and end are tokens too
+    selection = Selection(corpus.path, exclude, settings.limit, HELD_OUT, settings.fragments, context - 2)
     survey = Survey()
-    held_out: list[str] = []
     sample: list[str] = []
-    taught = 0
-    for smiles in usable(corpus.path, exclude, settings.limit, survey):
-        if is_held_out(smiles, HELD_OUT):
-            if len(held_out) < _MOST_HELD_OUT:
-                held_out.append(smiles)
-            continue
-        taught += 1
+    for smiles in selection.taught(survey):
         if len(sample) < _SAMPLE:
             sample.append(smiles)
+    taught = survey.taught
     left_out = (
         f"{survey.tested} left out because {', '.join(names)} hold them" if names else "none left out as tested on"
     )
     print(
         f"corpus: {corpus.name}, {survey.read:,} read, {survey.unreadable:,} unreadable, {left_out},"
-        f" {taught:,} to be taught, {len(held_out)} held out",
+        f" {taught:,} to be taught"
+        + (f" ({survey.fragments:,} fragments among them)" if settings.fragments else "")
+        + f", {len(survey.held_out)} held out",
         flush=True,
     )
     for own in survey.shown:
         print(f"  line {own.row}: {own.smiles[:60]!r}: {own.reason}")
     if not taught:
         raise DataError(f"corpus {corpus.path}: none of {survey.read} SMILES can be taught")
-    return Material(corpus, survey, exclude, held_out, sample, taught)
+    return Material(corpus, selection, survey, sample)
 
 
 def _model(
-    settings: FinetuneSettings, checkpoint: Path, material: Material, device: torch.device
-) -> tuple[lora.TaughtLLM, Any, int, DescriptorTargets | None]:
+    settings: FinetuneSettings, checkpoint: Path, material: Material, context: int, device: torch.device
+) -> tuple[lora.TaughtLLM, Any, DescriptorTargets | None]:
     base, tokenizer = lora.load_llm(checkpoint, settings.layers, device)
-    context = int(getattr(base.config, "max_position_embeddings", 0) or 1 << 30)
     targets = DescriptorTargets(material.sample) if settings.knowledge == "descriptors" else None
     model = lora.TaughtLLM(base, settings, len(targets.columns) if targets else 0)
     model.to(device)
     if targets is not None:
         first = [Lesson(smiles, 0) for smiles in material.sample[:256]]
-        batch = Collator(tokenizer, context, False, None)(first)
+        batch = Collator(tokenizer, context, 0.0, None)(first)
         model.fit_head({name: value.to(device) for name, value in batch.items()})
-    return model, tokenizer, context, targets
+    return model, tokenizer, targets
 
 
 def _made(settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material: Material) -> dict[str, Any]:
@@ -192,7 +187,8 @@ def _made(settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material:
             "read": survey.read,
             "unreadable": survey.unreadable,
             "left_out_as_tested": survey.tested,
-            "taught": material.molecules,
+            "fragments": survey.fragments,
+            "taught": survey.taught,
         },
         "config": config,
         "versions": versions(),
@@ -283,11 +279,11 @@ def _draw(losses: Path, picture: Path) -> None:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(5.6, 3.6), layout="constrained")
     axis = figure.subplots()
-    window = max(1, len(rows) // 50)
     for name in [key for key in rows[0] if key != "step"]:
-        values = torch.tensor([float(row[name]) for row in rows])
-        smooth = values.unfold(0, window, 1).mean(dim=1)
-        axis.plot(range(window, len(rows) + 1), smooth.tolist(), label=name)
+        steps, values = zip(*((int(row["step"]), float(row[name])) for row in rows if row[name]), strict=True)
+        window = max(1, len(values) // 50)
+        smooth = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
+        axis.plot(steps[window - 1 :], smooth.tolist(), label=name)
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.legend(frameon=False)
     with atomic(picture) as temporary:

@@ -21,8 +21,10 @@ class FinetuneSettings:
     """Use the first molecules only; default all."""
     keep_tested: bool = False
     """Also teach molecules that a dataset of stage 2 holds; by default they are left out (by InChIKey) and counted."""
-    randomize: bool = False
-    """Write each molecule another way, atoms in random order, every time it is seen."""
+    fragments: bool = False
+    """Also teach the molecules' BRICS fragments, open bonds closed: small molecules of many kinds."""
+    randomize: float = 0.0
+    """Share of the molecules, drawn anew in every epoch, that are written another way: atoms in random order."""
     layers: int | None = None
     """Keep the LLM's first layers only; stage 2 then reads the last of these. Default all."""
     knowledge: Literal["none", "descriptors"] = "none"
@@ -31,6 +33,8 @@ class FinetuneSettings:
     """Weight of its loss."""
     next_token_weight: float = 1.0
     """Weight of the next-token loss; 0 leaves it out, and the vocabulary head is then not run."""
+    next_token_every: int = 1
+    """Learn the next token in every so many-th step only, beside descriptors: the vocabulary head is costly."""
     rank: int = 16
     """Rank of LoRA."""
     alpha: int = 32
@@ -77,7 +81,7 @@ class FinetuneSettings:
         Raises:
             SettingError: the first one found.
         """
-        for name in ("rank", "alpha", "epochs", "batch_size", "accumulation", "save_steps"):
+        for name in ("rank", "alpha", "epochs", "batch_size", "accumulation", "save_steps", "next_token_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("limit", "layers"):
@@ -86,10 +90,15 @@ class FinetuneSettings:
         for name in ("dropout", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1")
+        if not 0 <= self.randomize <= 1:
+            raise SettingError(f"randomize is {self.randomize}; it is a share, from 0 to 1")
         for name in ("knowledge_weight", "next_token_weight"):
             if not getattr(self, name) >= 0:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.learning_rate > 0:
             raise SettingError(f"learning_rate is {self.learning_rate}; it must be positive")
-        if self.next_token_weight == 0 and (self.knowledge == "none" or self.knowledge_weight == 0):
+        alone = self.knowledge == "none" or self.knowledge_weight == 0
+        if alone and self.next_token_weight == 0:
             raise SettingError("nothing is to be learnt: next_token_weight is 0 and knowledge is none")
+        if alone and self.next_token_every > 1:
+            raise SettingError("next_token_every leaves steps in which nothing is to be learnt: knowledge is none")

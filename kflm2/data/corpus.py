@@ -2,13 +2,15 @@
 
 import csv
 import gzip
+import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
+from rdkit.Chem import BRICS
 
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
@@ -21,6 +23,11 @@ SAMPLE = "zinc_sample"
 _FILES = {"ZINC": ZINC.path.name, "ChEMBL": CHEMBL_FILE, "MOSES": MOSES_FILE, SAMPLE: "zinc_sample.smi"}
 _MOST_SHOWN = 20
 _COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
+_MOST_HELD_OUT = 500
+_MEMORY = 1 << 24
+"""Bytes in which fragments are remembered, however long the corpus is; a few that are new are then taken for known."""
+_ENDS = {"C": (1, 1, 6, 6, 7, 8, 8, 9, 17, 17, 35), "": (1, 6)}
+"""Atomic numbers that close an open bond, the usual ones twice: of a carbon, and of any other atom."""
 
 
 @dataclass(frozen=True)
@@ -95,36 +102,107 @@ class Survey:
     """The first unreadable ones."""
     tested: int = 0
     """Molecules left out because a dataset of stage 2 has them."""
+    fragments: int = 0
+    """Fragments taught beside them."""
+    taught: int = 0
+    """SMILES to be taught in an epoch, fragments included."""
+    held_out: list[str] = field(default_factory=list)
+    """The first molecules that are not taught, so that they can be judged on."""
 
 
-def usable(
-    path: Path, exclude: frozenset[str] = frozenset(), limit: int | None = None, survey: Survey | None = None
-) -> Iterator[str]:
-    """SMILES of a corpus that RDKit can read and no dataset of stage 2 holds.
+@dataclass(frozen=True)
+class Selection:
+    """Which SMILES of a corpus are taught."""
 
-    Args:
-        path: of the corpus.
-        exclude: structures (InChIKeys) to leave out.
-        limit: stop after so many.
-        survey: counts what was seen.
+    path: Path
+    exclude: frozenset[str] = frozenset()
+    """Structures (InChIKeys) to leave out."""
+    limit: int | None = None
+    """Use so many molecules."""
+    held_out: float = 0.0
+    """Share of them that is not taught."""
+    fragments: bool = False
+    """Teach the fragments of what is taught too, each once."""
+    longest: int | None = None
+    """Characters that the LLM can read at once."""
+
+    def taught(self, survey: Survey | None = None) -> Iterator[str]:
+        """SMILES to teach, in the corpus' order; the same whenever they are asked for.
+
+        Args:
+            survey: counts what was seen.
+        """
+        survey = survey if survey is not None else Survey()
+        known = bytearray(_MEMORY if self.fragments else 0)
+        for smiles in self._usable(survey):
+            if is_held_out(smiles, self.held_out):
+                if len(survey.held_out) < _MOST_HELD_OUT:
+                    survey.held_out.append(smiles)
+                continue
+            survey.taught += 1
+            yield smiles
+            for own in fragments(smiles) if self.fragments else ():
+                place = zlib.crc32(own.encode()) % _MEMORY
+                if known[place]:
+                    continue
+                known[place] = True
+                if self.exclude and identity(own) in self.exclude:
+                    continue
+                survey.fragments += 1
+                survey.taught += 1
+                yield own
+
+    def _usable(self, survey: Survey) -> Iterator[str]:
+        """SMILES that RDKit can read and no dataset of stage 2 holds."""
+        for text in stream(self.path):
+            survey.read += 1
+            try:
+                parse_smiles(text)
+                if self.longest is not None and len(text) > self.longest:
+                    raise MoleculeError(f"{len(text)} characters; the LLM reads {self.longest} at once")
+            except MoleculeError as error:
+                survey.unreadable += 1
+                if len(survey.shown) < _MOST_SHOWN:
+                    survey.shown.append(Rejection(survey.read, text, str(error)))
+                continue
+            if self.exclude and identity(text) in self.exclude:
+                survey.tested += 1
+                continue
+            survey.used += 1
+            yield text
+            if survey.used == self.limit:
+                return
+
+
+def fragments(smiles: str) -> list[str]:
+    """The pieces into which the bonds that BRICS knows cut a molecule, as small molecules (canonical SMILES).
+
+    A cut leaves open bonds; hydrogen, methyl, a halogen and the like close them, drawn by chance but always alike for
+    the same molecule, so that small molecules of many kinds arise. A molecule that is not cut has none.
+
+    BRICS: Degen et al., ChemMedChem 2008, 3, 1503.
     """
-    survey = survey if survey is not None else Survey()
-    for text in stream(path):
-        survey.read += 1
+    pieces = sorted(BRICS.BRICSDecompose(parse_smiles(smiles)))
+    closed = (_closed(text, smiles) for text in pieces) if len(pieces) > 1 else ()
+    return list(dict.fromkeys(own for own in closed if own is not None))
+
+
+def _closed(piece: str, smiles: str) -> str | None:
+    """A piece of a molecule with its open bonds closed; None where that makes no molecule."""
+    chance = random.Random(f"{piece} {smiles}")
+    mol = Chem.RWMol(Chem.MolFromSmiles(piece))
+    for atom in mol.GetAtoms():
+        if atom.GetAtomicNum() == 0:
+            (bond,) = atom.GetBonds()
+            other = bond.GetOtherAtom(atom).GetSymbol()
+            atom.SetAtomicNum(chance.choice(_ENDS.get(other, _ENDS[""])))
+            atom.SetIsotope(0)
+            atom.SetNoImplicit(False)  # the hydrogens that a dummy lacks
+    with rdBase.BlockLogs():
         try:
-            parse_smiles(text)
-        except MoleculeError as error:
-            survey.unreadable += 1
-            if len(survey.shown) < _MOST_SHOWN:
-                survey.shown.append(Rejection(survey.read, text, str(error)))
-            continue
-        if exclude and identity(text) in exclude:
-            survey.tested += 1
-            continue
-        survey.used += 1
-        yield text
-        if survey.used == limit:
-            return
+            return str(Chem.MolToSmiles(Chem.RemoveHs(mol.GetMol())))
+        except Chem.MolSanitizeException:
+            return None
 
 
 def structures_of_datasets() -> tuple[frozenset[str], list[str]]:

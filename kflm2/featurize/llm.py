@@ -449,6 +449,12 @@ def quiet() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
+def folder_context(folder: Path) -> int:
+    """Tokens that the checkpoint in a folder reads at once, from its config alone."""
+    config = json.loads((folder / "config.json").read_text())
+    return int(config.get("max_position_embeddings") or 1 << 30)
+
+
 def folder_depth(folder: Path) -> int:
     """Layers of the checkpoint in a folder, from its config alone."""
     return int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from kflm2.data.corpus import is_held_out, randomized, usable
+from kflm2.data.corpus import Selection, randomized
 from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows
 
 if TYPE_CHECKING:
@@ -28,7 +27,9 @@ class Lesson:
 
     smiles: str
     seed: int
-    """Of its random writing, where that is asked for."""
+    """Of its random writing."""
+    chance: float = 1.0
+    """Drawn from 0 to 1: it is written another way where this is below the share asked for."""
 
 
 class Lessons(IterableDataset):
@@ -39,10 +40,7 @@ class Lessons(IterableDataset):
 
     def __init__(
         self,
-        path: Path,
-        exclude: frozenset[str],
-        limit: int | None,
-        held_out: float,
+        selection: Selection,
         epochs: int,
         step: int,
         seed: int,
@@ -51,17 +49,13 @@ class Lessons(IterableDataset):
         """Say what to read.
 
         Args:
-            path: of the corpus.
-            exclude: structures to leave out.
-            limit: molecules of the corpus to use.
-            held_out: share of them that is not taught.
+            selection: what of a corpus is taught.
             epochs: passes.
             step: molecules in an optimizer's step, over all processes.
             seed: of the order.
             start: molecules to pass over, where training goes on.
         """
-        self.path, self.exclude, self.limit, self.held_out = path, exclude, limit, held_out
-        self.epochs, self.step, self.seed, self.start = epochs, step, seed, start
+        self.selection, self.epochs, self.step, self.seed, self.start = selection, epochs, step, seed, start
 
     def __iter__(self) -> Iterator[Lesson]:
         number = 0
@@ -74,9 +68,7 @@ class Lessons(IterableDataset):
     def _epoch(self, epoch: int) -> Iterator[Lesson]:
         block: list[str] = []
         blocks = 0
-        for smiles in usable(self.path, self.exclude, self.limit):
-            if is_held_out(smiles, self.held_out):
-                continue
+        for smiles in self.selection.taught():
             block.append(smiles)
             if len(block) == _BLOCK:
                 yield from self._ordered(block, epoch, blocks)
@@ -93,7 +85,7 @@ class Lessons(IterableDataset):
         full = [own for own in steps if len(own) == self.step]
         for place in [*rng.permutation(len(full)), *range(len(full), len(steps))]:
             for index in steps[place]:
-                yield Lesson(block[index], int(rng.integers(1 << 31)))
+                yield Lesson(block[index], int(rng.integers(1 << 31)), float(rng.random()))
 
 
 class DescriptorTargets:
@@ -125,7 +117,7 @@ class Collator:
     """Lessons to tensors: tokens and an end, padded to the right; labels that leave out the padding."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", context: int, randomize: bool, targets: DescriptorTargets | None
+        self, tokenizer: "PreTrainedTokenizerBase", context: int, randomize: float, targets: DescriptorTargets | None
     ) -> None:
         self.tokenizer, self.context, self.randomize, self.targets = tokenizer, context, randomize, targets
 
@@ -135,7 +127,7 @@ class Collator:
         Returns:
             input_ids and labels (B, T); descriptors (B, P) where they are learnt.
         """
-        written = [randomized(own.smiles, own.seed) if self.randomize else own.smiles for own in lessons]
+        written = [randomized(own.smiles, own.seed) if own.chance < self.randomize else own.smiles for own in lessons]
         batch: dict[str, Any] = tokens_and_labels(self.tokenizer, written, self.context)
         if self.targets is not None:
             # of the molecule, however it is written

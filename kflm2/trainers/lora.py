@@ -56,10 +56,12 @@ class TaughtLLM(nn.Module):
         )
         self.peft = get_peft_model(llm, config)
         self.head = _head(llm.config.hidden_size, descriptors) if descriptors else None
-        self.next_token_weight = settings.next_token_weight
+        self.next_token_weight, self.next_token_every = settings.next_token_weight, settings.next_token_every
         self.knowledge_weight = settings.knowledge_weight
         self.molecules = settings.batch_size * settings.accumulation
         """In an optimizer's step, over all processes."""
+        self.step = 0
+        """Optimizer's steps made."""
         self.losses: dict[str, float] = {}
         """Of the last batch, each for itself."""
 
@@ -86,13 +88,10 @@ class TaughtLLM(nn.Module):
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
         states = self.states(input_ids)
+        self.losses = {}
         loss = input_ids.new_zeros((), dtype=torch.float32)
-        if self.next_token_weight:
-            logits = self.logits(states)[:, :-1]
-            summed = functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
-            )
-            count = (labels[:, 1:] != IGNORE).sum()
+        if self.next_token_weight and self.step % self.next_token_every == 0:
+            summed, count = self.surprise(states, labels)
             self.losses["next token"] = (summed / count).item()
             labels_of_step = count if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.next_token_weight * summed / labels_of_step
@@ -104,9 +103,16 @@ class TaughtLLM(nn.Module):
         return {"loss": loss}
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) states before the final norm to (B, T, V)."""
+        """(..., D) states before the final norm to (..., V)."""
         base: Any = self.peft.get_base_model()
         return base.lm_head(base.model.norm(states))
+
+    def surprise(self, states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Negative log-likelihood of the next tokens, summed, and how many there are."""
+        real = labels[:, 1:] != IGNORE
+        # the vocabulary head is the costliest map of a small LLM: not for padding
+        logits = self.logits(states[:, :-1][real])
+        return functional.cross_entropy(logits.float(), labels[:, 1:][real], reduction="sum"), real.sum()
 
     def states(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(B, T, D) states of the last layer, before the final norm: what stage 2 reads of a middle layer."""
@@ -200,6 +206,10 @@ class LoraTrainer(Trainer):
 
     model: TaughtLLM
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.model.step = self.state.global_step
+        return super().training_step(*args, **kwargs)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.model.save(Path(output_dir or str(self.args.output_dir)))
 
@@ -254,6 +264,7 @@ class _Curve(TrainerCallback):
     def __init__(self, model: TaughtLLM, path: Path, step: int) -> None:
         self.model, self.path, self.step = model, path, step
         self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
         if state.is_world_process_zero:
@@ -269,9 +280,11 @@ class _Curve(TrainerCallback):
             losses = self.model.losses
             if self.bar is not None:
                 self.bar.update(self.step)
-                self.bar.set_postfix_str(", ".join(f"{name} {value:.2f}" for name, value in losses.items()))
+                self.shown |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
+                self.bar.set_postfix_str(", ".join(self.shown.values()))
             head = "" if self.path.exists() else ",".join(["step", *losses]) + "\n"
-            values = ",".join(f"{own:.6g}" for own in losses.values())
+            names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not head else list(losses)
+            values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in names)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{head}{state.global_step},{values}\n")
 
@@ -312,7 +325,8 @@ def train(
         bf16=device.type == "cuda",
         # named in one process alone, it would be waited for
         ddp_backend=None if lessons.step == settings.batch_size * settings.accumulation else _backend(device),
-        ddp_find_unused_parameters=False,
+        # an adapter on the vocabulary head has no part in a step that learns descriptors alone
+        ddp_find_unused_parameters=settings.knowledge != "none" and settings.targets == "paper",
         # lessons pass over by themselves what was read before
         ignore_data_skip=True,
         dataloader_drop_last=True,
@@ -364,9 +378,7 @@ def perplexity(
     for start in range(0, len(smiles), batch):
         rows = tokens_and_labels(tokenizer, smiles[start : start + batch], context)
         ids, labels = (rows[name].to(next(model.parameters()).device) for name in ("input_ids", "labels"))
-        logits = model.logits(model.states(ids))[:, :-1]
-        total += functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
-        ).item()
-        count += int((labels[:, 1:] != IGNORE).sum())
+        summed, own = model.surprise(model.states(ids), labels)
+        total += summed.item()
+        count += int(own)
     return math.exp(total / count)

@@ -9,7 +9,16 @@ import pytest
 from rdkit import Chem
 
 from kflm2.data import corpus
-from kflm2.data.corpus import Survey, find_corpus, is_held_out, randomized, stream, structures_of_datasets, usable
+from kflm2.data.corpus import (
+    Selection,
+    Survey,
+    find_corpus,
+    fragments,
+    is_held_out,
+    randomized,
+    stream,
+    structures_of_datasets,
+)
 from kflm2.data.structures import identity
 from kflm2.errors import DataError, SettingError
 
@@ -63,7 +72,7 @@ def test_unreadable_and_tested_molecules_are_left_out_and_counted(tmp_path: Path
     (tmp_path / "a.smi").write_text("\n".join(["CCO", *bad, "OC(C)=O", "CCN", "CCC", "CCCC"]) + "\n")
     survey = Survey()
     # acetic acid is excluded however it is written
-    found = list(usable(tmp_path / "a.smi", frozenset({identity("CC(=O)O")}), limit=3, survey=survey))
+    found = list(Selection(tmp_path / "a.smi", frozenset({identity("CC(=O)O")}), limit=3).taught(survey))
     assert found == ["CCO", "CCN", "CCC"]
     assert (survey.read, survey.used, survey.unreadable, survey.tested) == (34, 3, 30, 1)
     assert len(survey.shown) == 20
@@ -84,7 +93,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         with path.open("w") as file:
             file.writelines(f"{text}\n" for text in itertools.islice(itertools.cycle(SMILES), lines))
         tracemalloc.start()
-        assert sum(1 for _ in usable(path)) == lines
+        assert sum(1 for _ in Selection(path).taught()) == lines
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -107,3 +116,44 @@ def test_a_random_writing_is_of_the_same_molecule() -> None:
     assert len(writings) > 10
     assert {Chem.CanonSmiles(text) for text in writings} == {Chem.CanonSmiles(smiles)}
     assert randomized(smiles, 3) == randomized(smiles, 3)
+
+
+def test_fragments_are_the_small_molecules_that_a_cut_leaves() -> None:
+    smiles = "COc1ccc(C(=O)NCC2CCCN2S(C)(=O)=O)cc1Cl"
+    found = fragments(smiles)
+    assert len(found) > 3
+    assert found == fragments(smiles)
+    whole = Chem.MolFromSmiles(smiles)
+    for text in found:
+        mol = Chem.MolFromSmiles(text)
+        assert Chem.MolToSmiles(mol) == text
+        assert mol.GetNumAtoms() < whole.GetNumAtoms()
+        # every bond is closed, by an atom or by hydrogen
+        assert not any(atom.GetAtomicNum() == 0 or atom.GetNumRadicalElectrons() for atom in mol.GetAtoms())
+    assert fragments("c1ccccc1") == []
+
+
+def test_fragments_are_taught_once_beside_their_molecules_and_never_of_those_held_out(tmp_path: Path) -> None:
+    own = [f"{'C' * i}NC(=O)c1ccc(OC{'C' * j})cc1" for i in range(1, 7) for j in range(10)]
+    (tmp_path / "a.smi").write_text("\n".join(own) + "\n")
+    survey = Survey()
+    selection = Selection(tmp_path / "a.smi", held_out=0.3, fragments=True)
+    taught = list(selection.taught(survey))
+    assert taught == list(selection.taught())
+    assert survey.taught == len(taught) == len(set(taught))
+    assert len(survey.held_out) > 5
+    assert not set(survey.held_out) & set(taught)
+    assert survey.used - len(survey.held_out) + survey.fragments == len(taught)
+    assert set(taught) == {text for text in own if text not in survey.held_out} | {
+        piece for text in own if text not in survey.held_out for piece in fragments(text)
+    }
+    without = identity(next(text for text in taught if text not in own))
+    left = list(Selection(tmp_path / "a.smi", frozenset({without}), held_out=0.3, fragments=True).taught())
+    assert [text for text in taught if identity(text) != without] == left
+
+
+def test_what_the_llm_cannot_read_at_once_is_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_text("CCO\nCCCCCCCC\n")
+    survey = Survey()
+    assert list(Selection(tmp_path / "a.smi", longest=7).taught(survey)) == ["CCO"]
+    assert [(own.row, own.reason) for own in survey.shown] == [(2, "8 characters; the LLM reads 7 at once")]

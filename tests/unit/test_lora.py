@@ -12,6 +12,7 @@ from rdkit.Chem import rdMolDescriptors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kflm2.data import datasets
+from kflm2.data.corpus import Selection
 from kflm2.data.molecules import read_table
 from kflm2.errors import LLMError, SettingError
 from kflm2.featurize import llm as llms
@@ -32,9 +33,9 @@ def _corpus(folder: Path, smiles: list[str] = SMILES) -> Path:
     return folder / "own.smi"
 
 
-def _lessons(path: Path, **more: object) -> Lessons:
-    values = {"exclude": frozenset(), "limit": None, "held_out": 0.0, "epochs": 1, "step": 4, "seed": 0, **more}
-    return Lessons(path, **values)
+def _lessons(path: Path, limit: int | None = None, **more: int) -> Lessons:
+    values = {"epochs": 1, "step": 4, "seed": 0, **more}
+    return Lessons(Selection(path, limit=limit), **values)
 
 
 @pytest.mark.parametrize("block", [7, 1000])
@@ -150,7 +151,7 @@ def _train(folder: Path, tiny: Path, path: Path, settings: FinetuneSettings, mol
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.fit_head(tokens_and_labels(tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
-    train(model, _lessons(path, limit=molecules), Collator(tokenizer, 24, True, targets), molecules, settings, folder)
+    train(model, _lessons(path, limit=molecules), Collator(tokenizer, 24, 0.5, targets), molecules, settings, folder)
     model.save(folder)
     return model
 
