@@ -1,7 +1,6 @@
 """Stage 1 from a corpus to an adapter with its card: what was read, what was learnt, how it was judged."""
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -11,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from kflm2.data.corpus import Corpus, Selection, Survey, find_corpus, structures_of_datasets
 from kflm2.device import choose_device
 from kflm2.errors import DataError, LLMError, SettingError
+from kflm2.evaluation.adapter_card import card, draw_losses, summary
 from kflm2.evaluation.evidence import commit, plain, versions
 from kflm2.featurize import llm as llms
 from kflm2.featurize.llm_sizes import Machine
-from kflm2.files import atomic, sha256_file, write_json, write_text
+from kflm2.files import sha256_file, write_json, write_text
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.trainers import lora
+from kflm2.trainers.decoder import cut, load_decoder
+from kflm2.trainers.judge import Judged
 from kflm2.trainers.lessons import Collator, DescriptorTargets, Lesson, Lessons
 
 HELD_OUT = 0.02
 """Share of the corpus that is not taught, for the perplexity."""
+_BYTES_OF_4_BIT = 0.53
+"""A weight in 4 bit, with its share of the scales."""
 _TOKENS = 40
 """Of a drug-like SMILES with its end, for the estimate of memory."""
 _SAMPLE = 2000
@@ -66,6 +69,12 @@ def run(settings: FinetuneSettings) -> Path:
 
 def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     device = choose_device(settings.device)
+    if device.type == "cuda" and processes > 1:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    elif device.index:
+        raise SettingError(
+            f"device {device}: stage 1 takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={device.index}"
+        )
     if settings.llm == llms.AUTO:
         llm, why = llms.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)
@@ -73,6 +82,9 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
         llm = llms.find(settings.llm)
     check_memory(llm, settings)
     checkpoint = llms.checkpoint_folder(llm)
+    depth = llms.folder_depth(checkpoint)
+    if (settings.layers or 0) > depth:
+        raise SettingError(f"layers is {settings.layers}, and {llm.name} has {depth}")
     context = llms.folder_context(checkpoint)
     material = read(settings, context)
     step = settings.batch_size * settings.accumulation * processes
@@ -84,22 +96,30 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     if rank == 0:
         _prepare(folder, made, settings.resume)
 
-    torch.manual_seed(settings.seed)
-    model, tokenizer, targets = _model(settings, checkpoint, material, context, device)
-    judged = material.survey.held_out
-    before = lora.perplexity(model, tokenizer, judged, context) if judged else None
-    lessons = Lessons(material.selection, settings.epochs, step, settings.seed)
-    start = time.perf_counter()
-    collator = Collator(tokenizer, context, settings.randomize, targets)
-    lora.train(model, lessons, collator, count, settings, folder)
-    made["seconds"] = round(time.perf_counter() - start, 1)
-    made["perplexity"] = {
-        "held_out": len(judged),
-        "before": before,
-        "after": lora.perplexity(model, tokenizer, judged, context) if judged else None,
-    }
+    base, tokenizer = load_decoder(checkpoint, device, settings.load_4bit, settings.unsloth)
+    judged = Judged(material.selection, material.survey.held_out, material.sample, tokenizer, context, settings.seed)
+    before = judged.written(base) if rank == 0 else {}
+    cut(base, settings.layers)
     if rank == 0:
+        before |= judged.probed(base)
+    targets = DescriptorTargets(material.sample) if settings.knowledge == "descriptors" else None
+    torch.manual_seed(settings.seed)
+    model = lora.TaughtLLM(base, settings, len(targets.columns) if targets else 0)
+    if targets is not None:
+        first = Collator(tokenizer, context, 0.0, None)([Lesson(smiles, 0) for smiles in material.sample[:256]])
+        model.fit_head({name: value.to(device) for name, value in first.items()})
+
+    start = time.perf_counter()
+    lessons = Lessons(material.selection, settings.epochs, step, settings.seed)
+    lora.train(model, lessons, Collator(tokenizer, context, settings.randomize, targets), count, settings, folder)
+    made["seconds"] = round(time.perf_counter() - start, 1)
+    if rank == 0:
+        if settings.float16:
+            model.round_to_half()
+        after = judged.written(model.llm) | judged.probed(model.llm)
+        made["judged"] = judged.compare(before, after)
         _write(folder, model, tokenizer, made)
+        judged.write_samples(folder / "samples.csv")
         print(summary(made, folder))
     return folder
 
@@ -115,6 +135,8 @@ def check_memory(llm: llms.LLM, settings: FinetuneSettings, machine: Machine | N
     machine = machine or Machine.here()
     layers = min(settings.layers or llm.shape.layers, llm.shape.layers)
     needed = llm.shape.lora_bytes(settings.batch_size, _TOKENS, machine.number, settings.rank, layers)
+    if settings.load_4bit and machine.number == 2:
+        needed -= (2 - _BYTES_OF_4_BIT) * llm.shape.linear_weights(layers)
     if needed > machine.memory:
         raise LLMError(
             f"LLM {llm.name} takes about {needed / 1e9:.0f} GB to be taught with {settings.batch_size} molecules at a"
@@ -158,20 +180,6 @@ def read(settings: FinetuneSettings, context: int) -> Material:
     if not taught:
         raise DataError(f"corpus {corpus.path}: none of {survey.read} SMILES can be taught")
     return Material(corpus, selection, survey, sample)
-
-
-def _model(
-    settings: FinetuneSettings, checkpoint: Path, material: Material, context: int, device: torch.device
-) -> tuple[lora.TaughtLLM, Any, DescriptorTargets | None]:
-    base, tokenizer = lora.load_llm(checkpoint, settings.layers, device)
-    targets = DescriptorTargets(material.sample) if settings.knowledge == "descriptors" else None
-    model = lora.TaughtLLM(base, settings, len(targets.columns) if targets else 0)
-    model.to(device)
-    if targets is not None:
-        first = [Lesson(smiles, 0) for smiles in material.sample[:256]]
-        batch = Collator(tokenizer, context, 0.0, None)(first)
-        model.fit_head({name: value.to(device) for name, value in batch.items()})
-    return model, tokenizer, targets
 
 
 def _made(settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material: Material) -> dict[str, Any]:
@@ -221,70 +229,9 @@ def _prepare(folder: Path, made: dict[str, Any], resume: bool) -> None:
 def _write(folder: Path, model: lora.TaughtLLM, tokenizer: Any, made: dict[str, Any]) -> None:
     # the name by which stage 2 and others know the LLM, not this machine's path
     model.peft.peft_config["default"].base_model_name_or_path = made["llm"]["hub_id"] or made["llm"]["name"]
-    model.save(folder)
+    model.save(folder, half=made["config"]["float16"])
     tokenizer.save_pretrained(folder)
-    _draw(folder / "losses.csv", folder / "losses.png")
+    draw_losses(folder / "losses.csv", folder / "losses.png")
     write_text(folder / "README.md", card(made))
     write_json(folder / llms.ADAPTER_CARD, made)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def summary(made: dict[str, Any], folder: Path) -> str:
-    """What a person sees at the end."""
-    perplexity, corpus = made["perplexity"], made["corpus"]
-    judged = "no molecule was held out"
-    if count := perplexity["held_out"]:
-        judged = f"{perplexity['before']:.4g} before, {perplexity['after']:.4g} after, on {count} held-out molecules"
-    taught = f"taught with {corpus['taught']:,} molecules of {corpus['name']} in {made['seconds']:.0f} s"
-    return f"\n{made['llm']['name']} {taught}\nperplexity  {judged}\nadapter     {folder}"
-
-
-def card(made: dict[str, Any]) -> str:
-    """The model card, Markdown."""
-    llm, corpus, perplexity = made["llm"], made["corpus"], made["perplexity"]
-    counts = (f"{name.replace('_', ' ')} {value:,}" for name, value in corpus.items() if isinstance(value, int))
-    rows = [
-        ("LLM", f"{llm['name']} {llm['hub_id']}".strip()),
-        ("layers", f"the first {made['layers']}" if made["layers"] else "all"),
-        ("corpus", f"{corpus['name']}, SHA-256 {corpus['sha256']}"),
-        ("molecules", ", ".join(counts)),
-        ("perplexity per token, held out", f"{perplexity['before']} before, {perplexity['after']} after"),
-        ("seconds", made["seconds"]),
-        *((f"`{name}`", value) for name, value in made["config"].items()),
-        *((f"version of {name}", value) for name, value in made["versions"].items()),
-        ("commit", made["commit"]),
-    ]
-    return "\n".join(
-        [
-            "---",
-            "library_name: peft",
-            f"base_model: {llm['hub_id'] or llm['name']}",
-            "---",
-            "",
-            f"# LoRA adapter for {llm['name']}, taught with {corpus['name']}",
-            "",
-            "Made by `kflm2 finetune`; its hidden states describe molecules given as SMILES.",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {name} | {value} |" for name, value in rows),
-            "",
-        ]
-    )
-
-
-def _draw(losses: Path, picture: Path) -> None:
-    """Losses over the steps, smoothed over a fiftieth of them."""
-    with losses.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(5.6, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for name in [key for key in rows[0] if key != "step"]:
-        steps, values = zip(*((int(row["step"]), float(row[name])) for row in rows if row[name]), strict=True)
-        window = max(1, len(values) // 50)
-        smooth = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
-        axis.plot(steps[window - 1 :], smooth.tolist(), label=name)
-    axis.set(xlabel="step", ylabel="loss", yscale="log")
-    axis.legend(frameon=False)
-    with atomic(picture) as temporary:
-        figure.savefig(temporary, dpi=150)

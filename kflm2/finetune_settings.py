@@ -45,6 +45,10 @@ class FinetuneSettings:
     """all-linear: every linear map of the layers; paper: q, k, v, o, and the vocabulary head where it is not tied."""
     epochs: int = 1
     """Passes over the corpus."""
+    load_4bit: bool = False
+    """QLoRA: the LLM's own weights in 4 bit, by bitsandbytes on CUDA; a line says so where that cannot be."""
+    unsloth: bool = False
+    """Train by unsloth on CUDA; a line says so where that cannot be."""
     batch_size: int = 32
     """Molecules in a step, of each process."""
     accumulation: int = 1
@@ -59,6 +63,8 @@ class FinetuneSettings:
     """Go on at the last checkpoint of the same settings."""
     seed: int = 0
     """Of adapter weights, dropout and order."""
+    float16: bool = False
+    """Round the adapter to float16 in the end: half the size."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     out: Path = field(default_factory=lambda: Path("models"))

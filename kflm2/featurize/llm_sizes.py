@@ -40,14 +40,18 @@ class Shape:
         tables = 2 if head and not self.tied else 1
         return tables * self.vocabulary * self.width + (layers or self.layers) * layer + self.width
 
+    def linear_weights(self, layers: int | None = None) -> int:
+        """Weights of the layers' linear maps."""
+        return (layers or self.layers) * sum(a * b for a, b in self._linears())
+
     def lora_parameters(self, rank: int, layers: int | None = None) -> int:
         """Weights of a LoRA adapter on all linear maps of the layers."""
         return (layers or self.layers) * rank * sum(a + b for a, b in self._linears())
 
     def flops(self, tokens: int, layers: int | None = None) -> float:
         """Floating-point operations to read one molecule: two a weight and token, and attention's two products."""
-        weights = sum(a * b for a, b in self._linears())
-        return 2.0 * (layers or self.layers) * tokens * (weights + 2 * tokens * self.width)
+        attention = 2 * (layers or self.layers) * tokens * self.width
+        return 2.0 * tokens * (self.linear_weights(layers) + attention)
 
     def embedding_bytes(self, batch: int, tokens: int, number: int, layers: int | None = None) -> float:
         """Memory at most while states are computed.

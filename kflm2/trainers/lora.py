@@ -1,31 +1,34 @@
 """Stage 1: LoRA teaches an LLM to read SMILES, by the next token and by what chemists compute of the molecule."""
 
 import json
-import math
-import signal
-import threading
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional
-from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kflm2.errors import LLMError, SettingError
-from kflm2.featurize.llm import quiet
+from kflm2.errors import DataError
 from kflm2.files import atomic
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.model import Standardize
-from kflm2.trainers.lessons import IGNORE, Collator, Lessons, tokens_and_labels
+from kflm2.trainers.callbacks import Curve, RandomState, Stop
+from kflm2.trainers.decoder import pooled, states, surprise
+from kflm2.trainers.lessons import Collator, Lessons
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 HEAD = "knowledge_head.safetensors"
-_PAPER_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
 class TaughtLLM(nn.Module):
@@ -40,22 +43,8 @@ class TaughtLLM(nn.Module):
             descriptors: P; 0 without a head.
         """
         super().__init__()
-        from peft import LoraConfig, get_peft_model
-
-        targets: str | list[str] = "all-linear"
-        if settings.targets == "paper":
-            # a tied head is the token embeddings too: an adapter on one of the two would untie them
-            tied = bool(llm.config.tie_word_embeddings)
-            targets = _PAPER_TARGETS if tied else [*_PAPER_TARGETS, "lm_head"]
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        )
-        self.peft = get_peft_model(llm, config)
-        self.head = _head(llm.config.hidden_size, descriptors) if descriptors else None
+        self.peft: Any = _with_lora(llm, settings)
+        self.head = _head(llm.config.hidden_size, descriptors).to(llm.device) if descriptors else None
         self.next_token_weight, self.next_token_every = settings.next_token_weight, settings.next_token_every
         self.knowledge_weight = settings.knowledge_weight
         self.molecules = settings.batch_size * settings.accumulation
@@ -66,10 +55,10 @@ class TaughtLLM(nn.Module):
         """Of the last batch, each for itself."""
 
     @property
-    def decoder(self) -> "PreTrainedModel":
-        """The LLM without its vocabulary head."""
+    def llm(self) -> "PreTrainedModel":
+        """The LLM with the adapter in it."""
         base: Any = self.peft.get_base_model()
-        return base.model
+        return base
 
     def forward(
         self,
@@ -87,44 +76,20 @@ class TaughtLLM(nn.Module):
             descriptors: (B, P), where they are learnt.
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
-        states = self.states(input_ids)
+        read = states(self.llm, input_ids, labels)
         self.losses = {}
         loss = input_ids.new_zeros((), dtype=torch.float32)
         if self.next_token_weight and self.step % self.next_token_every == 0:
-            summed, count = self.surprise(states, labels)
+            summed, count = surprise(self.llm, read, labels)
             self.losses["next token"] = (summed / count).item()
             labels_of_step = count if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.next_token_weight * summed / labels_of_step
         if self.head is not None and descriptors is not None:
-            each = ((self.head(pooled(states, labels)) - descriptors) ** 2).mean(dim=-1)
+            each = ((self.head(pooled(read, labels)) - descriptors) ** 2).mean(dim=-1)
             self.losses["descriptors"] = each.mean().item()
             molecules = len(each) if num_items_in_batch is None else self.molecules
             loss = loss + self.knowledge_weight * each.sum() / molecules
         return {"loss": loss}
-
-    def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., D) states before the final norm to (..., V)."""
-        base: Any = self.peft.get_base_model()
-        return base.lm_head(base.model.norm(states))
-
-    def surprise(self, states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Negative log-likelihood of the next tokens, summed, and how many there are."""
-        real = labels[:, 1:] != IGNORE
-        # the vocabulary head is the costliest map of a small LLM: not for padding
-        logits = self.logits(states[:, :-1][real])
-        return functional.cross_entropy(logits.float(), labels[:, 1:][real], reduction="sum"), real.sum()
-
-    def states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, T, D) states of the last layer, before the final norm: what stage 2 reads of a middle layer."""
-        kept: list[torch.Tensor] = []
-        norm: Any = self.decoder.norm
-        hook = norm.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
-        try:
-            # right padding, and a decoder never looks right: no mask is needed
-            self.decoder(input_ids=input_ids, use_cache=False)
-        finally:
-            hook.remove()
-        return kept[0]
 
     @torch.inference_mode()
     def fit_head(self, batch: dict[str, torch.Tensor]) -> None:
@@ -133,23 +98,58 @@ class TaughtLLM(nn.Module):
             self.eval()
             scale = self.head[0]
             assert isinstance(scale, Standardize)
-            scale.fit(pooled(self.states(batch["input_ids"]), batch["labels"]).float())
+            scale.fit(pooled(states(self.llm, batch["input_ids"], batch["labels"]), batch["labels"]))
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter as peft does, and the head beside it."""
-        self.peft.save_pretrained(str(folder), save_embedding_layers=False)
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Make the adapter's weights numbers that float16 can hold; files of it are then half as large."""
+        for name, weight in self.peft.named_parameters():
+            if ".lora_" in name:
+                weight.copy_(weight.half())
+
+    def save(self, folder: Path, half: bool = False) -> None:
+        """Write the adapter as peft does, in float16 where that is asked for, and the head beside it."""
+        adapter = {name: weight.detach() for name, weight in self.peft.named_parameters() if ".lora_" in name}
+        if half:
+            adapter = {name: weight.half() for name, weight in adapter.items()}
+        self.peft.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
         if self.head is not None:
             with atomic(folder / HEAD) as temporary:
                 save_file({name: weight.contiguous() for name, weight in self.head.state_dict().items()}, temporary)
 
     def restore(self, folder: Path) -> None:
         """Take adapter and head from a folder that save wrote."""
-        from peft import set_peft_model_state_dict
-        from peft.utils import load_peft_weights
-
         set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"))
         if self.head is not None:
             self.head.load_state_dict(load_file(folder / HEAD))
+
+
+def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel":
+    targets: str | list[str] = "all-linear"
+    if settings.targets == "paper":
+        # a tied head is the token embeddings too: an adapter on one of the two would untie them
+        targets = _ATTENTION if llm.config.tie_word_embeddings else [*_ATTENTION, "lm_head"]
+    if settings.unsloth and "unsloth" in sys.modules:  # what loaded the LLM
+        from unsloth import FastLanguageModel
+
+        return FastLanguageModel.get_peft_model(
+            llm,
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=_ALL_LINEAR if targets == "all-linear" else targets,
+            bias="none",
+            use_gradient_checkpointing=False,
+            random_state=settings.seed,
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(llm, config)
 
 
 def _head(width: int, descriptors: int) -> nn.Sequential:
@@ -158,47 +158,6 @@ def _head(width: int, descriptors: int) -> nn.Sequential:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(Standardize(width), linear)
-
-
-def pooled(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean of the states (B, T, D) of a SMILES' own tokens, without end and padding, to (B, D)."""
-    real = labels != IGNORE
-    # the end token is the last one that has a label, and stage 2 does not give it
-    real = real & (torch.arange(real.shape[1], device=real.device) < real.sum(dim=1, keepdim=True) - 1)
-    weight = real.unsqueeze(-1).to(states.dtype)
-    return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-
-
-def load_llm(
-    folder: Path, layers: int | None, device: torch.device
-) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A decoder with its vocabulary head, cut to its first layers, and its tokenizer.
-
-    Raises:
-        LLMError: it is no decoder of the Llama kind, has no end-of-sequence token, or has fewer layers.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from kflm2.device import llm_dtype
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            llm = AutoModelForCausalLM.from_pretrained(folder, dtype=llm_dtype(device), use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise LLMError(f"LLM {folder} cannot be taught: {str(error).strip().splitlines()[0]}") from None
-    if tokenizer.eos_token_id is None:
-        raise LLMError(f"LLM {folder} has no end-of-sequence token, so it cannot learn where a SMILES ends")
-    decoder: Any = getattr(llm, "model", None)
-    if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
-        raise LLMError(f"LLM {folder}: a {type(llm).__name__} has no layers that are known here")
-    if layers is not None:
-        if layers > len(decoder.layers):
-            raise SettingError(f"layers is {layers}, and the LLM has {len(decoder.layers)}")
-        decoder.layers = decoder.layers[:layers]
-        llm.config.num_hidden_layers = layers
-    nn.Module.to(llm, device)
-    return llm, tokenizer
 
 
 class LoraTrainer(Trainer):
@@ -210,6 +169,16 @@ class LoraTrainer(Trainer):
         self.model.step = self.state.global_step
         return super().training_step(*args, **kwargs)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            own = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(own, ignore_errors=True)
+            last = last_checkpoint(own.parent.parent)
+            kept = f"--resume goes on from {last}" if last else "there is no earlier one"
+            raise DataError(f"checkpoint {own} cannot be written: {str(error).splitlines()[0]}; {kept}") from None
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.model.save(Path(output_dir or str(self.args.output_dir)))
 
@@ -217,80 +186,14 @@ class LoraTrainer(Trainer):
         self.model.restore(Path(resume_from_checkpoint))
 
 
-class _RandomState(TrainerCallback):
-    """Puts random numbers back to where they were when the checkpoint was written.
-
-    transformers does so only where it passes over the data itself; and it must come after the data loader, which draws
-    a number when it starts.
-    """
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint = checkpoint
-        self.trainer: LoraTrainer | None = None
-
-    def on_step_begin(self, *_: object, **__: object) -> None:
-        if self.trainer is not None:
-            self.trainer._load_rng_state(str(self.checkpoint))
-            self.trainer = None
-
-
-class _Stop(TrainerCallback):
-    """Ctrl-C ends training after the step at work, with a checkpoint that --resume goes on from."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self._before)  # a second one does not wait
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, *_: object, **__: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-
-class _Curve(TrainerCallback):
-    """Losses over the steps, kept in losses.csv and shown beside a bar of molecules."""
-
-    def __init__(self, model: TaughtLLM, path: Path, step: int) -> None:
-        self.model, self.path, self.step = model, path, step
-        self.bar: tqdm | None = None
-        self.shown: dict[str, str] = {}
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
-        if state.is_world_process_zero:
-            total, done = state.max_steps * self.step, state.global_step * self.step
-            self.bar = tqdm(total=total, initial=done, desc="teaching", unit="mol")
-
-    def on_train_end(self, *_: object, **__: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
-        if state.is_world_process_zero:
-            losses = self.model.losses
-            if self.bar is not None:
-                self.bar.update(self.step)
-                self.shown |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
-                self.bar.set_postfix_str(", ".join(self.shown.values()))
-            head = "" if self.path.exists() else ",".join(["step", *losses]) + "\n"
-            names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not head else list(losses)
-            values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in names)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{head}{state.global_step},{values}\n")
-
-
 def train(
-    model: TaughtLLM, lessons: Lessons, collator: Collator, molecules: int, settings: FinetuneSettings, folder: Path
+    model: TaughtLLM,
+    lessons: Lessons,
+    collator: Collator,
+    molecules: int,
+    settings: FinetuneSettings,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
     """Teach, with a checkpoint every so many steps, from the last one where that is asked for.
 
@@ -301,9 +204,11 @@ def train(
         molecules: in an epoch.
         settings: see FinetuneSettings.
         folder: of checkpoints and losses.csv.
+        callbacks: called beside its own.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
+        DataError: the disk is full; the last good checkpoint stays.
     """
     device = next(model.parameters()).device
     arguments = TrainingArguments(
@@ -335,21 +240,22 @@ def train(
         remove_unused_columns=False,
         label_names=["labels"],
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # many GPUs are many processes; the Trainer would use threads
     last = last_checkpoint(folder) if settings.resume else None
     if last is not None:
         lessons.start = json.loads((last / "trainer_state.json").read_text())["global_step"] * lessons.step
-    stop = _Stop()
+    stop = Stop()
     trainer = LoraTrainer(
         model=model,
         args=arguments,
         train_dataset=lessons,
         data_collator=collator,
-        callbacks=[_Curve(model, folder / "losses.csv", lessons.step), stop],
+        callbacks=[Curve(lambda: model.losses, folder / "losses.csv", lessons.step), stop, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     model.molecules = lessons.step
     if last is not None:
-        random_state = _RandomState(last)
+        random_state = RandomState(last)
         random_state.trainer = trainer
         trainer.add_callback(random_state)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -364,21 +270,14 @@ def _backend(device: torch.device) -> str:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint."""
-    found = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")]
+    found = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(path)]
     return max(found, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 
-@torch.inference_mode()
-def perplexity(
-    model: TaughtLLM, tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int, batch: int = 32
-) -> float:
-    """Perplexity per token of SMILES, their ends included: exp of the mean negative log-likelihood."""
-    model.eval()
-    total, count = 0.0, 0
-    for start in range(0, len(smiles), batch):
-        rows = tokens_and_labels(tokenizer, smiles[start : start + batch], context)
-        ids, labels = (rows[name].to(next(model.parameters()).device) for name in ("input_ids", "labels"))
-        summed, own = model.surprise(model.states(ids), labels)
-        total += summed.item()
-        count += int(own)
-    return math.exp(total / count)
+def _is_json(path: Path) -> bool:
+    """Whether the file, which is written last, was written to its end."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -56,8 +56,15 @@ def test_an_adapter_is_made_that_peft_and_stage_2_load(tmp_path: Path, tiny_deco
     folder = tmp_path / "models" / "tiny_decoder" / "own"
     made = json.loads((folder / "kflm2.json").read_text())
     assert made["layers"] == 2
-    assert made["corpus"]["taught"] + made["perplexity"]["held_out"] == 40
-    for name in ("README.md", "losses.csv", "losses.png", "knowledge_head.safetensors", "tokenizer.json"):
+    assert made["corpus"]["taught"] + made["judged"]["held_out"] == 40
+    for name in (
+        "README.md",
+        "losses.csv",
+        "losses.png",
+        "samples.csv",
+        "knowledge_head.safetensors",
+        "tokenizer.json",
+    ):
         assert (folder / name).stat().st_size > 0
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt")), "a pickle was left"
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_decoder), folder)
@@ -145,6 +152,9 @@ def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Pat
         (("--resume",), "there is no checkpoint in"),
         (("--batch-size", "41"), "a step takes 41 molecules and"),
         (("--rank", "0"), "rank is 0"),
+        (("--layers", "4"), "layers is 4, and tiny_decoder has 3"),
+        (("--randomize", "1.5"), "randomize is 1.5"),
+        (("--next-token-every", "2"), "knowledge is none"),
         (("--next-token-weight", "0"), "nothing is to be learnt"),
         (("--llm", "DS_8B", "--batch-size", "4096"), "GB to be taught with 4096 molecules"),
     ],

@@ -1,7 +1,10 @@
 """Stage 1's parts: lessons in order, a loss that is what it says, states that stage 2 reads, resuming bit by bit."""
 
+import csv
 import dataclasses
+import resource
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +12,23 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
 from kflm2.data import datasets
 from kflm2.data.corpus import Selection
 from kflm2.data.molecules import read_table
-from kflm2.errors import LLMError, SettingError
+from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder, Source
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.trainers import decoder as decoder_module
 from kflm2.trainers import lessons as lessons_module
+from kflm2.trainers.decoder import cut, load_decoder, pooled, states
+from kflm2.trainers.judge import mean_states, perplexity
 from kflm2.trainers.lessons import IGNORE, Collator, DescriptorTargets, Lessons, tokens_and_labels
-from kflm2.trainers.lora import TaughtLLM, load_llm, perplexity, pooled, train
+from kflm2.trainers.lora import TaughtLLM, last_checkpoint, train
 
 CPU = torch.device("cpu")
 SMILES = [text for text in read_table(datasets.find("SAMPL")).smiles if len(text) < 20][:60]
@@ -85,7 +92,8 @@ def test_targets_are_rdkits_descriptors_ranked_and_standardized() -> None:
 
 def _taught(folder: Path, settings: FinetuneSettings = SETTINGS, descriptors: int = 0) -> TaughtLLM:
     torch.manual_seed(0)
-    base, _ = load_llm(folder, settings.layers, CPU)
+    base, _ = load_decoder(folder, CPU)
+    cut(base, settings.layers)
     return TaughtLLM(base, settings, descriptors)
 
 
@@ -102,7 +110,7 @@ def test_a_fresh_adapter_changes_nothing_and_the_loss_is_transformers_own(tiny_d
         count += own
     loss = model(**tokens_and_labels(tokenizer, texts, 24))["loss"].item()
     assert loss == pytest.approx(total / count, rel=1e-5)
-    assert perplexity(model, tokenizer, texts, 24, batch=2) == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert perplexity(model.llm, tokenizer, texts, 24) == pytest.approx(np.exp(total / count), rel=1e-4)
 
 
 def test_a_step_in_pieces_is_the_step_in_one(tiny_decoder: Path) -> None:
@@ -145,13 +153,21 @@ def test_the_papers_targets_leave_a_tied_head_alone(tiny_decoder: Path, tmp_path
             assert names == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def _train(folder: Path, tiny: Path, path: Path, settings: FinetuneSettings, molecules: int = 40) -> TaughtLLM:
+def _train(
+    folder: Path,
+    tiny: Path,
+    path: Path,
+    settings: FinetuneSettings,
+    molecules: int = 40,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TaughtLLM:
     targets = DescriptorTargets(SMILES)
     model = _taught(tiny, settings, len(targets.columns))
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.fit_head(tokens_and_labels(tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
-    train(model, _lessons(path, limit=molecules), Collator(tokenizer, 24, 0.5, targets), molecules, settings, folder)
+    collator = Collator(tokenizer, 24, 0.5, targets)
+    train(model, _lessons(path, limit=molecules), collator, molecules, settings, folder, callbacks)
     model.save(folder)
     return model
 
@@ -160,9 +176,9 @@ def test_it_learns_and_stage_2_reads_what_it_learnt(tiny_decoder: Path, tmp_path
     settings = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
     path = _corpus(tmp_path, SMILES * 6)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    before = perplexity(_taught(tiny_decoder, settings), tokenizer, SMILES, 24)
+    before = perplexity(_taught(tiny_decoder, settings).llm, tokenizer, SMILES, 24)
     model = _train(tmp_path / "adapter", tiny_decoder, path, settings, molecules=360)
-    assert perplexity(model, tokenizer, SMILES, 24) < 0.7 * before  # the head of random weights stays as it is
+    assert perplexity(model.llm, tokenizer, SMILES, 24) < 0.7 * before  # the head of random weights stays as it is
     rows = np.loadtxt(tmp_path / "adapter" / "losses.csv", delimiter=",", skiprows=1)
     assert (rows[-20:, 1:].mean(axis=0) < rows[:5, 1:].mean(axis=0)).all()
     # as stage 1 saw them: mean state of the last kept layer, before the norm
@@ -171,10 +187,8 @@ def test_it_learns_and_stage_2_reads_what_it_learnt(tiny_decoder: Path, tmp_path
         source = Source.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", layers)
         assert source.layers == (2,)
         values = Embedder(source, CPU).embed(SMILES[:9], "mean", progress=False).take(np.arange(9)).values
-        batch = tokens_and_labels(tokenizer, SMILES[:9], 24)
-        with torch.inference_mode():
-            expected = pooled(model.eval().states(batch["input_ids"]), batch["labels"])
-        np.testing.assert_allclose(values, expected.numpy(), rtol=1e-3, atol=1e-3)
+        expected = mean_states(model.llm, tokenizer, SMILES[:9], 24)
+        np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(SettingError, match="each must be one of 0 to 2"):
         Source.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", "3")
 
@@ -195,13 +209,85 @@ def test_stopped_and_resumed_it_gives_the_same_bits(tiny_decoder: Path, tmp_path
 
 
 def test_an_llm_that_cannot_be_taught_says_why(tiny_decoder: Path, tiny_encoder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="layers is 9, and the LLM has 3"):
-        load_llm(tiny_decoder, 9, CPU)
     with pytest.raises(LLMError):
-        load_llm(tiny_encoder, None, CPU)
+        load_decoder(tiny_encoder, CPU)
     AutoModelForCausalLM.from_pretrained(tiny_decoder).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(LLMError, match="no end-of-sequence token"):
-        load_llm(tmp_path, None, CPU)
+        load_decoder(tmp_path, CPU)
+
+
+def test_packed_in_one_row_the_states_are_the_same(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How CUDA with FlashAttention is fed; here another attention tells molecules apart by the same positions."""
+    llm, tokenizer = load_decoder(tiny_decoder, CPU)
+    batch = tokens_and_labels(tokenizer, ["CCO", "C1CCCCC1N", "O", "CC"], 24)
+    with torch.inference_mode():
+        padded = states(llm.eval(), batch["input_ids"], batch["labels"])
+        monkeypatch.setattr(decoder_module, "_FLASH", llm.config._attn_implementation)
+        packed = states(llm, batch["input_ids"], batch["labels"])
+    real = batch["labels"] != IGNORE
+    torch.testing.assert_close(packed[real], padded[real])
+    assert not packed[~real].any()
+
+
+def test_what_needs_cuda_says_what_is_used_instead(tiny_decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_decoder(tiny_decoder, CPU, load_4bit=True, unsloth=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "4 bit: there is no CUDA; float32 is used instead",
+        "unsloth: there is no CUDA; peft is used instead",
+    ]
+
+
+def test_the_next_token_is_learnt_in_every_third_step_only(tiny_decoder: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, knowledge="descriptors", next_token_every=3)
+    _train(tmp_path / "adapter", tiny_decoder, _corpus(tmp_path), settings)
+    with (tmp_path / "adapter" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["next token"]) for row in rows] == [step % 3 == 0 for step in range(10)]
+    assert all(row["descriptors"] for row in rows)
+
+
+def test_rounded_to_half_the_file_is_what_was_judged(tiny_decoder: Path, tmp_path: Path) -> None:
+    model = _train(tmp_path / "adapter", tiny_decoder, _corpus(tmp_path), SETTINGS)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
+    full = mean_states(model.llm, tokenizer, SMILES, 24)
+    model.round_to_half()
+    rounded = mean_states(model.llm, tokenizer, SMILES, 24)
+    assert (rounded != full).any()
+    np.testing.assert_allclose(rounded, full, rtol=0.02, atol=0.02)
+    model.save(tmp_path / "half", half=True)
+    weights = load_file(tmp_path / "half" / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float16}
+    assert set(weights) == set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
+    again = _taught(tiny_decoder)
+    again.restore(tmp_path / "half")
+    np.testing.assert_array_equal(mean_states(again.llm, tokenizer, SMILES, 24), rounded)
+
+
+def test_a_full_disk_is_one_line_and_the_last_good_checkpoint_stays(tiny_decoder: Path, tmp_path: Path) -> None:
+    class Full(TrainerCallback):
+        """From the fifth step on no file can grow beyond some bytes."""
+
+        def on_step_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+            if state.global_step == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "own").mkdir()
+    path = _corpus(tmp_path)
+    try:
+        with pytest.raises(DataError, match=r"checkpoint-6 cannot be written: .*--resume goes on from .*checkpoint-3$"):
+            _train(tmp_path / "own", tiny_decoder, path, SETTINGS, callbacks=[Full()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    checkpoints = tmp_path / "own" / "checkpoints"
+    assert [own.name for own in checkpoints.glob("checkpoint-*")] == ["checkpoint-3"]
+    _train(tmp_path / "own", tiny_decoder, path, dataclasses.replace(SETTINGS, resume=True))
+    _train(tmp_path / "whole", tiny_decoder, path, SETTINGS)
+    for name in ("adapter_model.safetensors", "losses.csv"):
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # killed while it was written: the file that comes last is not whole
+    (checkpoints / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 1.0,')
+    assert last_checkpoint(tmp_path / "own") == checkpoints / "checkpoint-9"
