@@ -17,6 +17,7 @@ from kflm2.device import choose_device
 from kflm2.errors import LLMError
 from kflm2.evaluation import evidence, report
 from kflm2.evaluation.metrics import choose_thresholds, score
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.featurize.embeddings import Embedder, Source
@@ -125,7 +126,7 @@ def _source(settings: TrainSettings) -> Source:
         if settings.adapter not in ("auto", "none"):
             raise LLMError(f"{settings.model} reads the base LLM always; --adapter {settings.adapter} cannot be used")
     elif settings.adapter == "auto":
-        adapter = llms.default_adapter(llm)
+        adapter = adapters.default_adapter(llm)
         print(f"adapter: {adapter or f'none found in models/{llm.name}, the base LLM is used'}", flush=True)
     elif settings.adapter != "none":
         adapter = Path(settings.adapter)

@@ -16,6 +16,7 @@ from kflm2.device import choose_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.evaluation.adapter_card import card, draw_losses, summary
 from kflm2.evaluation.evidence import commit, plain, versions
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.llm_sizes import Machine
 from kflm2.files import sha256_file, write_json, write_text
@@ -233,5 +234,5 @@ def _write(folder: Path, model: lora.TaughtLLM, tokenizer: Any, made: dict[str, 
     tokenizer.save_pretrained(folder)
     draw_losses(folder / "losses.csv", folder / "losses.png")
     write_text(folder / "README.md", card(made))
-    write_json(folder / llms.ADAPTER_CARD, made)
+    write_json(folder / adapters.CARD, made)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kflm2.errors import SettingError
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.cache import FeatureCache, StoredRows
 from kflm2.featurize.ragged import Ragged
@@ -54,13 +55,19 @@ class Source:
         digests = llms.checkpoint_digest(folder)
         cut = None
         if adapter is not None:
-            llms.check_adapter(adapter, llm, folder)
-            digests["adapter"] = llms.adapter_digest(adapter)
-            cut = llms.adapter_layers(adapter)
+            adapters.check(adapter, llm, folder)
+            digests["adapter"] = adapters.digest(adapter)
+            cut = adapters.layers_of(adapter)
         if cut is not None and layers in ("middle", "last"):
             # stage 1 kept the first layers only, and taught the last of these what a molecule is
             return Source(llm.name, folder, adapter, (cut,), digests)
-        return Source(llm.name, folder, adapter, parse_layers(layers, cut or llms.folder_depth(folder)), digests)
+        try:
+            chosen = parse_layers(layers, cut or llms.folder_depth(folder))
+        except SettingError as error:
+            if cut is None:
+                raise
+            raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
+        return Source(llm.name, folder, adapter, chosen, digests)
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:

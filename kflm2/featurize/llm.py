@@ -1,4 +1,4 @@
-"""LLMs: the registry, one-time conversion of GGUF, loading, and adapters.
+"""LLMs: the registry, one-time conversion of GGUF, and loading.
 
 Each LLM is a table row. Only files that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
 """
@@ -19,15 +19,13 @@ from filelock import FileLock
 
 from kflm2.errors import LLMError
 from kflm2.featurize.llm_sizes import Shape
-from kflm2.files import cache_folder, project_folder, sha256_file, sha256_texts, write_json
+from kflm2.files import cache_folder, sha256_file, sha256_texts, write_json
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "SmolLM2_135M"
-ADAPTER_CARD = "kflm2.json"
-"""What stage 1 leaves beside an adapter: how it was made."""
 AUTO = "auto"
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
@@ -279,7 +277,7 @@ def _file_digest(path: Path) -> str:
     return digest
 
 
-def _folder_digest(folder: Path, keep: tuple[str, ...]) -> str:
+def folder_digest(folder: Path, keep: tuple[str, ...]) -> str:
     """Digest of the files of a folder whose names start with one of `keep`, names included."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.startswith(keep))
     return sha256_texts(text for path in files for text in (path.name, _file_digest(path)))
@@ -291,62 +289,9 @@ def checkpoint_digest(folder: Path) -> dict[str, str]:
     if not shards:
         raise LLMError(f"LLM {folder}: no safetensors weights in it (other formats can run code and are not read)")
     return {
-        "weights": _folder_digest(folder, ("config.json", *shards)),
-        "tokenizer": _folder_digest(folder, _TOKENIZER_FILES),
+        "weights": folder_digest(folder, ("config.json", *shards)),
+        "tokenizer": folder_digest(folder, _TOKENIZER_FILES),
     }
-
-
-def adapter_digest(adapter: Path) -> str:
-    """Digest of a PEFT adapter's weights and config.
-
-    Raises:
-        LLMError: the folder holds no adapter.
-    """
-    for file in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / file).is_file():
-            raise LLMError(f"adapter {adapter}: no {file} in it")
-    return _folder_digest(adapter, ("adapter_config.json", "adapter_model.safetensors"))
-
-
-def adapter_layers(adapter: Path) -> int | None:
-    """Layers of the LLM that an adapter was made for, where stage 1 cut the LLM to its first ones; None for all."""
-    card = adapter / ADAPTER_CARD
-    return json.loads(card.read_text(encoding="utf-8")).get("layers") if card.is_file() else None
-
-
-def default_adapter(llm: LLM) -> Path | None:
-    """The fine-tuned adapter of an LLM, models/<LLM>/<corpus>, the first by name; None where there is none."""
-    found = sorted((project_folder() / "models" / llm.name).glob("*/adapter_config.json"))
-    return found[0].parent if found else None
-
-
-def check_adapter(adapter: Path, llm: LLM, folder: Path) -> None:
-    """Refuse an adapter that was made for another LLM, before anything is loaded.
-
-    Raises:
-        LLMError: its tensors do not fit the LLM's, or it names another LLM of the registry.
-    """
-    from safetensors import safe_open
-
-    adapter_digest(adapter)
-    base = str(json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path") or "")
-    owner = next((row.name for row in LLMS.values() if base and base in (row.name, row.hub_id)), llm.name)
-    if owner != llm.name:
-        raise LLMError(f"adapter {adapter} was made for the LLM {owner}, not for {llm.name}")
-    shapes: dict[str, list[int]] = {}
-    for shard in folder.glob("*.safetensors"):
-        with safe_open(shard, framework="numpy") as weights:
-            for key in weights.keys():
-                shapes[key.removeprefix("model.")] = weights.get_slice(key).get_shape()
-    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
-        for key in weights.keys():
-            module, _, side = key.removeprefix("base_model.model.").removeprefix("model.").partition(".lora_")
-            size = shapes.get(f"{module}.weight")
-            axis = {"A.weight": 1, "B.weight": 0}.get(side)
-            if axis is None or module == "lm_head":
-                continue
-            if size is None or size[axis] != weights.get_slice(key).get_shape()[axis]:
-                raise LLMError(f"adapter {adapter} was made for another LLM than {llm.name}: {module} does not fit")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from kflm2.errors import LLMError
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.embeddings import Embedder, Source
 
@@ -185,16 +186,19 @@ def test_an_adapter_of_another_llm_is_refused(tiny_decoder: Path, tmp_path: Path
         Source.of(llms.find(str(tiny_decoder)), tmp_path, "last")
 
 
-def test_the_default_adapter_is_found_by_the_llms_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llms, "project_folder", lambda: tmp_path)
+def test_the_default_adapter_is_the_llms_that_was_taught_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "project_folder", lambda: tmp_path)
     llm = llms.LLMS[llms.EMBEDDED]
-    assert llms.default_adapter(llm) is None
-    for corpus in ("zinc", "chembl"):
-        folder = tmp_path / "models" / llm.name / corpus
-        folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text("{}")
-    assert llms.default_adapter(llm) == tmp_path / "models" / llm.name / "chembl"
-    assert llms.default_adapter(llms.LLMS["DS_1.5B"]) is None
+    assert adapters.default_adapter(llm) is None
+    folder = tmp_path / "models" / llm.name
+    for corpus, taught, epochs in (("zinc", 500, 3), ("chembl", 2000, 1), ("a", 0, 0)):
+        (folder / corpus).mkdir(parents=True)
+        (folder / corpus / "adapter_config.json").write_text("{}")
+        if taught:
+            card = {"corpus": {"taught": taught}, "config": {"epochs": epochs}}
+            (folder / corpus / adapters.CARD).write_text(json.dumps(card))
+    assert adapters.default_adapter(llm) == folder / "chembl"
+    assert adapters.default_adapter(llms.LLMS["DS_1.5B"]) is None
 
 
 def test_the_embedded_llm_is_a_plain_checkpoint(embedded: Path) -> None:

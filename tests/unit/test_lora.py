@@ -19,6 +19,7 @@ from kflm2.data import datasets
 from kflm2.data.corpus import Selection
 from kflm2.data.molecules import read_table
 from kflm2.errors import DataError, LLMError, SettingError
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder, Source
@@ -182,7 +183,7 @@ def test_it_learns_and_stage_2_reads_what_it_learnt(tiny_decoder: Path, tmp_path
     rows = np.loadtxt(tmp_path / "adapter" / "losses.csv", delimiter=",", skiprows=1)
     assert (rows[-20:, 1:].mean(axis=0) < rows[:5, 1:].mean(axis=0)).all()
     # as stage 1 saw them: mean state of the last kept layer, before the norm
-    (tmp_path / "adapter" / llms.ADAPTER_CARD).write_text('{"layers": 2}')
+    (tmp_path / "adapter" / adapters.CARD).write_text('{"layers": 2}')
     for layers in ("middle", "last", "2"):
         source = Source.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", layers)
         assert source.layers == (2,)

@@ -1,0 +1,118 @@
+"""The paper's LLM, DS_1.5B, on this CPU: one LoRA step and one batch of embeddings, on random weights of its shape.
+
+    python benchmark/large_llm.py
+
+Time and memory depend on the shape of an LLM, not on what its weights say; so nothing is downloaded. Each part runs in
+a process of its own, and its peak memory, that of the whole process, is held against the estimate of `kflm2 llms`. The
+embedded LLM's tokenizer cuts the SMILES; its tokens are of about the same length.
+"""
+
+import argparse
+import resource
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from kflm2.featurize import llm as llms
+from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.files import project_folder
+from kflm2.finetune_settings import FinetuneSettings
+from kflm2.trainers.lessons import tokens_and_labels
+from kflm2.trainers.lora import TaughtLLM
+
+NAME = "DS_1.5B"
+CPU = torch.device("cpu")
+FLOAT32 = 4
+CONTEXT = 512
+
+
+def random_llm() -> Qwen2ForCausalLM:
+    """A Qwen2 of the LLM's shape in float32."""
+    shape = llms.LLMS[NAME].shape
+    assert shape is not None
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=CONTEXT,
+    )
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config)
+
+
+def lora_step(smiles: list[str]) -> dict[str, Any]:
+    """Forward, backward and AdamW on one batch; the sizes, seconds and bytes of it."""
+    settings = FinetuneSettings()
+    model = TaughtLLM(random_llm(), settings, 0).train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, settings.learning_rate)
+    batch = tokens_and_labels(_tokenizer(), smiles, CONTEXT)
+    start = time.perf_counter()
+    loss = model(**batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    seconds = time.perf_counter() - start
+    assert torch.isfinite(loss)
+    molecules, tokens = batch["input_ids"].shape
+    shape = llms.LLMS[NAME].shape
+    assert shape is not None
+    estimate = shape.lora_bytes(molecules, tokens, FLOAT32, settings.rank)
+    return {"molecules": molecules, "tokens": tokens, "seconds": seconds, "peak": _peak(), "estimate": estimate}
+
+
+def embedding_batch(smiles: list[str]) -> dict[str, Any]:
+    """One batch of mean states of the last layer; the sizes, seconds and bytes of it."""
+    tokenizer = _tokenizer()
+    model = random_llm().model.eval().requires_grad_(False)
+    shape = llms.LLMS[NAME].shape
+    assert shape is not None
+    embedder = Embedder(Source(NAME, project_folder(), None, (shape.layers,), {}), CPU)
+    embedder.loaded = llms.LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
+    ids = tokenizer(smiles)["input_ids"]
+    (batch, *_) = embedder.batches([len(own) for own in ids])
+    start = time.perf_counter()
+    states = embedder._states([ids[i] for i in batch])
+    seconds = time.perf_counter() - start
+    tokens = max(len(own) for own in states)
+    estimate = shape.embedding_bytes(len(batch), tokens, FLOAT32)
+    return {"molecules": len(batch), "tokens": tokens, "seconds": seconds, "peak": _peak(), "estimate": estimate}
+
+
+def _tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED]))
+
+
+def _peak() -> int:
+    """Bytes of the process at most, on Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Run both parts, print."""
+    parser = argparse.ArgumentParser(description="Time and memory of an LLM of DS_1.5B's shape, on the CPU.")
+    parser.add_argument("--molecules", type=int, default=32, help="molecules in the LoRA step (32)")
+    options = parser.parse_args()
+    smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
+    threads = torch.get_num_threads()
+    print(f"\n{NAME}'s shape, random weights, float32, torch {torch.__version__}, {threads} threads\n")
+    print("                  molecules    tokens   seconds   peak memory   estimate")
+    for title, part in (("LoRA step", lora_step), ("embedding batch", embedding_batch)):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            found = pool.submit(part, smiles).result()
+        peak, estimate = (f"{found[name] / 1e9:.1f} GB" for name in ("peak", "estimate"))
+        print(
+            f"{title:16}{found['molecules']:11}{found['tokens']:10}{found['seconds']:10.1f}{peak:>14}{estimate:>11}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
