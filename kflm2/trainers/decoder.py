@@ -98,13 +98,13 @@ def cut(llm: "PreTrainedModel", layers: int | None) -> None:
         llm.config.num_hidden_layers = layers
 
 
-def states(llm: "PreTrainedModel", input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def states(llm: "PreTrainedModel", input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(B, T, D) states of the last layer, before the final norm: what stage 2 reads of a middle layer.
 
     Args:
         llm: a decoder with its vocabulary head.
         input_ids: (B, T), padded to the right.
-        labels: (B, T), IGNORE at padding.
+        real: (B, T) bool, False at padding.
     """
     kept: list[torch.Tensor] = []
     decoder: Any = llm.model
@@ -112,7 +112,7 @@ def states(llm: "PreTrainedModel", input_ids: torch.Tensor, labels: torch.Tensor
     hook = decoder.layers[-1].register_forward_hook(lambda *out: kept.append(out[-1]))
     try:
         if llm.config._attn_implementation == _FLASH:
-            return _packed(decoder, input_ids, labels, kept)
+            return _packed(decoder, input_ids, real, kept)
         # right padding, and a decoder never looks right: no mask is needed
         decoder(input_ids=input_ids, use_cache=False)
     finally:
@@ -120,11 +120,8 @@ def states(llm: "PreTrainedModel", input_ids: torch.Tensor, labels: torch.Tensor
     return _tensor(kept[0])
 
 
-def _packed(
-    decoder: nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, kept: list[torch.Tensor]
-) -> torch.Tensor:
+def _packed(decoder: nn.Module, input_ids: torch.Tensor, real: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
     """The same with all SMILES one after another in a single row, without padding; positions tell them apart."""
-    real = labels != IGNORE
     positions = torch.arange(real.shape[1], device=real.device).expand_as(real)
     decoder(input_ids=input_ids[real][None], position_ids=positions[real][None], use_cache=False)
     (row,) = _tensor(kept[0])
@@ -136,12 +133,12 @@ def _tensor(out: Any) -> torch.Tensor:
 
 
 def surprise(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of the next tokens, summed, and how many there are.
+    """Negative log-likelihood of the next tokens that have a label, summed, and how many there are.
 
     Args:
         llm: a decoder with its vocabulary head.
         states: (B, T, D) before the final norm.
-        labels: (B, T), IGNORE at padding.
+        labels: (B, T), IGNORE where a token is not judged, as padding is.
     """
     headed: Any = llm
     real = labels[:, 1:] != IGNORE

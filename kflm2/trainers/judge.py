@@ -23,7 +23,7 @@ from kflm2.data.molecules import parse_smiles, read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
 from kflm2.trainers.decoder import pooled, states, surprise
-from kflm2.trainers.lessons import tokens_and_labels
+from kflm2.trainers.lessons import IGNORE, tokens_and_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ def perplexity(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smi
         for rows in _batches(smiles):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            summed, own = surprise(llm, states(llm, ids, labels), labels)
+            summed, own = surprise(llm, states(llm, ids, labels != IGNORE), labels)
             total += summed.item()
             count += int(own)
     return math.exp(total / count)
@@ -158,7 +158,7 @@ def mean_states(
         for rows in _batches(smiles):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            out[rows] = pooled(states(llm, ids, labels), labels).cpu().numpy()
+            out[rows] = pooled(states(llm, ids, labels != IGNORE), labels).cpu().numpy()
             bar.update(len(rows))
     return out
 

@@ -21,7 +21,7 @@ from kflm2.finetune_settings import FinetuneSettings
 from kflm2.model import Standardize
 from kflm2.trainers.callbacks import Curve, RandomState, Stop
 from kflm2.trainers.decoder import pooled, states, surprise
-from kflm2.trainers.lessons import Collator, Lessons
+from kflm2.trainers.lessons import IGNORE, Collator, Lessons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,6 +65,7 @@ class TaughtLLM(nn.Module):
         input_ids: torch.Tensor,
         labels: torch.Tensor,
         descriptors: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
         **_: object,
     ) -> dict[str, torch.Tensor]:
@@ -72,11 +73,12 @@ class TaughtLLM(nn.Module):
 
         Args:
             input_ids: (B, T)
-            labels: (B, T), IGNORE at padding.
+            labels: (B, T), IGNORE where a token is not judged, as padding is.
             descriptors: (B, P), where they are learnt.
+            attention_mask: (B, T) bool, False at padding; default where there is no label.
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
-        read = states(self.llm, input_ids, labels)
+        read = states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
         self.losses = {}
         loss = input_ids.new_zeros((), dtype=torch.float32)
         if self.next_token_weight and self.step % self.next_token_every == 0:
@@ -98,7 +100,8 @@ class TaughtLLM(nn.Module):
             self.eval()
             scale = self.head[0]
             assert isinstance(scale, Standardize)
-            scale.fit(pooled(states(self.llm, batch["input_ids"], batch["labels"]), batch["labels"]))
+            labels = batch["labels"]
+            scale.fit(pooled(states(self.llm, batch["input_ids"], labels != IGNORE), labels))
 
     @torch.no_grad()
     def round_to_half(self) -> None:

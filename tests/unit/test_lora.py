@@ -224,11 +224,11 @@ def test_packed_in_one_row_the_states_are_the_same(tiny_decoder: Path, monkeypat
     """How CUDA with FlashAttention is fed; here another attention tells molecules apart by the same positions."""
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
     batch = tokens_and_labels(tokenizer, ["CCO", "C1CCCCC1N", "O", "CC"], 24)
-    with torch.inference_mode():
-        padded = states(llm.eval(), batch["input_ids"], batch["labels"])
-        monkeypatch.setattr(decoder_module, "_FLASH", llm.config._attn_implementation)
-        packed = states(llm, batch["input_ids"], batch["labels"])
     real = batch["labels"] != IGNORE
+    with torch.inference_mode():
+        padded = states(llm.eval(), batch["input_ids"], real)
+        monkeypatch.setattr(decoder_module, "_FLASH", llm.config._attn_implementation)
+        packed = states(llm, batch["input_ids"], real)
     torch.testing.assert_close(packed[real], padded[real])
     assert not packed[~real].any()
 
