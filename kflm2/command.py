@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from kflm2.errors import KFLM2Error, SettingError
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TrainSettings
 
-S = TypeVar("S", bound=TrainSettings | FinetuneSettings)
+S = TypeVar("S", bound=TrainSettings | FinetuneSettings | PromptSettings)
 
 
 @contextlib.contextmanager

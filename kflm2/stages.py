@@ -7,6 +7,7 @@ import tyro
 
 from kflm2.command import Command, Stage
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TableSettings, TrainSettings
 
 Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...|all]")]
@@ -31,6 +32,17 @@ def _finetune(settings: FinetuneSettings) -> None:
     there.
     """
     from kflm2.finetune import run
+
+    run(settings)
+
+
+def _prompt(settings: PromptSettings) -> None:
+    """Ask the LLM itself: fine-tuned on a dataset's prompts, it answers with the property, without any graph.
+
+    Prints how well beside a trivial answer and a pipeline of stage 2 on the same split, and writes
+    OUT/<dataset>/prompt_<template>/<split>-<seed>/ with result.json and predictions.csv.
+    """
+    from kflm2.prompting import run
 
     run(settings)
 
@@ -86,6 +98,7 @@ def _llms(batch: int = 16, tokens: int = 32, rank: int = 16, layers: int | None 
 
 train = Stage(_train, TrainSettings)
 finetune = Stage(_finetune, FinetuneSettings)
+prompt = Stage(_prompt, PromptSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

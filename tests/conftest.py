@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -41,23 +43,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def _tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
     """A token a character."""
-    vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(ALPHABET)}}
+    vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(alphabet)}}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
+    backend.decoder = decoders.Fuse()  # no blanks between them
     # the end is the padding too, as in the embedded LLM
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<pad>")
 
 
-def _random(model: PreTrainedModel, seed: int, folder: Path) -> Path:
+def _random(model: PreTrainedModel, seed: int, folder: Path, alphabet: str = ALPHABET) -> Path:
     """Save a model with random weights and the tokenizer."""
     torch.manual_seed(seed)
     for weight in model.parameters():
         # the usual small initial weights would make layers, and so mistakes in choosing them, nearly alike
         torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    _tokenizer(alphabet).save_pretrained(folder)
     return folder
 
 
@@ -75,6 +78,23 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=False,
     )
     return _random(Qwen2ForCausalLM(config), 0, tmp_path_factory.mktemp("llm") / "tiny_decoder")
+
+
+@pytest.fixture(scope="session")
+def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights that reads and writes all of ASCII, a token a character."""
+    alphabet = "\n" + "".join(map(chr, range(32, 127)))
+    config = LlamaConfig(
+        vocab_size=len(alphabet) + 2,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=400,
+        tie_word_embeddings=True,
+    )
+    return _random(LlamaForCausalLM(config), 2, tmp_path_factory.mktemp("llm") / "tiny_writer", alphabet)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,12 @@ def nearest(queries: Fingerprints, references: Fingerprints) -> tuple[np.ndarray
     return index, similarity
 
 
+def most_similar(query: DataStructs.ExplicitBitVect, references: Fingerprints, number: int) -> list[int]:
+    """Indices of the references most like a query, the most similar one first; of equals the first."""
+    similarities = np.array(DataStructs.BulkTanimotoSimilarity(query, references))
+    return np.argsort(-similarities, kind="stable")[:number].tolist()
+
+
 def butina(prints: Fingerprints, similarity: float = CLUSTER_SIMILARITY) -> list[list[int]]:
     """Cluster molecules around centres (D. Butina, J. Chem. Inf. Comput. Sci. 1999, 39, 747).
 

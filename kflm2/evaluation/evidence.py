@@ -21,6 +21,7 @@ from kflm2.evaluation.metrics import NAMES, Figures, Scores, summarize
 from kflm2.featurize.embeddings import Source
 from kflm2.files import atomic, write_json
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TrainSettings
 from kflm2.trainers.property import Fitted
 
@@ -151,7 +152,7 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def plain(settings: TrainSettings | FinetuneSettings) -> dict[str, Any]:
+def plain(settings: TrainSettings | FinetuneSettings | PromptSettings) -> dict[str, Any]:
     """Settings as JSON values; --config reads them back."""
     values = dataclasses.asdict(settings)
     return {

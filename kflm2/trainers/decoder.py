@@ -1,6 +1,8 @@
 """The LLM of stage 1: loaded, cut, and read as stage 2 reads it."""
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,3 +156,20 @@ def pooled(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     real = real & (torch.arange(real.shape[1], device=real.device) < real.sum(dim=1, keepdim=True) - 1)
     weight = real.unsqueeze(-1).float()
     return (states.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Rows in batches of near-equal length, the longest first."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+@contextlib.contextmanager
+def evaluating(llm: "PreTrainedModel") -> Iterator[None]:
+    """Without dropout."""
+    training = llm.training
+    llm.eval()
+    try:
+        yield
+    finally:
+        llm.train(training)

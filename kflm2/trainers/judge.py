@@ -1,9 +1,8 @@
 """What an LLM makes of molecules, before it was taught and after: perplexity, SMILES it writes, a linear probe."""
 
-import contextlib
 import csv
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from kflm2.data.datasets import locate
 from kflm2.data.molecules import parse_smiles, read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
-from kflm2.trainers.decoder import pooled, states, surprise
+from kflm2.trainers.decoder import by_length, evaluating, pooled, states, surprise
 from kflm2.trainers.lessons import IGNORE, tokens_and_labels
 
 if TYPE_CHECKING:
@@ -42,8 +41,8 @@ _PENALTIES = np.logspace(-1, 5, 25)
 def perplexity(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int) -> float:
     """Perplexity per token of SMILES, their ends included: exp of the mean negative log-likelihood."""
     total, count = 0.0, 0
-    with _as_it_is(llm):
-        for rows in _batches(smiles):
+    with evaluating(llm):
+        for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
             summed, own = surprise(llm, states(llm, ids, labels != IGNORE), labels)
@@ -78,7 +77,7 @@ def sample(
     )
     texts: list[str] = []
     generator: Any = llm
-    with _as_it_is(llm), torch.random.fork_rng(), tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar:
+    with evaluating(llm), torch.random.fork_rng(), tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar:
         torch.manual_seed(seed)
         for start in range(0, number, 2 * _BATCH):
             rows = torch.tensor(ids[start : start + 2 * _BATCH], device=llm.device)
@@ -154,8 +153,8 @@ def mean_states(
 ) -> np.ndarray:
     """(n, D) float32: mean over a SMILES' own tokens of the last layer's states before the final norm."""
     out = np.zeros((len(smiles), llm.config.hidden_size), dtype=np.float32)
-    with _as_it_is(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
-        for rows in _batches(smiles):
+    with evaluating(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
+        for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
             out[rows] = pooled(states(llm, ids, labels != IGNORE), labels).cpu().numpy()
@@ -217,20 +216,3 @@ class Judged:
                 for text in texts:
                     smiles = canonical(text)
                     rows.writerow([when, text, smiles or "", smiles in self._known if smiles else ""])
-
-
-def _batches(smiles: list[str]) -> Iterator[list[int]]:
-    """Rows of near-equal length, the longest first."""
-    order = sorted(range(len(smiles)), key=lambda row: -len(smiles[row]))
-    return (order[start : start + _BATCH] for start in range(0, len(order), _BATCH))
-
-
-@contextlib.contextmanager
-def _as_it_is(llm: "PreTrainedModel") -> Iterator[None]:
-    """Without dropout."""
-    training = llm.training
-    llm.eval()
-    try:
-        yield
-    finally:
-        llm.train(training)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,9 @@ def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(llm, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that will go
+        return get_peft_model(llm, config)
 
 
 def _head(width: int, descriptors: int) -> nn.Sequential:

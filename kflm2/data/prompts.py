@@ -1,0 +1,131 @@
+"""What stage 3 asks an LLM about a molecule, and how an answer is written; the words come from a table."""
+
+import string
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kflm2.data.datasets import Kind
+from kflm2.errors import DataError, one_of
+
+MOST_DIGITS = 6
+"""Before the decimal point of a value that can be answered."""
+_FIELDS = {"smiles", "quantity", "unit"}
+_KEYS = {"quantity", "unit", "decimals", "answers"}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How one target is asked for."""
+
+    templates: dict[str, str]
+    """Name -> text with {smiles}, {quantity} and {unit}; the answer follows it at once."""
+    quantity: str
+    unit: str
+    kind: Kind
+    decimals: int
+    answers: tuple[str, str]
+    """Of class 0 and of class 1."""
+
+    def ask(self, smiles: str, template: str, shots: list[tuple[str, float]] | None = None) -> str:
+        """A prompt that ends where the answer begins.
+
+        Args:
+            smiles: the molecule.
+            template: name.
+            shots: molecules with their values, as examples that come first.
+        """
+        unit = f" ({self.unit})" if self.unit else ""
+        text = self.templates[template]
+        examples = [
+            text.format(smiles=own, quantity=self.quantity, unit=unit) + self.write(value) + "\n\n"
+            for own, value in shots or ()
+        ]
+        return "".join(examples) + text.format(smiles=smiles, quantity=self.quantity, unit=unit)
+
+    def write(self, value: float) -> str:
+        """A value as an answer.
+
+        Raises:
+            DataError: it has more digits than can be answered, or is no class.
+        """
+        if self.kind == "classification":
+            if value not in (0, 1):
+                raise DataError(f"{value:g} is no class; classes are 0 and 1")
+            return self.answers[int(value)]
+        text = f"{value:.{self.decimals}f}"
+        if len(text.lstrip("-").partition(".")[0]) > MOST_DIGITS:
+            raise DataError(f"{value:g} has more than {MOST_DIGITS} digits before the point and cannot be answered")
+        # there is one zero
+        return " " + (text.lstrip("-") if float(text) == 0 else text)
+
+
+def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
+    """The words for a dataset's target, from a table such as prompt/prompts.toml.
+
+    Args:
+        path: TOML.
+        dataset: its name; one that the table does not have takes what is under `default`.
+        target: column to predict.
+        kind: of it.
+
+    Raises:
+        DataError: the table cannot be read or lacks something; the message says what.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"prompts {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"prompts {path} is not TOML: {error}") from None
+    templates = _templates(path, table)
+    values: dict[str, Any] = {**table.get("default", {}), **table.get(dataset, {})}
+    if unknown := sorted(set(values) - _KEYS):
+        raise DataError(f"prompts {path}: {dataset} has an unknown key {unknown[0]!r}; there are: {', '.join(_KEYS)}")
+    decimals, answers = values.get("decimals", 2), values.get("answers", (" no", " yes"))
+    if not isinstance(decimals, int) or not 0 <= decimals <= 6:
+        raise DataError(f"prompts {path}: decimals of {dataset} is {decimals}; it must be 0 to 6")
+    if len(answers) != 2 or not all(isinstance(own, str) and own.strip() for own in answers) or len(set(answers)) < 2:
+        raise DataError(f"prompts {path}: answers of {dataset} must be two different words, of class 0 and class 1")
+    quantity = str(values.get("quantity", target)).replace("{target}", target)
+    return Wording(templates, quantity, str(values.get("unit", "")), kind, decimals, (answers[0], answers[1]))
+
+
+def _templates(path: Path, table: dict[str, Any]) -> dict[str, str]:
+    templates = table.get("templates")
+    if not isinstance(templates, dict) or not templates:
+        raise DataError(f"prompts {path}: no [templates]")
+    for name, text in templates.items():
+        try:
+            fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+        except (ValueError, TypeError) as error:
+            raise DataError(f"prompts {path}: template {name}: {error}") from None
+        if "smiles" not in fields or fields - _FIELDS:
+            raise DataError(
+                f"prompts {path}: template {name} must have {{smiles}}, and may have {{quantity}}, {{unit}}"
+            )
+        if text[-1:].isspace():
+            raise DataError(f"prompts {path}: template {name} ends with a blank, which belongs to the answer")
+    return templates
+
+
+def check_template(wording: Wording, template: str) -> None:
+    """Refuse a template that the table does not have."""
+    one_of("template", template, tuple(wording.templates))
+
+
+def parse(text: str) -> float | None:
+    """The number that an answer is; None where it is anything else.
+
+    Outer blanks do not count; words around a number do: what was asked for is the value alone.
+    """
+    words = text.split()
+    if len(words) != 1:
+        return None
+    try:
+        value = float(words[0])
+    except ValueError:
+        return None
+    plain = words[0].removeprefix("-").replace(".", "", 1)
+    return value if plain.isascii() and plain.isdigit() else None

@@ -1,0 +1,259 @@
+"""Stage 3: an LLM learns to answer a prompt with a property, and is asked, many prompts at a time."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from kflm2.trainers.decoder import by_length, evaluating, states
+from kflm2.trainers.grammar import NumberGrammar
+from kflm2.trainers.lessons import IGNORE
+from kflm2.trainers.lora import TaughtLLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BATCH = 64
+"""Prompts asked at a time."""
+_MOST_TOKENS = 16
+"""Of an answer that no grammar bounds."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt with its answer as tokens."""
+
+    ids: list[int]
+    labels: list[int]
+    """The same, IGNORE where nothing is to be learnt."""
+
+
+class Prompter:
+    """An LLM that is asked, with its tokenizer."""
+
+    def __init__(self, llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.llm, self.tokenizer = llm, tokenizer
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Tokens of prompts, as they are when an answer follows."""
+        return self.tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
+
+    def answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """Tokens of answers: cut apart from the prompt's, so that asking and teaching give the same tokens."""
+        return self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+
+    def rows(self, prompts: Sequence[str], answers: Sequence[str], whole_text: bool = False) -> list[Row]:
+        """Prompts with answers and the end token to learn from.
+
+        Args:
+            prompts: n
+            answers: n
+            whole_text: learn the prompts' tokens too.
+        """
+        rows = []
+        for prompt, answer in zip(self.prompt_ids(prompts), self.answer_ids(answers), strict=True):
+            answered = [*answer, self.tokenizer.eos_token_id]
+            rows.append(Row(prompt + answered, (prompt if whole_text else [IGNORE] * len(prompt)) + answered))
+        return rows
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Tensors of a batch, padded to the right: input_ids, labels (B, T), and attention_mask (B, T) bool."""
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), longest), self.tokenizer.eos_token_id)
+        labels = torch.full_like(ids, IGNORE)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for place, row in enumerate(rows):
+            own = slice(len(row.ids))
+            ids[place, own], labels[place, own], mask[place, own] = (
+                torch.tensor(row.ids),
+                torch.tensor(row.labels),
+                True,
+            )
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+    @torch.inference_mode()
+    def log_likelihoods(self, rows: Sequence[Row]) -> np.ndarray:
+        """(n,) log-likelihood of each row's labels, summed over them."""
+        out = np.zeros(len(rows))
+        with evaluating(self.llm):
+            for batch in by_length([len(row.ids) for row in rows], _BATCH):
+                own = {
+                    name: value.to(self.llm.device) for name, value in self.collate([rows[i] for i in batch]).items()
+                }
+                read = states(self.llm, own["input_ids"], own["attention_mask"])
+                labels = own["labels"][:, 1:]
+                judged = labels != IGNORE
+                headed: Any = self.llm
+                logits = headed.lm_head(headed.model.norm(read[:, :-1][judged])).float()
+                each = torch.log_softmax(logits, dim=-1).gather(1, labels[judged].unsqueeze(1)).squeeze(1)
+                total = torch.zeros(len(batch), dtype=each.dtype, device=each.device)
+                total.index_add_(0, judged.nonzero()[:, 0], each)
+                out[batch] = total.cpu().numpy()
+        return out
+
+    def probabilities(self, prompts: Sequence[str], answers: tuple[str, str]) -> np.ndarray:
+        """(n, 2) probabilities of two answers, as if there were no other; each row adds up to 1."""
+        both = []
+        for answer in answers:
+            # without the end: which of the two it begins to say is the choice
+            rows = self.rows(prompts, [answer] * len(prompts))
+            both.append(self.log_likelihoods([Row(row.ids[:-1], row.labels[:-1]) for row in rows]))
+        log = np.stack(both, axis=1)
+        odds = np.exp(log - log.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    @torch.inference_mode()
+    def answers(
+        self,
+        prompts: Sequence[str],
+        number: tuple[int, int] | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        batch: int = _BATCH,
+    ) -> list[list[str]]:
+        """What the LLM answers.
+
+        Args:
+            prompts: n
+            number: digits before the point, at most, and decimals, of a grammar that lets nothing but numbers through.
+            samples: answers drawn to each prompt from the LLM's own probabilities; 1 takes the likeliest tokens.
+            seed: of the draws; the process' random numbers stay as they are.
+            batch: prompts at a time.
+
+        Returns:
+            n lists of texts.
+        """
+        ids = self.prompt_ids(prompts)
+        end = self.tokenizer.eos_token_id
+        drawn = (
+            {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if samples > 1 else {"do_sample": False}
+        )
+        config = GenerationConfig(
+            max_new_tokens=_MOST_TOKENS if number is None else sum(number) + 4,
+            eos_token_id=end,
+            pad_token_id=end,
+            num_return_sequences=samples,
+            **drawn,
+        )
+        generator: Any = self.llm
+        texts: list[list[str]] = [[] for _ in prompts]
+        with evaluating(self.llm), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for own in by_length([len(row) for row in ids], max(1, batch // samples)):
+                longest = max(len(ids[i]) for i in own)
+                # padded to the left, so that every answer begins at the same place
+                padded = torch.tensor([[end] * (longest - len(ids[i])) + ids[i] for i in own], device=self.llm.device)
+                mask = torch.tensor(
+                    [[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in own], device=self.llm.device
+                )
+                processors = LogitsProcessorList()
+                if number is not None:
+                    processors.append(NumberGrammar(self.tokenizer, longest, *number))
+                out = generator.generate(
+                    padded, attention_mask=mask, generation_config=config, logits_processor=processors
+                )
+                written = self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+                for place, i in enumerate(own):
+                    texts[i] = written[place * samples : (place + 1) * samples]
+        return texts
+
+
+class _Best(TrainerCallback):
+    """Judges the LLM on validation after every epoch, and remembers the adapter that was best."""
+
+    def __init__(self, model: TaughtLLM, prompter: Prompter, valid: list[Row], epochs: int) -> None:
+        self.model, self.prompter, self.valid = model, prompter, valid
+        self.losses: list[float] = []
+        self.best: dict[str, torch.Tensor] = {}
+        self.bar = tqdm(total=epochs, desc="prompts", unit="epoch")
+
+    def on_epoch_end(self, *_: object, **__: object) -> None:
+        labels = sum(own != IGNORE for row in self.valid for own in row.labels[1:])
+        loss = -float(self.prompter.log_likelihoods(self.valid).sum()) / labels
+        if not self.losses or loss < min(self.losses):
+            self.best = {name: weight.detach().clone() for name, weight in _trained(self.model)}
+        self.losses.append(loss)
+        self.bar.update()
+        self.bar.set_postfix_str(f"valid loss {loss:.3f}")
+
+    def on_train_end(self, *_: object, **__: object) -> None:
+        self.bar.close()
+
+
+def _trained(model: TaughtLLM) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def teach(
+    model: TaughtLLM,
+    prompter: Prompter,
+    train: list[Row],
+    valid: list[Row],
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> list[float]:
+    """Teach prompts' answers, and leave the adapter of the epoch that was best on validation.
+
+    Args:
+        model: with a fresh adapter; the prompter asks the same LLM.
+        prompter: see Prompter.
+        train: to learn.
+        valid: to choose the epoch by.
+        epochs: passes, at least one.
+        batch_size: rows in a step.
+        learning_rate: largest one.
+        seed: of order and dropout.
+
+    Returns:
+        Validation loss a token after each epoch.
+    """
+    device = prompter.llm.device
+    best = _Best(model, prompter, valid, epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=0.05,
+            weight_decay=0.0,
+            seed=seed,
+            train_sampling_strategy="group_by_length",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            report_to=[],
+            use_cpu=device.type == "cpu",
+            bf16=device.type == "cuda",
+            remove_unused_columns=False,
+            label_names=["labels"],
+        )
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=[{"input_ids": row.ids, "labels": row.labels} for row in train],
+            data_collator=lambda own: prompter.collate([Row(one["input_ids"], one["labels"]) for one in own]),
+            callbacks=[best],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    with torch.no_grad():
+        for name, weight in _trained(model):
+            weight.copy_(best.best[name])
+    return best.losses
