@@ -122,6 +122,7 @@ class Prompter:
         samples: int = 1,
         seed: int = 0,
         batch: int = _BATCH,
+        most_tokens: int = _MOST_TOKENS,
     ) -> list[list[str]]:
         """What the LLM answers.
 
@@ -131,6 +132,7 @@ class Prompter:
             samples: answers drawn to each prompt from the LLM's own probabilities; 1 takes the likeliest tokens.
             seed: of the draws; the process' random numbers stay as they are.
             batch: prompts at a time.
+            most_tokens: of an answer that no grammar bounds.
 
         Returns:
             n lists of texts.
@@ -141,7 +143,7 @@ class Prompter:
             {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if samples > 1 else {"do_sample": False}
         )
         config = GenerationConfig(
-            max_new_tokens=_MOST_TOKENS if number is None else sum(number) + 4,
+            max_new_tokens=most_tokens if number is None else sum(number) + 4,
             eos_token_id=end,
             pad_token_id=end,
             num_return_sequences=samples,

@@ -46,3 +46,20 @@ def test_there_is_a_script_of_stage_1_for_every_llm() -> None:
         assert ast.unparse(imported) == "from kflm2.stages import finetune"
         call = f"finetune.from_command_line(llm='{LLM_OF[path.stem]}')"
         assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"
+
+
+def test_the_scripts_of_stage_3_ask_for_a_number_and_for_a_class() -> None:
+    folder = FOLDER.parent / "prompt"
+    expected = {
+        f"fine_tune_prompt_{by}_{kind}": (dataset, kind, by)
+        for by in ("unsloth", "DS1.5B")
+        for dataset, kind in (("SAMPL", "regression"), ("BACE", "classification"))
+    }
+    assert {path.stem for path in folder.glob("*.py")} == set(expected)
+    for name, (dataset, kind, by) in expected.items():
+        about, imported, guarded = ast.parse((folder / f"{name}.py").read_text()).body
+        assert isinstance(about, ast.Expr)
+        assert ast.unparse(imported) == "from kflm2.stages import prompt"
+        more = ", unsloth=True" if by == "unsloth" else ""
+        call = f"prompt.from_command_line(dataset='{dataset}', kind='{kind}', llm='auto'{more})"
+        assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"

@@ -1,0 +1,110 @@
+"""How fast stage 3 asks the embedded LLM on the CPU: many prompts at a time against the original's one by one.
+
+    python benchmark/prompting.py
+
+Both sides ask the same LLM (all layers, float32) the paper's prompts on the same molecules of SAMPL, take the likeliest
+token each time, and stop after the same number of new tokens; the original's loop has no grammar, ours is measured
+without and with it. Tokenisation is timed, loading is not. One line a round, in which the sides take turns, so that a
+busy machine disturbs them alike; then the median of each column. Columns:
+
+    original   prompts/s of `generate` on one prompt after another
+    ours       prompts/s of kflm2's Prompter, 64 prompts of near-equal length at a time
+    ratio      ours / original
+    grammar    the same under the number grammar
+    ratio      grammar / original
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from kflm2.data import datasets
+from kflm2.data.molecules import read_table
+from kflm2.data.prompts import read_wording
+from kflm2.featurize import llm as llms
+from kflm2.files import project_folder
+from kflm2.trainers.decoder import load_decoder
+from kflm2.trainers.prompting import Prompter
+
+NEW_TOKENS = 8
+"""As many as an answer under the grammar with two digits and two decimals may take."""
+NUMBER = (2, 2)
+
+
+def original_way(prompter: Prompter, prompts: list[str]) -> list[str]:
+    """Texts, one prompt a call."""
+    texts = []
+    for prompt in prompts:
+        inputs = prompter.tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            out = prompter.llm.generate(  # type: ignore[operator]
+                **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=prompter.tokenizer.eos_token_id
+            )
+        texts.append(str(prompter.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)))
+    return texts
+
+
+def seconds(ask: Callable[[], list[str]]) -> tuple[float, list[str]]:
+    """Time of one call, and what it returned."""
+    start = time.perf_counter()
+    texts = ask()
+    return time.perf_counter() - start, texts
+
+
+def main() -> None:
+    """Load the LLM, measure the sides in turns, print."""
+    parser = argparse.ArgumentParser(description="Speed of asking the embedded LLM, on the CPU.")
+    parser.add_argument("--molecules", type=int, default=128, help="first molecules of SAMPL (128)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    options = parser.parse_args()
+    dataset = datasets.find("SAMPL")
+    wording = read_wording(project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.kind)
+    prompts = [wording.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
+    llm, tokenizer = load_decoder(llms.checkpoint_folder(llms.find(llms.EMBEDDED)), torch.device("cpu"))
+    prompter = Prompter(llm.eval(), tokenizer)
+
+    def ours() -> list[str]:
+        return [few[0] for few in prompter.answers(prompts, most_tokens=NEW_TOKENS)]
+
+    def grammar() -> list[str]:
+        return [few[0] for few in prompter.answers(prompts, NUMBER)]
+
+    original_way(prompter, prompts[:2])
+    prompter.answers(prompts[:2], NUMBER)
+    print(
+        f"\n{llms.EMBEDDED}, {len(prompts)} prompts, {NEW_TOKENS} new tokens at most, float32,"
+        f" torch {torch.__version__}, {torch.get_num_threads()} threads\n"
+    )
+    print("            original      ours   ratio   grammar   ratio")
+    print("             prompts / s                            ")
+    rounds = []
+    for number in range(1, options.rounds + 1):
+        original_time, expected = seconds(lambda: original_way(prompter, prompts))
+        our_time, found = seconds(ours)
+        grammar_time, _ = seconds(grammar)
+        same = sum(one == other for one, other in zip(expected, found, strict=True))
+        rounds.append(
+            (
+                len(prompts) / original_time,
+                len(prompts) / our_time,
+                original_time / our_time,
+                len(prompts) / grammar_time,
+                original_time / grammar_time,
+            )
+        )
+        print_line(f"round {number}", rounds[-1])
+    print_line("median", tuple(statistics.median(column) for column in zip(*rounds, strict=True)))
+    print(f"\nanswers that are the same text both ways: {same} of {len(prompts)}")
+
+
+def print_line(title: str, columns: tuple[float, ...]) -> None:
+    """One line of the table; the columns are those of the heading."""
+    original, ours, ratio, grammar, grammar_ratio = columns
+    print(f"{title:9}{original:11.1f}{ours:10.1f}{ratio:7.2f}x{grammar:9.1f}{grammar_ratio:7.2f}x", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Stage 3 as people run it, on a tiny random LLM."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score, root_mean_squared_error
+
+from kflm2 import prompting, stages
+from kflm2.prompt_settings import PromptSettings
+
+SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
+
+
+def _run(llm: Path, *words: object, dataset: str = "SAMPL", kind: str = "regression") -> None:
+    stages.prompt.from_command_line([*SMALL, *map(str, words)], llm=str(llm), dataset=dataset, kind=kind)
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_regression_is_asked_judged_and_compared(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _run(tiny_writer, "--compare", "gcn_indepent", "--runs", 2, "--shots", 2)
+    folder = tmp_path / "results" / "SAMPL" / "prompt_plain"
+    for seed in (0, 1):
+        result = json.loads((folder / f"random-{seed}" / "result.json").read_text())
+        rows = _rows(folder / f"random-{seed}")
+        test = [row for row in rows if row["part"] == "test"]
+        assert {row["part"] for row in rows} == {"valid", "test"}
+        assert result["answered"]["test"] == 1
+        y_true, y_pred = (np.array([float(row[f"{name}_expt"]) for row in test]) for name in ("y_true", "y_pred"))
+        figures = {who: own["test"]["RMSE"] for who, own in result["metrics"].items()}
+        assert figures["prompting"] == pytest.approx(root_mean_squared_error(y_true, y_pred))
+        # the trivial answer knows the training part only, and stage 2's split is the same
+        split = json.loads((folder / f"random-{seed}" / "split.json").read_text())
+        other = tmp_path / "results" / "SAMPL" / "gcn_indepent" / f"random-{seed}"
+        assert json.loads((other / "split.json").read_text())["sha256"] == split["sha256"]
+        assert figures["gcn_indepent"] == json.loads((other / "result.json").read_text())["metrics"]["test"]["RMSE"]
+        with (other / "predictions.csv").open() as file:
+            train = [float(row["y_true_expt"]) for row in csv.DictReader(file) if row["part"] == "train"]
+        assert figures["mean of train"] == pytest.approx(np.sqrt(np.mean((y_true - np.mean(train)) ** 2)))
+        assert result["robustness"]["random SMILES"]["ways"] == 2
+        assert result["robustness"]["paraphrases"]["ways"] == 2
+        assert all(row["prompt"].count("SMILES: ") == 3 for row in rows), "two examples and the question"
+        assert all(row["prompt"].endswith(f"{row['smiles']}\nhydration free energy (kcal/mol):") for row in rows)
+        assert all(float(row["answer"]) == pytest.approx(float(row["y_pred_expt"])) for row in rows)
+    out = capsys.readouterr().out
+    for word in (
+        "mean of train",
+        "prompting",
+        "gcn_indepent",
+        "100.0% can be read",
+        "2 random SMILES more",
+        "mean ± sd",
+    ):
+        assert word in out
+
+
+def test_a_class_is_asked_by_the_two_answers_probabilities(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = "".join(f"{'C' * (i % 9 + 1)}{'N' * (i % 2)}O,{i % 2}\n" for i in range(60))
+    (tmp_path / "own.csv").write_text("smiles,basic\n" + table)
+    _run(
+        tiny_writer,
+        "--csv",
+        "own.csv",
+        "--target-columns",
+        "basic",
+        "--compare",
+        "none",
+        dataset="BACE",
+        kind="classification",
+    )
+    folder = tmp_path / "results" / "own" / "prompt_plain" / "random-0"
+    result = json.loads((folder / "result.json").read_text())
+    test = [row for row in _rows(folder) if row["part"] == "test"]
+    y_true, y_pred = (np.array([float(row[f"{name}_basic"]) for row in test]) for name in ("y_true", "y_pred"))
+    assert result["metrics"]["prompting"]["test"]["ROC-AUC"] == pytest.approx(roc_auc_score(y_true, y_pred))
+    assert result["metrics"]["majority"]["test"]["ROC-AUC"] == 0.5
+    assert ((y_pred > 0) & (y_pred < 1)).all()
+    assert "by the two answers' probabilities" in capsys.readouterr().out
+
+
+def test_what_is_tested_on_is_not_learnt_from(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other test labels, the same answers."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=60)
+    part = ["train"] * 40 + ["valid"] * 10 + ["test"] * 10
+    found = []
+    for name, poison in (("a", 0.0), ("b", 30.0)):
+        rows = [f"{'C' * (i % 12 + 1)}N,{values[i] + poison * (part[i] == 'test')},{part[i]}" for i in range(60)]
+        (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(rows) + "\n")
+        settings = PromptSettings(
+            csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", llm=str(tiny_writer),
+            adapter="none", epochs=2, writings=0, compare="none", out=tmp_path / name,
+        )  # fmt: skip
+        (one,) = prompting.run(settings)
+        found.append(one.answered)
+    assert found[0]["test"].raw == found[1]["test"].raw
+    assert found[0]["valid"].raw == found[1]["valid"].raw
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--dataset", "BBBP"), "kind of BBBP is classification, not regression"),
+        (("--template", "none"), "unknown template 'none'; choose one of: plain"),
+        (("--csv", "large.csv", "--target-columns", "y"), "row 3: 1.5e+09 has more than 6 digits before the point"),
+        (("--prompts", "none.toml"), "prompts none.toml: No such file"),
+        (("--samples", "0"), "samples is 0"),
+        (("--compare", "forest"), "unknown pipeline to compare with 'forest'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    words: tuple[str, ...],
+    told: str,
+    tmp_path: Path,
+    tiny_writer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "large.csv").write_text("smiles,y\nC,1\nCC,2\nCCC,1.5e9\n")
+    with pytest.raises(SystemExit) as stop:
+        _run(tiny_writer, *words)
+    assert stop.value.code == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert told in error
+
+
+def test_a_prompt_longer_than_the_context_is_a_rejected_row(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'C' * (i % 12 + 1)}N,{i}" for i in range(40)]
+    (tmp_path / "own.csv").write_text("smiles,y\n" + "\n".join([*rows, "C" * 390 + ",3"]) + "\n")
+    _run(tiny_writer, "--csv", "own.csv", "--target-columns", "y", "--compare", "none", "--epochs", 0)
+    result = json.loads((tmp_path / "results" / "own" / "prompt_plain" / "random-0" / "result.json").read_text())
+    (rejected,) = result["rows"]["rejected"]
+    assert rejected["row"] == 41
+    assert "longer than the LLM's context of 400" in rejected["reason"]
+    assert "1 of 41 rows are rejected" in capsys.readouterr().out
