@@ -24,6 +24,19 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def only_device(device: torch.device) -> torch.device:
+    """The device of a stage that transformers' Trainer runs, which takes the first GPU it sees.
+
+    Raises:
+        SettingError: it is another.
+    """
+    if device.index:
+        raise SettingError(
+            f"device {device}: training takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={device.index} instead"
+        )
+    return device
+
+
 def llm_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on CUDA; float32 elsewhere, where bfloat16 is the slower one."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32

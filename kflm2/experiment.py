@@ -66,8 +66,7 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     with tqdm(total=len(seeds) * settings.ensemble * settings.epochs, desc=settings.model, unit="epoch") as bar:
         for seed, split in zip(seeds, splits, strict=True):
             start = time.perf_counter()
-            with _threads(settings.threads):
-                fitted, y_pred = _train(settings, prepared, split, seed, device, bar.update)
+            fitted, y_pred = train(settings, prepared, split, seed, device, bar.update)
             bar.update((seed - settings.seed + 1) * settings.ensemble * settings.epochs - bar.n)  # after early stopping
             y_true, kind = molecules.y_true, molecules.dataset.kind
             thresholds = np.full(y_true.shape[1], np.nan)
@@ -87,10 +86,16 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     return runs
 
 
-def prepare(settings: TrainSettings, device: torch.device) -> Prepared:
-    """Read the table and compute the views the model takes; what the cache holds is not computed again."""
+def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules | None = None) -> Prepared:
+    """Compute the views the model takes; what the cache holds is not computed again.
+
+    Args:
+        settings: see TrainSettings.
+        device: to run the LLM on.
+        molecules: default those of the table.
+    """
     recipe = MODELS[settings.model]
-    molecules = load(settings)
+    molecules = molecules or load(settings)
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)
     seconds: dict[str, float] = {}
@@ -133,6 +138,19 @@ def _source(settings: TrainSettings) -> Source:
     return Source.of(llm, adapter, settings.layers)
 
 
+def train(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    after_epoch: Callable[[], object] = lambda: None,
+) -> tuple[list[Fitted], np.ndarray]:
+    """One run: the ensemble's models, and their mean prediction (n, K) of all molecules."""
+    with _threads(settings.threads):
+        return _train(settings, prepared, split, seed, device, after_epoch)
+
+
 def _train(
     settings: TrainSettings,
     prepared: Prepared,
@@ -141,7 +159,6 @@ def _train(
     device: torch.device,
     after_epoch: Callable[[], object],
 ) -> tuple[list[Fitted], np.ndarray]:
-    """One run: the ensemble's models, and their mean prediction (n, K) of all molecules."""
     features = prepared.features
     if features.descriptors is not None:
         scale = DescriptorScaler(features.descriptors[split.train])

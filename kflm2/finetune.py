@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from kflm2.data.corpus import Corpus, Selection, Survey, find_corpus, structures_of_datasets
-from kflm2.device import choose_device
+from kflm2.device import choose_device, only_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.evaluation.adapter_card import card, draw_losses, summary
 from kflm2.evaluation.evidence import commit, plain, versions
@@ -72,10 +72,8 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     device = choose_device(settings.device)
     if device.type == "cuda" and processes > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    elif device.index:
-        raise SettingError(
-            f"device {device}: stage 1 takes the first GPU it sees; set CUDA_VISIBLE_DEVICES={device.index}"
-        )
+    else:
+        only_device(device)
     if settings.llm == llms.AUTO:
         llm, why = llms.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)

@@ -202,7 +202,7 @@ class TrainingSettings:
 class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
     """All settings of stage 2."""
 
-    FIRST: ClassVar = ("model",)
+    FIRST: ClassVar[tuple[str, ...]] = ("model",)
     """Settings that others' defaults depend on."""
 
     @classmethod

@@ -9,6 +9,7 @@ from kflm2.command import Command, Stage
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TableSettings, TrainSettings
+from kflm2.tune_settings import TuneSettings
 
 Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...|all]")]
 
@@ -43,6 +44,17 @@ def _prompt(settings: PromptSettings) -> None:
     OUT/<dataset>/prompt_<template>/<split>-<seed>/ with result.json and predictions.csv.
     """
     from kflm2.prompting import run
+
+    run(settings)
+
+
+def _tune(settings: TuneSettings) -> None:
+    """Search for settings of stage 2 that predict well, without a look at the test part.
+
+    Several processes may run the same command and share the study; a killed one loses nothing. Writes
+    OUT/<dataset>/<model>/tune-<sampler>/ with trials.csv, best.json for --config, and pictures.
+    """
+    from kflm2.tuning import run
 
     run(settings)
 
@@ -99,6 +111,7 @@ def _llms(batch: int = 16, tokens: int = 32, rank: int = 16, layers: int | None 
 train = Stage(_train, TrainSettings)
 finetune = Stage(_finetune, FinetuneSettings)
 prompt = Stage(_prompt, PromptSettings)
+tune = Stage(_tune, TuneSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

@@ -12,7 +12,6 @@ from kflm2.errors import DataError, one_of
 MOST_DIGITS = 6
 """Before the decimal point of a value that can be answered."""
 _FIELDS = {"smiles", "quantity", "unit"}
-_KEYS = {"quantity", "unit", "decimals", "answers"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
 
     Args:
         path: TOML.
-        dataset: its name; one that the table does not have takes what is under `default`.
+        dataset: its name; what the table does not say of it is taken from `default`.
         target: column to predict.
         kind: of it.
 
@@ -79,29 +78,43 @@ def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
         raise DataError(f"prompts {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"prompts {path} is not TOML: {error}") from None
-    templates = _templates(path, table)
-    values: dict[str, Any] = {**table.get("default", {}), **table.get(dataset, {})}
-    if unknown := sorted(set(values) - _KEYS):
-        raise DataError(f"prompts {path}: {dataset} has an unknown key {unknown[0]!r}; there are: {', '.join(_KEYS)}")
-    decimals, answers = values.get("decimals", 2), values.get("answers", (" no", " yes"))
+    templates = _templates(path, table, kind)
+    values: dict[str, Any] = {"quantity": target, "unit": "", "decimals": 2, "answers": [" no", " yes"]}
+    known = tuple(values)
+    for name in ("default", dataset):
+        own = table.get(name, {})
+        if not isinstance(own, dict):
+            raise DataError(f"prompts {path}: {name} is no table")
+        if unknown := sorted(set(own) - set(known)):
+            raise DataError(f"prompts {path}: {name} has an unknown key {unknown[0]!r}; there are: {', '.join(known)}")
+        values |= own
+    decimals, answers = values["decimals"], values["answers"]
     if not isinstance(decimals, int) or not 0 <= decimals <= 6:
         raise DataError(f"prompts {path}: decimals of {dataset} is {decimals}; it must be 0 to 6")
-    if len(answers) != 2 or not all(isinstance(own, str) and own.strip() for own in answers) or len(set(answers)) < 2:
-        raise DataError(f"prompts {path}: answers of {dataset} must be two different words, of class 0 and class 1")
-    quantity = str(values.get("quantity", target)).replace("{target}", target)
-    return Wording(templates, quantity, str(values.get("unit", "")), kind, decimals, (answers[0], answers[1]))
+    if not isinstance(answers, list) or len(answers) != 2 or not all(_is_answer(own) for own in answers):
+        raise DataError(f"prompts {path}: answers of {dataset} must be two words, each with a blank before it")
+    if answers[0].startswith(answers[1]) or answers[1].startswith(answers[0]):
+        raise DataError(
+            f"prompts {path}: answers of {dataset}: one begins like the other, and could not be told from it"
+        )
+    quantity = str(values["quantity"]).replace("{target}", target)
+    return Wording(templates, quantity, str(values["unit"]), kind, decimals, (answers[0], answers[1]))
 
 
-def _templates(path: Path, table: dict[str, Any]) -> dict[str, str]:
-    templates = table.get("templates")
+def _is_answer(own: Any) -> bool:
+    return isinstance(own, str) and own.startswith(" ") and bool(own.strip())
+
+
+def _templates(path: Path, table: dict[str, Any], kind: Kind) -> dict[str, str]:
+    templates = table.get("templates", {}).get(kind) if isinstance(table.get("templates"), dict) else None
     if not isinstance(templates, dict) or not templates:
-        raise DataError(f"prompts {path}: no [templates]")
+        raise DataError(f"prompts {path}: no [templates.{kind}]")
     for name, text in templates.items():
         try:
-            fields = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
+            fields = {field: spec for _, field, spec, _ in string.Formatter().parse(text) if field is not None}
         except (ValueError, TypeError) as error:
             raise DataError(f"prompts {path}: template {name}: {error}") from None
-        if "smiles" not in fields or fields - _FIELDS:
+        if "smiles" not in fields or set(fields) - _FIELDS or any(fields.values()):
             raise DataError(
                 f"prompts {path}: template {name} must have {{smiles}}, and may have {{quantity}}, {{unit}}"
             )

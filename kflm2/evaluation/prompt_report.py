@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,14 +9,13 @@ from kflm2.data.datasets import Kind
 from kflm2.data.molecules import Molecules
 from kflm2.data.prompts import Wording, parse
 from kflm2.evaluation.metrics import MAIN, NAMES, score, summarize
+from kflm2.evaluation.prompt_evidence import PromptRun
 from kflm2.prompt_settings import PromptSettings
-
-if TYPE_CHECKING:
-    from kflm2.prompting import PromptRun
 
 
 def readable(text: str, wording: Wording) -> bool:
-    """Whether a free answer says what was asked for: a number, or one of the two words, and nothing else."""
+    """Whether the first line of a free answer says what was asked for: a number or one of the two words, no more."""
+    text = next((line for line in text.splitlines() if line.strip()), "")
     if wording.kind == "regression":
         return parse(text) is not None
     return text.strip() in {own.strip() for own in wording.answers}
@@ -47,7 +45,7 @@ def spread(answers: list[np.ndarray], y_true: np.ndarray, kind: Kind) -> dict[st
 
 
 def table(
-    runs: Sequence["PromptRun"], settings: PromptSettings, molecules: Molecules, wording: Wording, folder: Path
+    runs: Sequence[PromptRun], settings: PromptSettings, molecules: Molecules, wording: Wording, folder: Path
 ) -> str:
     """Mean ± sd over the runs of everyone who answered, on test, and what the figures rest on."""
     dataset, kind = molecules.dataset, molecules.dataset.kind
@@ -67,10 +65,18 @@ def table(
             own = [run.figures.get(who, {}).get(part) for run in runs]
             cells = [_cell(*summarize([figures[name] if figures else None for figures in own])) for name in names]
             lines.append(f"{who:16}" + "".join(f"{cell:>18}" for cell in cells))
-    read = np.mean([np.mean(~np.isnan(run.answered["test"].y_pred)) for run in runs])
-    free = np.mean([run.parsed_free for run in runs])
-    how = "under the number grammar" if kind == "regression" else "by the two answers' probabilities"
-    lines += ["", f"answers     {read:.1%} can be read {how}, {free:.1%} of what is written freely"]
+    free = f"{np.mean([run.read_free for run in runs]):.1%} of what is written freely"
+    shares = [run.answered["test"].share for run in runs]
+    if kind == "regression":
+        read = np.mean([np.mean(~np.isnan(run.answered["test"].y_pred)) for run in runs])
+        lines += ["", f"answers     {read:.1%} can be read under the number grammar, {free}"]
+    else:
+        share = np.mean([np.mean(own) for own in shares if own is not None])
+        words = " and".join(wording.answers)
+        lines += [
+            "",
+            f"answers    {words} have {share:.1%} of the probability of all that could be written; {free} is one",
+        ]
     for way, first in runs[0].spread.items():
         sds, figures = ([run.spread[way][name] for run in runs] for name in ("sd", "figure"))
         sd, figure = _cell(*summarize(sds)), _cell(*summarize(figures))

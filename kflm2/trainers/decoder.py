@@ -35,7 +35,7 @@ def load_decoder(
     Raises:
         LLMError: it is no decoder of the Llama kind, or has no end-of-sequence token.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GenerationConfig
 
     try:
         with quiet():
@@ -44,10 +44,12 @@ def load_decoder(
     except (OSError, ValueError, KeyError) as error:
         raise LLMError(f"LLM {folder} cannot be taught: {str(error).strip().splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:
-        raise LLMError(f"LLM {folder} has no end-of-sequence token, so it cannot learn where a SMILES ends")
+        raise LLMError(f"LLM {folder} has no end-of-sequence token, so it cannot learn where a text ends")
     decoder = getattr(llm, "model", None)
     if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
         raise LLMError(f"LLM {folder}: a {type(llm).__name__} has no layers that are known here")
+    # what a checkpoint wants of its own generation (penalties, temperature) would mix with what is asked for here
+    llm.generation_config = GenerationConfig()
     return llm, tokenizer
 
 

@@ -18,23 +18,23 @@ class NumberGrammar(LogitsProcessor):
     Without decimals there is no point.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: int, digits: int, decimals: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", digits: int, decimals: int) -> None:
         """Find the tokens that numbers are made of.
 
         Args:
             tokenizer: of the LLM.
-            prompt: tokens before the answer, padding included.
             digits: at most before the point.
             decimals: after it.
 
         Raises:
             LLMError: the tokenizer cannot write numbers.
         """
-        self.prompt = prompt
+        self.prompt = 0
+        """Tokens before the answer, padding included."""
         self._end = tokenizer.eos_token_id
-        point = rf"(\.\d{{0,{decimals}}})?" if decimals else ""
-        self._begun = re.compile(rf" ?(-?(\d{{1,{digits}}}{point})?)?")
-        self._whole = re.compile(rf" ?-?\d{{1,{digits}}}" + (rf"\.\d{{{decimals}}}" if decimals else ""))
+        point = rf"(\.[0-9]{{0,{decimals}}})?" if decimals else ""
+        self._begun = re.compile(rf" ?(-?([0-9]{{1,{digits}}}{point})?)?")
+        self._whole = re.compile(rf" ?-?[0-9]{{1,{digits}}}" + (rf"\.[0-9]{{{decimals}}}" if decimals else ""))
         self.texts = number_tokens(tokenizer)
         self._allowed: dict[str, list[int]] = {}
         # every digit must be there as a token of its own, or some number could not be finished
@@ -55,7 +55,7 @@ class NumberGrammar(LogitsProcessor):
         if self._end in ids:
             return [self._end]
         # which digits they were does not matter
-        written = re.sub(r"\d", "0", "".join(self.texts[own] for own in ids))
+        written = re.sub(r"[0-9]", "0", "".join(self.texts[own] for own in ids))
         if written not in self._allowed:
             following = [own for own, text in self.texts.items() if self._begun.fullmatch(written + text)]
             self._allowed[written] = following + [self._end] * bool(self._whole.fullmatch(written))
@@ -70,10 +70,10 @@ def number_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[int, str]:
     found = {}
     for own, name in enumerate(names):
         # two marks stand for a leading blank; the few that are left are decoded, which takes its time
-        if own in special or not name or not re.fullmatch(r"[ \u0120\u2581]?-?\d*\.?\d*", name):
+        if own in special or not name or not re.fullmatch(r"[ \u0120\u2581]?-?[0-9]*\.?[0-9]*", name):
             continue
         # behind a letter: alone, some tokenizers drop a leading blank
         text = str(tokenizer.decode([*letter, own]))[len(tokenizer.decode(letter)) :]
-        if re.fullmatch(r" ?-?\d*\.?\d*", text) and text:
+        if re.fullmatch(r" ?-?[0-9]*\.?[0-9]*", text) and text:
             found[own] = text
     return found

@@ -1,5 +1,6 @@
 """Stage 3: an LLM learns to answer a prompt with a property, and is asked, many prompts at a time."""
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
@@ -17,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from kflm2.errors import LLMError
 from kflm2.trainers.decoder import by_length, evaluating, states
 from kflm2.trainers.grammar import NumberGrammar
 from kflm2.trainers.lessons import IGNORE
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 """Prompts asked at a time."""
+_LOGITS = 512
+"""Tokens whose logits over the whole vocabulary are in memory at once."""
 _MOST_TOKENS = 16
 """Of an answer that no grammar bounds."""
 
@@ -51,8 +56,15 @@ class Prompter:
         return self.tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
 
     def answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
-        """Tokens of answers: cut apart from the prompt's, so that asking and teaching give the same tokens."""
-        return self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+        """Tokens of answers, each of which begins with a blank.
+
+        They are cut apart from the prompt's, so that asking and teaching give the same tokens; and behind a letter,
+        since some tokenizers write the begin of a text in their own way.
+        """
+        (letter,) = self.tokenizer(["x"], add_special_tokens=False)["input_ids"]
+        written = self.tokenizer([f"x{answer}" for answer in answers], add_special_tokens=False)["input_ids"]
+        assert all(ids[: len(letter)] == letter for ids in written)
+        return [ids[len(letter) :] for ids in written]
 
     def rows(self, prompts: Sequence[str], answers: Sequence[str], whole_text: bool = False) -> list[Row]:
         """Prompts with answers and the end token to learn from.
@@ -87,6 +99,9 @@ class Prompter:
     def log_likelihoods(self, rows: Sequence[Row]) -> np.ndarray:
         """(n,) log-likelihood of each row's labels, summed over them."""
         out = np.zeros(len(rows))
+        headed: Any = self.llm
+        # in float32: bfloat16's steps are as coarse as the difference of two answers
+        head, bias = headed.lm_head.weight.float(), headed.lm_head.bias
         with evaluating(self.llm):
             for batch in by_length([len(row.ids) for row in rows], _BATCH):
                 own = {
@@ -95,16 +110,23 @@ class Prompter:
                 read = states(self.llm, own["input_ids"], own["attention_mask"])
                 labels = own["labels"][:, 1:]
                 judged = labels != IGNORE
-                headed: Any = self.llm
-                logits = headed.lm_head(headed.model.norm(read[:, :-1][judged])).float()
-                each = torch.log_softmax(logits, dim=-1).gather(1, labels[judged].unsqueeze(1)).squeeze(1)
-                total = torch.zeros(len(batch), dtype=each.dtype, device=each.device)
-                total.index_add_(0, judged.nonzero()[:, 0], each)
+                rows_of, wanted = judged.nonzero()[:, 0], labels[judged]
+                total = torch.zeros(len(batch), dtype=torch.float32, device=wanted.device)
+                hidden = headed.model.norm(read[:, :-1][judged]).float()
+                for start in range(0, len(wanted), _LOGITS):
+                    part = slice(start, start + _LOGITS)
+                    each = torch.log_softmax(functional.linear(hidden[part], head, bias), dim=-1)
+                    total.index_add_(0, rows_of[part], each.gather(1, wanted[part].unsqueeze(1)).squeeze(1))
                 out[batch] = total.cpu().numpy()
         return out
 
-    def probabilities(self, prompts: Sequence[str], answers: tuple[str, str]) -> np.ndarray:
-        """(n, 2) probabilities of two answers, as if there were no other; each row adds up to 1."""
+    def probabilities(self, prompts: Sequence[str], answers: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        """How likely each of two answers is.
+
+        Returns:
+            (n, 2) probabilities as if there were no other answer, each row adds up to 1; and (n,) what both together
+            have among all that could be written.
+        """
         both = []
         for answer in answers:
             # without the end: which of the two it begins to say is the choice
@@ -112,7 +134,19 @@ class Prompter:
             both.append(self.log_likelihoods([Row(row.ids[:-1], row.labels[:-1]) for row in rows]))
         log = np.stack(both, axis=1)
         odds = np.exp(log - log.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
+        return odds / odds.sum(axis=1, keepdims=True), np.exp(log).sum(axis=1)
+
+    def check_numbers(self, answers: Sequence[str], number: tuple[int, int]) -> None:
+        """Refuse an LLM whose own tokens of a right answer the number grammar would not let through.
+
+        Raises:
+            LLMError: there is one.
+        """
+        grammar = NumberGrammar(self.tokenizer, *number)
+        for answer, ids in zip(answers, self.answer_ids(answers), strict=True):
+            whole = [*ids, self.tokenizer.eos_token_id]
+            if any(own not in grammar.allowed(whole[:place]) for place, own in enumerate(whole)):
+                raise LLMError(f"the LLM's tokenizer writes {answer.strip()} in a way that is not known here")
 
     @torch.inference_mode()
     def answers(
@@ -149,6 +183,8 @@ class Prompter:
             num_return_sequences=samples,
             **drawn,
         )
+        grammar = NumberGrammar(self.tokenizer, *number) if number is not None else None
+        processors = LogitsProcessorList([grammar] if grammar else [])
         generator: Any = self.llm
         texts: list[list[str]] = [[] for _ in prompts]
         with evaluating(self.llm), torch.random.fork_rng():
@@ -160,9 +196,8 @@ class Prompter:
                 mask = torch.tensor(
                     [[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in own], device=self.llm.device
                 )
-                processors = LogitsProcessorList()
-                if number is not None:
-                    processors.append(NumberGrammar(self.tokenizer, longest, *number))
+                if grammar is not None:
+                    grammar.prompt = longest
                 out = generator.generate(
                     padded, attention_mask=mask, generation_config=config, logits_processor=processors
                 )
@@ -184,7 +219,8 @@ class _Best(TrainerCallback):
     def on_epoch_end(self, *_: object, **__: object) -> None:
         labels = sum(own != IGNORE for row in self.valid for own in row.labels[1:])
         loss = -float(self.prompter.log_likelihoods(self.valid).sum()) / labels
-        if not self.losses or loss < min(self.losses):
+        # not a number is never better
+        if loss < min([own for own in self.losses if math.isfinite(own)], default=math.inf):
             self.best = {name: weight.detach().clone() for name, weight in _trained(self.model)}
         self.losses.append(loss)
         self.bar.update()
@@ -222,6 +258,9 @@ def teach(
 
     Returns:
         Validation loss a token after each epoch.
+
+    Raises:
+        LLMError: training diverged.
     """
     device = prompter.llm.device
     best = _Best(model, prompter, valid, epochs)
@@ -255,6 +294,8 @@ def teach(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    if not best.best:
+        raise LLMError("no epoch gave a finite validation loss; lower --learning-rate")
     with torch.no_grad():
         for name, weight in _trained(model):
             weight.copy_(best.best[name])

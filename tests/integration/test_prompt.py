@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
 from kflm2 import prompting, stages
+from kflm2.featurize import adapters
+from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
+from kflm2.trainers.decoder import cut, load_decoder
+from kflm2.trainers.lora import TaughtLLM
 
 SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
 
@@ -28,7 +33,7 @@ def test_a_regression_is_asked_judged_and_compared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _run(tiny_writer, "--compare", "gcn_indepent", "--runs", 2, "--shots", 2)
-    folder = tmp_path / "results" / "SAMPL" / "prompt_plain"
+    folder = tmp_path / "results" / "SAMPL" / "prompt_plain_2shots"
     for seed in (0, 1):
         result = json.loads((folder / f"random-{seed}" / "result.json").read_text())
         rows = _rows(folder / f"random-{seed}")
@@ -40,14 +45,14 @@ def test_a_regression_is_asked_judged_and_compared(
         assert figures["prompting"] == pytest.approx(root_mean_squared_error(y_true, y_pred))
         # the trivial answer knows the training part only, and stage 2's split is the same
         split = json.loads((folder / f"random-{seed}" / "split.json").read_text())
-        other = tmp_path / "results" / "SAMPL" / "gcn_indepent" / f"random-{seed}"
+        other = folder / "stage_2" / "SAMPL" / "gcn_indepent" / f"random-{seed}"
         assert json.loads((other / "split.json").read_text())["sha256"] == split["sha256"]
         assert figures["gcn_indepent"] == json.loads((other / "result.json").read_text())["metrics"]["test"]["RMSE"]
         with (other / "predictions.csv").open() as file:
             train = [float(row["y_true_expt"]) for row in csv.DictReader(file) if row["part"] == "train"]
         assert figures["mean of train"] == pytest.approx(np.sqrt(np.mean((y_true - np.mean(train)) ** 2)))
         assert result["robustness"]["random SMILES"]["ways"] == 2
-        assert result["robustness"]["paraphrases"]["ways"] == 2
+        assert result["robustness"]["paraphrases"]["ways"] == 3
         assert all(row["prompt"].count("SMILES: ") == 3 for row in rows), "two examples and the question"
         assert all(row["prompt"].endswith(f"{row['smiles']}\nhydration free energy (kcal/mol):") for row in rows)
         assert all(float(row["answer"]) == pytest.approx(float(row["y_pred_expt"])) for row in rows)
@@ -87,7 +92,9 @@ def test_a_class_is_asked_by_the_two_answers_probabilities(
     assert result["metrics"]["prompting"]["test"]["ROC-AUC"] == pytest.approx(roc_auc_score(y_true, y_pred))
     assert result["metrics"]["majority"]["test"]["ROC-AUC"] == 0.5
     assert ((y_pred > 0) & (y_pred < 1)).all()
-    assert "by the two answers' probabilities" in capsys.readouterr().out
+    assert {row["answer"] for row in test} <= {" no", " yes"}
+    assert [row["answer"] == " yes" for row in test] == (y_pred > 0.5).tolist()
+    assert " no and yes have" in capsys.readouterr().out
 
 
 def test_what_is_tested_on_is_not_learnt_from(
@@ -97,19 +104,22 @@ def test_what_is_tested_on_is_not_learnt_from(
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     values = rng.normal(size=60)
-    part = ["train"] * 40 + ["valid"] * 10 + ["test"] * 10
+    parts = ["train"] * 40 + ["valid"] * 10 + ["test"] * 10
     found = []
     for name, poison in (("a", 0.0), ("b", 30.0)):
-        rows = [f"{'C' * (i % 12 + 1)}N,{values[i] + poison * (part[i] == 'test')},{part[i]}" for i in range(60)]
-        (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(rows) + "\n")
+        lines = [f"{'C' * (i % 12 + 1)}N,{values[i] + poison * (parts[i] == 'test')},{parts[i]}" for i in range(60)]
+        (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(lines) + "\n")
         settings = PromptSettings(
             csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", llm=str(tiny_writer),
             adapter="none", epochs=2, writings=0, compare="none", out=tmp_path / name,
         )  # fmt: skip
         (one,) = prompting.run(settings)
-        found.append(one.answered)
-    assert found[0]["test"].raw == found[1]["test"].raw
-    assert found[0]["valid"].raw == found[1]["valid"].raw
+        found.append(one)
+    assert found[0].losses == found[1].losses
+    for part in ("valid", "test"):
+        assert found[0].answered[part].raw == found[1].answered[part].raw
+    assert found[0].figures["prompting"]["valid"] == found[1].figures["prompting"]["valid"]
+    assert found[0].figures["prompting"]["test"] != found[1].figures["prompting"]["test"]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +131,8 @@ def test_what_is_tested_on_is_not_learnt_from(
         (("--prompts", "none.toml"), "prompts none.toml: No such file"),
         (("--samples", "0"), "samples is 0"),
         (("--compare", "forest"), "unknown pipeline to compare with 'forest'"),
+        (("--shots", "60", "--shots-by", "random"), "shots is 60, and training has"),
+        (("--device", "cuda:7"), "device 'cuda:7' is not there"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -147,8 +159,40 @@ def test_a_prompt_longer_than_the_context_is_a_rejected_row(
     rows = [f"{'C' * (i % 12 + 1)}N,{i}" for i in range(40)]
     (tmp_path / "own.csv").write_text("smiles,y\n" + "\n".join([*rows, "C" * 390 + ",3"]) + "\n")
     _run(tiny_writer, "--csv", "own.csv", "--target-columns", "y", "--compare", "none", "--epochs", 0)
-    result = json.loads((tmp_path / "results" / "own" / "prompt_plain" / "random-0" / "result.json").read_text())
+    result = json.loads(
+        (tmp_path / "results" / "own" / "prompt_plain_untaught" / "random-0" / "result.json").read_text()
+    )
     (rejected,) = result["rows"]["rejected"]
     assert rejected["row"] == 41
-    assert "longer than the LLM's context of 400" in rejected["reason"]
+    assert "longer than the LLM reads, 400 with the answer" in rejected["reason"]
     assert "1 of 41 rows are rejected" in capsys.readouterr().out
+
+
+def test_one_of_several_targets_with_missing_labels_from_what_stage_1_taught(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'C' * (i % 12 + 1)}{'N' * (i % 3)}O,{'' if i % 4 == 0 else i / 7},{i}" for i in range(80)]
+    (tmp_path / "own.csv").write_text("smiles,a,b\n" + "\n".join(rows) + "\n")
+    llm, _ = load_decoder(tiny_writer, torch.device("cpu"))
+    cut(llm, 1)
+    model = TaughtLLM(llm, FinetuneSettings(), 0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+    model.save(tmp_path / "adapter")
+    (tmp_path / "adapter" / adapters.CARD).write_text('{"layers": 1}')
+    words = ("--csv", "own.csv", "--target-columns", "a", "b", "--epochs", 0, "--compare", "combined")
+    found = {}
+    for adapter in ("adapter", "none"):
+        _run(tiny_writer, *words, "--adapter", adapter, "--samples", 4, "--out", adapter)
+        folder = tmp_path / adapter / "own" / "prompt_plain_untaught" / "random-0"
+        found[adapter] = json.loads((folder / "result.json").read_text())
+        assert all(len(row["answer"].split("|")) == 4 for row in _rows(folder))
+    assert "target: a, the first of 2" in capsys.readouterr().out
+    assert found["adapter"]["rows"]["kept"] == 45
+    assert len(found["adapter"]["rows"]["rejected"]) == 15
+    assert set(found["adapter"]["metrics"]) == {"mean of train", "prompting", "combined"}
+    assert found["adapter"]["llm"]["adapter"] is not None
+    assert found["adapter"]["metrics"]["prompting"] != found["none"]["metrics"]["prompting"]

@@ -18,7 +18,7 @@ TABLE = project_folder() / "prompt" / "prompts.toml"
 def test_every_dataset_has_words_of_its_own(name: str) -> None:
     dataset = DATASETS[name]
     wording = read_wording(TABLE, name, dataset.targets[0], dataset.kind)
-    assert len(wording.templates) == 3
+    assert len(wording.templates) == 4
     assert f"[{name}]" in TABLE.read_text()
     assert wording.unit == dataset.unit
     for template in wording.templates:
@@ -29,9 +29,7 @@ def test_every_dataset_has_words_of_its_own(name: str) -> None:
 
 def test_the_papers_prompt_with_examples() -> None:
     wording = read_wording(TABLE, "SAMPL", "expt", "regression")
-    assert (
-        wording.ask("CCO", "plain") == "SIMLES: CCO".replace("SIMLES", "SMILES") + "\nhydration free energy (kcal/mol):"
-    )
+    assert wording.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
     assert wording.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
         "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
         "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
@@ -40,12 +38,13 @@ def test_the_papers_prompt_with_examples() -> None:
     own = read_wording(TABLE, "mine", "logS", "regression")
     assert own.ask("CCO", "plain") == "SMILES: CCO\nlogS:"
     tox = read_wording(TABLE, "Tox21", "SR-p53", "classification")
-    assert tox.quantity == "active in the toxicity assay SR-p53"
+    assert tox.quantity == "is active in the toxicity assay SR-p53"
     assert (tox.write(0.0), tox.write(1.0)) == (" no", " yes")
     with pytest.raises(DataError, match=r"0\.5 is no class"):
         tox.write(0.5)
 
 
+GOOD = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
 WORDING = Wording({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
 
 
@@ -76,14 +75,19 @@ def test_only_a_number_is_read_as_one(text: str, value: float | None) -> None:
     ("table", "told"),
     [
         ("[templates", "is not TOML"),
-        ("a = 1", r"no \[templates\]"),
-        ("[templates]\nplain = 'x'", "must have {smiles}"),
-        ("[templates]\nplain = '{smiles} {color}'", "must have {smiles}, and may have"),
-        ("[templates]\nplain = '{smiles'", "template plain: "),
-        ("[templates]\nplain = '{smiles}: '", "ends with a blank"),
-        ("[templates]\nplain = '{smiles}'\n[SAMPL]\ndecimals = 9", "decimals of SAMPL is 9"),
-        ("[templates]\nplain = '{smiles}'\n[SAMPL]\nanswers = ['a', 'a']", "two different words"),
-        ("[templates]\nplain = '{smiles}'\n[SAMPL]\nunits = 'x'", "unknown key 'units'"),
+        ("a = 1", r"no \[templates\.regression\]"),
+        ("templates = 1", r"no \[templates\.regression\]"),
+        ("[templates.regression]\nplain = 'x'", "must have {smiles}"),
+        ("[templates.regression]\nplain = '{smiles} {color}'", "must have {smiles}, and may have"),
+        ("[templates.regression]\nplain = '{smiles:d}'", "must have {smiles}, and may have"),
+        ("[templates.regression]\nplain = '{smiles'", "template plain: "),
+        ("[templates.regression]\nplain = '{smiles}: '", "ends with a blank"),
+        (GOOD + "decimals = 9", "decimals of SAMPL is 9"),
+        (GOOD + "answers = 3", "must be two words, each with a blank"),
+        (GOOD + "answers = ['no', 'yes']", "must be two words, each with a blank"),
+        (GOOD + "answers = [' a', ' ab']", "one begins like the other"),
+        (GOOD + "units = 'x'", "unknown key 'units'; there are: quantity, unit, decimals, answers"),
+        ("default = 1\n" + GOOD, "default is no table"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_line(table: str, told: str, tmp_path: Path) -> None:
