@@ -27,7 +27,7 @@ from kflm2.featurize import llm as llms
 from kflm2.files import project_folder
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.trainers.decoder import cut, load_decoder
-from kflm2.trainers.lessons import Collator, DescriptorTargets, Lesson, Lessons
+from kflm2.trainers.lessons import Collator, DescriptorTargets, Lessons
 from kflm2.trainers.lora import TaughtLLM
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ def original_way(smiles: list[str]) -> Callable[[], None]:
 
 def our_way(settings: FinetuneSettings, smiles: list[str]) -> Callable[[], None]:
     """One pass over the molecules in steps of equal length."""
+    corpus = project_folder() / "dataset" / "zinc_sample.smi"
     targets = DescriptorTargets(smiles) if settings.knowledge == "descriptors" else None
     model, tokenizer, optimizer = fresh(settings, len(targets.columns) if targets else 0)
     collator = Collator(tokenizer, PADDED_TO, 0.0, targets)
     size = settings.batch_size
-    order = Lessons(Selection(project_folder()), 1, size, 0)._ordered(smiles, 0, 0)
-    lessons = list[Lesson](order)
+    lessons = list(Lessons(Selection(corpus, limit=len(smiles)), 1, size, 0))
 
     def teach() -> None:
         for start in range(0, len(lessons), size):

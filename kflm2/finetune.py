@@ -4,14 +4,16 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from kflm2.data.corpus import Corpus, Selection, Survey, find_corpus, structures_of_datasets
+from kflm2.data.corpus import Corpus, Selection, Survey, Tested, find_corpus, structures_of_datasets
 from kflm2.device import choose_device, only_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.evaluation.adapter_card import card, draw_losses, summary
@@ -23,8 +25,8 @@ from kflm2.files import sha256_file, write_json, write_text
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.trainers import lora
 from kflm2.trainers.decoder import cut, load_decoder
-from kflm2.trainers.judge import Judged
-from kflm2.trainers.lessons import Collator, DescriptorTargets, Lesson, Lessons
+from kflm2.trainers.judge import Judged, mean_states
+from kflm2.trainers.lessons import Collator, DescriptorTargets, Lessons
 
 HELD_OUT = 0.02
 """Share of the corpus that is not taught, for the perplexity."""
@@ -32,8 +34,8 @@ _BYTES_OF_4_BIT = 0.53
 """A weight in 4 bit, with its share of the scales."""
 _TOKENS = 40
 """Of a drug-like SMILES with its end, for the estimate of memory."""
-_SAMPLE = 2000
-"""Molecules from which the descriptors' ranks and the states' scale are learnt."""
+_SCALED_BY = 256
+"""Molecules from which the states' scale is learnt."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,6 @@ class Material:
     corpus: Corpus
     selection: Selection
     survey: Survey
-    sample: list[str]
-    """The first SMILES to be taught."""
 
 
 def run(settings: FinetuneSettings) -> Path:
@@ -84,6 +84,8 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     depth = llms.folder_depth(checkpoint)
     if (settings.layers or 0) > depth:
         raise SettingError(f"layers is {settings.layers}, and {llm.name} has {depth}")
+    if settings.layers == depth:
+        settings = replace(settings, layers=None)  # nothing is cut
     context = llms.folder_context(checkpoint)
     material = read(settings, context)
     step = settings.batch_size * settings.accumulation * processes
@@ -91,22 +93,26 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     if count * settings.epochs < step:
         raise SettingError(f"a step takes {step} molecules and {count} are to be taught; lower --batch-size")
     folder = settings.out / llm.name / material.corpus.name
-    made = _made(settings, llm, checkpoint, material)
-    if rank == 0:
-        _prepare(folder, made, settings.resume)
+    made = _made(settings, llm, checkpoint, material, processes)
+    if rank == 0 and settings.resume:
+        _check_resume(folder, made)
 
+    sample, held_out = material.survey.some_taught.texts, material.survey.some_held_out.texts
     base, tokenizer = load_decoder(checkpoint, device, settings.load_4bit, settings.unsloth)
-    judged = Judged(material.selection, material.survey.held_out, material.sample, tokenizer, context, settings.seed)
+    judged = Judged(material.selection, held_out, sample, tokenizer, context, settings.seed)
     before = judged.written(base) if rank == 0 else {}
     cut(base, settings.layers)
     if rank == 0:
         before |= judged.probed(base)
-    targets = DescriptorTargets(material.sample) if settings.knowledge == "descriptors" else None
+    targets = DescriptorTargets(sample) if settings.knowledge == "descriptors" else None
+    if targets is not None:
+        made["knowledge"] = targets.names
     torch.manual_seed(settings.seed)
     model = lora.TaughtLLM(base, settings, len(targets.columns) if targets else 0)
     if targets is not None:
-        first = Collator(tokenizer, context, 0.0, None)([Lesson(smiles, 0) for smiles in material.sample[:256]])
-        model.fit_head({name: value.to(device) for name, value in first.items()})
+        model.fit_head(mean_states(base, tokenizer, sample[:_SCALED_BY], context))
+    if rank == 0 and not settings.resume:
+        _begin(folder, made)
 
     start = time.perf_counter()
     lessons = Lessons(material.selection, settings.epochs, step, settings.seed)
@@ -117,8 +123,7 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
             model.round_to_half()
         after = judged.written(model.llm) | judged.probed(model.llm)
         made["judged"] = judged.compare(before, after)
-        _write(folder, model, tokenizer, made)
-        judged.write_samples(folder / "samples.csv")
+        _write(folder, model, tokenizer, made, judged)
         print(summary(made, folder))
     return folder
 
@@ -131,11 +136,17 @@ def check_memory(llm: llms.LLM, settings: FinetuneSettings, machine: Machine | N
     """
     if llm.shape is None:
         return
-    machine = machine or Machine.here()
-    layers = min(settings.layers or llm.shape.layers, llm.shape.layers)
-    needed = llm.shape.lora_bytes(settings.batch_size, _TOKENS, machine.number, settings.rank, layers)
+    machine = machine or Machine.here(settings.device)
+    shape = llm.shape
+    layers = min(settings.layers or shape.layers, shape.layers)
+    needed = shape.lora_bytes(settings.batch_size, _TOKENS, machine.number, settings.rank, layers)
+    whole = float(machine.number * shape.parameters())  # it is loaded and judged before it is cut
     if settings.load_4bit and machine.number == 2:
-        needed -= (2 - _BYTES_OF_4_BIT) * llm.shape.linear_weights(layers)
+        # embeddings and vocabulary head are brought to float32
+        tables = 2 * (1 if shape.tied else 2) * shape.vocabulary * shape.width
+        needed += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights(layers)
+        whole += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights()
+    needed = max(needed, whole)
     if needed > machine.memory:
         raise LLMError(
             f"LLM {llm.name} takes about {needed / 1e9:.0f} GB to be taught with {settings.batch_size} molecules at a"
@@ -155,33 +166,35 @@ def read(settings: FinetuneSettings, context: int) -> Material:
         DataError: nothing is left to be taught.
     """
     corpus = find_corpus(settings.corpus)
-    exclude, names = (frozenset[str](), list[str]()) if settings.keep_tested else structures_of_datasets()
+    exclude = Tested() if settings.keep_tested else structures_of_datasets()
     # a token is a character at least; begin and end are tokens too
     selection = Selection(corpus.path, exclude, settings.limit, HELD_OUT, settings.fragments, context - 2)
     survey = Survey()
-    sample: list[str] = []
-    for smiles in selection.taught(survey):
-        if len(sample) < _SAMPLE:
-            sample.append(smiles)
+    for _ in selection.taught(survey):
+        pass
     taught = survey.taught
     left_out = (
-        f"{survey.tested} left out because {', '.join(names)} hold them" if names else "none left out as tested on"
+        f"{survey.tested} left out because {', '.join(exclude.names)} hold them"
+        if exclude.names
+        else "none left out as tested on"
     )
     print(
         f"corpus: {corpus.name}, {survey.read:,} read, {survey.unreadable:,} unreadable, {left_out},"
         f" {taught:,} to be taught"
         + (f" ({survey.fragments:,} fragments among them)" if settings.fragments else "")
-        + f", {len(survey.held_out)} held out",
+        + f", {survey.held_out:,} held out",
         flush=True,
     )
     for own in survey.shown:
-        print(f"  line {own.row}: {own.smiles[:60]!r}: {own.reason}")
+        print(f"  SMILES {own.row}: {own.smiles[:60]!r}: {own.reason}")
     if not taught:
         raise DataError(f"corpus {corpus.path}: none of {survey.read} SMILES can be taught")
-    return Material(corpus, selection, survey, sample)
+    return Material(corpus, selection, survey)
 
 
-def _made(settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material: Material) -> dict[str, Any]:
+def _made(
+    settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material: Material, processes: int
+) -> dict[str, Any]:
     """What identifies the adapter: from the same the same comes out."""
     survey = material.survey
     config = {name: value for name, value in plain(settings).items() if name not in ("resume", "out", "device")}
@@ -198,39 +211,63 @@ def _made(settings: FinetuneSettings, llm: llms.LLM, checkpoint: Path, material:
             "taught": survey.taught,
         },
         "config": config,
+        "processes": processes,
         "versions": versions(),
         "commit": commit(),
     }
 
 
-def _prepare(folder: Path, made: dict[str, Any], resume: bool) -> None:
-    """A fresh folder, or the one to go on in.
+def _identity(made: dict[str, Any]) -> dict[str, Any]:
+    return {name: made[name] for name in ("llm", "corpus", "config", "processes")}
+
+
+def _check_resume(folder: Path, made: dict[str, Any]) -> None:
+    """Refuse to go on with what was made from something else.
 
     Raises:
-        SettingError: what is there was made from something else.
+        SettingError: there is no checkpoint, or it is of another LLM, corpus, setting or number of processes.
     """
-    note = folder / "checkpoints" / "made.json"
-    identity = {name: made[name] for name in ("llm", "corpus", "config")}
-    if resume:
-        if lora.last_checkpoint(folder) is None:
-            raise SettingError(f"--resume: there is no checkpoint in {folder}")
-        before = json.loads(note.read_text(encoding="utf-8"))
-        for name, value in identity.items():
-            if before[name] != value:
-                own = sorted(key for key in value if before[name].get(key) != value[key])
-                raise SettingError(f"--resume: {folder} was begun with another {name}: {', '.join(own)}")
-        return
+    if lora.last_checkpoint(folder) is None:
+        raise SettingError(f"--resume: there is no checkpoint in {folder}")
+    before = json.loads((folder / "checkpoints" / "made.json").read_text(encoding="utf-8"))
+    for name, value in _identity(made).items():
+        was = before.get(name)
+        if was != value:
+            other = [f"{was} {name}, and this is {value}"]
+            if isinstance(value, dict) and isinstance(was, dict):
+                other = sorted(key for key in {*value, *was} if was.get(key) != value.get(key))
+            raise SettingError(f"--resume: {folder} was begun with another {name}: {', '.join(other)}")
+
+
+def _begin(folder: Path, made: dict[str, Any]) -> None:
+    """A fresh folder of checkpoints."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "losses.csv").unlink(missing_ok=True)
-    write_json(note, identity)
+    write_json(folder / "checkpoints" / "made.json", _identity(made))
 
 
-def _write(folder: Path, model: lora.TaughtLLM, tokenizer: Any, made: dict[str, Any]) -> None:
+def _write(folder: Path, model: lora.TaughtLLM, tokenizer: Any, made: dict[str, Any], judged: Judged) -> None:
+    """All of an adapter's files, that take the place of an earlier one's together.
+
+    Raises:
+        DataError: they cannot be written; checkpoints stay.
+    """
     # the name by which stage 2 and others know the LLM, not this machine's path
     model.peft.peft_config["default"].base_model_name_or_path = made["llm"]["hub_id"] or made["llm"]["name"]
-    model.save(folder, half=made["config"]["float16"])
-    tokenizer.save_pretrained(folder)
-    draw_losses(folder / "losses.csv", folder / "losses.png")
-    write_text(folder / "README.md", card(made))
-    write_json(folder / adapters.CARD, made)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+            new = Path(name)
+            model.save(new, half=made["config"]["float16"])
+            tokenizer.save_pretrained(new)
+            draw_losses(folder / "losses.csv", new / "losses.png")
+            write_text(new / "README.md", card(made))
+            judged.write_samples(new / "samples.csv")
+            write_json(new / adapters.CARD, made)
+            # without this file a folder is no adapter: half an old one and half a new one must not be taken for one
+            config = "adapter_config.json"
+            (folder / config).unlink(missing_ok=True)
+            for path in sorted(new.iterdir(), key=lambda path: path.name == config):
+                os.replace(path, folder / path.name)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"adapter {folder} cannot be written: {error}; --resume finishes it") from None
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -4,13 +4,14 @@ import csv
 import gzip
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import BRICS
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
@@ -23,7 +24,8 @@ SAMPLE = "zinc_sample"
 _FILES = {"ZINC": ZINC.path.name, "ChEMBL": CHEMBL_FILE, "MOSES": MOSES_FILE, SAMPLE: "zinc_sample.smi"}
 _MOST_SHOWN = 20
 _COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
-_MOST_HELD_OUT = 500
+_SOME_HELD_OUT = 500
+_SOME_TAUGHT = 2000
 _MEMORY = 1 << 24
 """Bytes in which fragments are remembered, however long the corpus is; a few that are new are then taken for known."""
 _ENDS = {"C": (1, 1, 6, 6, 7, 8, 8, 9, 17, 17, 35), "": (1, 6)}
@@ -106,8 +108,51 @@ class Survey:
     """Fragments taught beside them."""
     taught: int = 0
     """SMILES to be taught in an epoch, fragments included."""
-    held_out: list[str] = field(default_factory=list)
-    """The first molecules that are not taught, so that they can be judged on."""
+    held_out: int = 0
+    """Molecules that are not taught, so that they can be judged on."""
+    some_taught: "Reservoir" = field(default_factory=lambda: Reservoir(_SOME_TAUGHT))
+    some_held_out: "Reservoir" = field(default_factory=lambda: Reservoir(_SOME_HELD_OUT))
+
+
+class Reservoir:
+    """Some of the texts of a stream, each as likely as any other to be among them; the same for the same stream."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.seen, self.texts = size, 0, list[str]()
+        self._chance = random.Random(0)
+
+    def add(self, text: str) -> None:
+        """Offer the next one."""
+        self.seen += 1
+        if len(self.texts) < self.size:
+            self.texts.append(text)
+        elif (place := self._chance.randrange(self.seen)) < self.size:
+            self.texts[place] = text
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Structures that may be tested on, and the datasets that hold them."""
+
+    structures: frozenset[str] = frozenset()
+    """InChIKeys."""
+    formulas: frozenset[str] = frozenset()
+    """Of these; a structure's is computed a hundred times as fast as its InChIKey."""
+    names: tuple[str, ...] = ()
+
+    @staticmethod
+    def of(smiles: Iterable[str], names: tuple[str, ...] = ()) -> "Tested":
+        """Structures of SMILES."""
+        texts = list(smiles)
+        return Tested(frozenset(map(identity, texts)), frozenset(map(_formula, texts)), names)
+
+    def holds(self, smiles: str) -> bool:
+        """Whether a valid SMILES is of one of the structures, however it is written."""
+        return bool(self.structures) and _formula(smiles) in self.formulas and identity(smiles) in self.structures
+
+
+def _formula(smiles: str) -> str:
+    return str(CalcMolFormula(parse_smiles(smiles)))
 
 
 @dataclass(frozen=True)
@@ -115,8 +160,8 @@ class Selection:
     """Which SMILES of a corpus are taught."""
 
     path: Path
-    exclude: frozenset[str] = frozenset()
-    """Structures (InChIKeys) to leave out."""
+    exclude: Tested = Tested()
+    """Structures to leave out."""
     limit: int | None = None
     """Use so many molecules."""
     held_out: float = 0.0
@@ -136,20 +181,22 @@ class Selection:
         known = bytearray(_MEMORY if self.fragments else 0)
         for smiles in self._usable(survey):
             if is_held_out(smiles, self.held_out):
-                if len(survey.held_out) < _MOST_HELD_OUT:
-                    survey.held_out.append(smiles)
+                survey.held_out += 1
+                survey.some_held_out.add(smiles)
                 continue
             survey.taught += 1
+            survey.some_taught.add(smiles)
             yield smiles
             for own in fragments(smiles) if self.fragments else ():
                 place = zlib.crc32(own.encode()) % _MEMORY
                 if known[place]:
                     continue
                 known[place] = True
-                if self.exclude and identity(own) in self.exclude:
+                if is_held_out(own, self.held_out) or self.exclude.holds(own):
                     continue
                 survey.fragments += 1
                 survey.taught += 1
+                survey.some_taught.add(own)
                 yield own
 
     def _usable(self, survey: Survey) -> Iterator[str]:
@@ -165,7 +212,7 @@ class Selection:
                 if len(survey.shown) < _MOST_SHOWN:
                     survey.shown.append(Rejection(survey.read, text, str(error)))
                 continue
-            if self.exclude and identity(text) in self.exclude:
+            if self.exclude.holds(text):
                 survey.tested += 1
                 continue
             survey.used += 1
@@ -193,6 +240,8 @@ def _closed(piece: str, smiles: str) -> str | None:
     mol = Chem.RWMol(Chem.MolFromSmiles(piece))
     for atom in mol.GetAtoms():
         if atom.GetAtomicNum() == 0:
+            if atom.GetDegree() != 1:  # one that the molecule itself had
+                return None
             (bond,) = atom.GetBonds()
             other = bond.GetOtherAtom(atom).GetSymbol()
             atom.SetAtomicNum(chance.choice(_ENDS.get(other, _ENDS[""])))
@@ -205,23 +254,30 @@ def _closed(piece: str, smiles: str) -> str | None:
             return None
 
 
-def structures_of_datasets() -> tuple[frozenset[str], list[str]]:
-    """Structures of all datasets that are here, any of which may be tested on, and the datasets' names."""
-    found: set[str] = set()
+def structures_of_datasets() -> Tested:
+    """Structures of all datasets that are here, any of which may be tested on."""
+    structures: set[str] = set()
+    formulas: set[str] = set()
     names = []
     for name in DATASETS:
         dataset, missing = locate(name)
         if missing:
             continue
         smiles = read_table(dataset).smiles
-        parts: dict[str, object] = {"smiles": sha256_texts(smiles)}
-        found |= set(keep_json("structures", parts, _identities(smiles)))
+        parts: dict[str, object] = {"smiles": sha256_texts(smiles), "holds": ["structures", "formulas"]}
+        found = keep_json("structures", parts, _structures(smiles))
+        structures |= set(found["structures"])
+        formulas |= set(found["formulas"])
         names.append(name)
-    return frozenset(found), names
+    return Tested(frozenset(structures), frozenset(formulas), tuple(names))
 
 
-def _identities(smiles: list[str]) -> Callable[[], list[str]]:
-    return lambda: sorted({identity(text) for text in smiles})
+def _structures(smiles: list[str]) -> Callable[[], dict[str, list[str]]]:
+    def compute() -> dict[str, list[str]]:
+        own = Tested.of(smiles)
+        return {"structures": sorted(own.structures), "formulas": sorted(own.formulas)}
+
+    return compute
 
 
 def is_held_out(smiles: str, share: float) -> bool:

@@ -104,8 +104,9 @@ def find(name: str) -> LLM:
     """
     if name == AUTO:
         return auto()[0]
-    if name in LLMS:
-        return LLMS[name]
+    for row in LLMS.values():
+        if name in (row.name, row.hub_id):
+            return row
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return LLM(path.stem, gguf=path)

@@ -93,17 +93,17 @@ class Machine:
     dtype: str
 
     @staticmethod
-    def here() -> "Machine":
-        """The first GPU, else this machine's RAM."""
+    def here(device: str = "auto") -> "Machine":
+        """The GPU that is asked for, the first one, else this machine's RAM."""
         import psutil
         import torch
 
         from kflm2.device import choose_device, llm_dtype
 
-        device = choose_device()
-        dtype = llm_dtype(device)
-        if device.type == "cuda":
-            properties = torch.cuda.get_device_properties(device)
+        own = choose_device(device)
+        dtype = llm_dtype(own)
+        if own.type == "cuda":
+            properties = torch.cuda.get_device_properties(own)
             name, memory = properties.name, float(properties.total_memory)
         else:
             name, memory = "RAM", float(psutil.virtual_memory().total)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -45,7 +46,13 @@ class Stop(TrainerCallback):
         signal.signal(signal.SIGINT, self._before)  # a second one does not wait
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
-        if self.asked:
+        asked = self.asked
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # all processes stop at the same step, whichever of them heard it
+            heard = torch.tensor(float(asked), device=args.device)
+            torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
+            asked = self.asked = bool(heard.item())
+        if asked:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, *_: object, **__: object) -> None:
@@ -64,9 +71,9 @@ class Curve(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
         if state.is_world_process_zero:
             if self.path.exists():  # what came after the checkpoint is done again
-                head, *rows = self.path.read_text(encoding="utf-8").splitlines()
-                kept = [row for row in rows if int(row.partition(",")[0]) <= state.global_step]
-                write_text(self.path, "\n".join([head, *kept]) + "\n")
+                rows = self.path.read_text(encoding="utf-8").splitlines()
+                kept = [row for row in rows[1:] if int(row.partition(",")[0]) <= state.global_step]
+                write_text(self.path, "".join(f"{row}\n" for row in rows[:1] + kept))
             total, done = state.max_steps * self.step, state.global_step * self.step
             self.bar = tqdm(total=total, initial=done, desc="teaching", unit="mol")
 
@@ -81,7 +88,7 @@ class Curve(TrainerCallback):
                 self.bar.update(self.step)
                 self.shown |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
                 self.bar.set_postfix_str(", ".join(self.shown.values()))
-            head = "" if self.path.exists() else ",".join(["step", *losses]) + "\n"
+            head = "" if self.path.exists() and self.path.stat().st_size else ",".join(["step", *losses]) + "\n"
             names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not head else list(losses)
             values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in names)
             with self.path.open("a", encoding="utf-8") as file:

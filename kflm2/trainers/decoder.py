@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 
@@ -41,8 +42,9 @@ def load_decoder(
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder)
             llm = _load(folder, device, load_4bit, unsloth)
-    except (OSError, ValueError, KeyError) as error:
-        raise LLMError(f"LLM {folder} cannot be taught: {str(error).strip().splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LLMError(f"LLM {folder} cannot be taught: {reason}") from None
     if tokenizer.eos_token_id is None:
         raise LLMError(f"LLM {folder} has no end-of-sequence token, so it cannot learn where a text ends")
     decoder = getattr(llm, "model", None)
@@ -73,7 +75,13 @@ def _load(folder: Path, device: torch.device, load_4bit: bool, unsloth: bool) ->
         more["device_map"] = {"": device}
     if device.type == "cuda" and _usable("packing", "flash_attn", device, "batches are padded instead"):
         more["attn_implementation"] = _FLASH
-    llm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **more)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **more
+    )
+    llm, info = loaded
+    # transformers fills what a file lacks with random numbers; a tied vocabulary head is not missing
+    if missing := list(info["missing_keys"]):
+        raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
     if load_4bit:
         from peft import prepare_model_for_kbit_training
 

@@ -77,7 +77,12 @@ def sample(
     )
     texts: list[str] = []
     generator: Any = llm
-    with evaluating(llm), torch.random.fork_rng(), tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar:
+    devices = [llm.device] if llm.device.type == "cuda" else []
+    with (
+        evaluating(llm),
+        torch.random.fork_rng(devices),
+        tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar,
+    ):
         torch.manual_seed(seed)
         for start in range(0, number, 2 * _BATCH):
             rows = torch.tensor(ids[start : start + 2 * _BATCH], device=llm.device)

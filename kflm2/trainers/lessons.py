@@ -1,6 +1,8 @@
 """What the LLM reads in stage 1: a corpus as a stream of batches of near-equal length, and what it should answer."""
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from kflm2.data.corpus import Selection, randomized
-from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows
+from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows, rdkit_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,34 +60,35 @@ class Lessons(IterableDataset):
         self.selection, self.epochs, self.step, self.seed, self.start = selection, epochs, step, seed, start
 
     def __iter__(self) -> Iterator[Lesson]:
-        number = 0
+        for number, lesson in enumerate(self._all()):
+            if number >= self.start:
+                yield lesson
+
+    def _all(self) -> Iterator[Lesson]:
+        rest: list[str] = []
         for epoch in range(self.epochs):
-            for lesson in self._epoch(epoch):
-                if number >= self.start:
-                    yield lesson
-                number += 1
+            block, blocks = rest, 0
+            for smiles in self.selection.taught():
+                block.append(smiles)
+                if len(block) >= _BLOCK:
+                    block = yield from self._full_steps(block, epoch, blocks)
+                    blocks += 1
+            # what does not fill a step goes on into the next epoch, or the steps after it would not be those of equal
+            # length
+            rest = yield from self._full_steps(block, epoch, blocks)
+        yield from (Lesson(smiles, place) for place, smiles in enumerate(rest))
 
-    def _epoch(self, epoch: int) -> Iterator[Lesson]:
-        block: list[str] = []
-        blocks = 0
-        for smiles in self.selection.taught():
-            block.append(smiles)
-            if len(block) == _BLOCK:
-                yield from self._ordered(block, epoch, blocks)
-                block, blocks = [], blocks + 1
-        yield from self._ordered(block, epoch, blocks)
-
-    def _ordered(self, block: list[str], epoch: int, number: int) -> Iterator[Lesson]:
+    def _full_steps(self, block: list[str], epoch: int, number: int) -> Generator[Lesson, None, list[str]]:
+        """Lessons in steps of near-equal length; the SMILES that are left over."""
         rng = np.random.default_rng([self.seed, epoch, number])
+        left = rng.permutation(len(block))[: len(block) % self.step]
+        own = [smiles for place, smiles in enumerate(block) if place not in set(left.tolist())]
         # by length, but for a jitter that keeps the same molecules from meeting in every epoch
-        lengths = np.array([len(smiles) for smiles in block]) * rng.uniform(0.9, 1.1, len(block))
-        order = np.argsort(lengths)
-        steps = [order[i : i + self.step] for i in range(0, len(order), self.step)]
-        # a step that is not full comes last, or the steps after it would not be those of equal length
-        full = [own for own in steps if len(own) == self.step]
-        for place in [*rng.permutation(len(full)), *range(len(full), len(steps))]:
-            for index in steps[place]:
-                yield Lesson(block[index], int(rng.integers(1 << 31)), float(rng.random()))
+        order = np.argsort(np.array([len(smiles) for smiles in own]) * rng.uniform(0.9, 1.1, len(own)))
+        for place in rng.permutation(len(own) // self.step):
+            for index in order[place * self.step : (place + 1) * self.step]:
+                yield Lesson(own[index], int(rng.integers(1 << 31)), float(rng.random()))
+        return [block[place] for place in left]
 
 
 class DescriptorTargets:
@@ -93,7 +96,8 @@ class DescriptorTargets:
 
     def __init__(self, sample: list[str]) -> None:
         """Learn ranks, means and deviations from a sample of the corpus."""
-        self.processes = joblib.cpu_count()
+        # the cores are shared with the other processes that train
+        self.processes = max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         rows = self._rows(sample)
         self._rank = DescriptorScaler(rows)
         ranks = self._rank(rows)
@@ -101,6 +105,8 @@ class DescriptorTargets:
         self._mean, self._std = ranks.mean(axis=0), ranks.std(axis=0) + 1e-6
         self.columns = self._rank.columns
         """Of the descriptors, those that vary."""
+        names = rdkit_names()
+        self.names = [names[column] for column in self.columns]
 
     def __call__(self, smiles: list[str]) -> np.ndarray:
         """(n, P) float32"""
@@ -110,7 +116,14 @@ class DescriptorTargets:
     def _rows(self, smiles: list[str]) -> np.ndarray:
         pieces = [list(piece) for piece in np.array_split(np.array(smiles, dtype=object), self.processes) if len(piece)]
         work = joblib.Parallel(n_jobs=self.processes)
-        return np.concatenate(work(joblib.delayed(descriptor_rows)("rdkit", piece) for piece in pieces))
+        return np.concatenate(work(joblib.delayed(_worker_rows)(os.getpid(), piece) for piece in pieces))
+
+
+def _worker_rows(parent: int, smiles: list[str]) -> np.ndarray:
+    """Descriptors in a process that leaves Ctrl-C to its parent, which then ends with a checkpoint."""
+    if os.getpid() != parent:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return descriptor_rows("rdkit", smiles)
 
 
 class Collator:

@@ -1,6 +1,7 @@
 """Stage 1: LoRA teaches an LLM to read SMILES, by the next token and by what chemists compute of the molecule."""
 
 import json
+import math
 import shutil
 import sys
 import warnings
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kflm2.errors import DataError
+from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.files import atomic
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.model import Standardize
@@ -94,15 +96,12 @@ class TaughtLLM(nn.Module):
             loss = loss + self.knowledge_weight * each.sum() / molecules
         return {"loss": loss}
 
-    @torch.inference_mode()
-    def fit_head(self, batch: dict[str, torch.Tensor]) -> None:
-        """Learn the scale of the pooled states, whose columns differ by many decades, from one batch."""
+    def fit_head(self, states: np.ndarray) -> None:
+        """Learn the scale of the pooled states (n, D), whose columns differ by many decades."""
         if self.head is not None:
-            self.eval()
             scale = self.head[0]
             assert isinstance(scale, Standardize)
-            labels = batch["labels"]
-            scale.fit(pooled(states(self.llm, batch["input_ids"], labels != IGNORE), labels))
+            scale.fit(torch.from_numpy(states).to(self.llm.device))
 
     @torch.no_grad()
     def round_to_half(self) -> None:
@@ -136,6 +135,10 @@ def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel
     if settings.unsloth and "unsloth" in sys.modules:  # what loaded the LLM
         from unsloth import FastLanguageModel
 
+        if "lm_head" in targets:
+            raise SettingError(
+                "unsloth trains a vocabulary head whole, not by LoRA; --targets paper needs --no-unsloth"
+            )
         return FastLanguageModel.get_peft_model(
             llm,
             r=settings.rank,
@@ -173,7 +176,15 @@ class LoraTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.model.step = self.state.global_step
-        return super().training_step(*args, **kwargs)
+        loss = super().training_step(*args, **kwargs)
+        if not all(math.isfinite(own) for own in self.model.losses.values()):
+            # before a checkpoint of it takes the place of a good one
+            last = last_checkpoint(Path(str(self.args.output_dir)).parent)
+            raise LLMError(
+                f"the loss is not a number at step {self.state.global_step + 1}; lower --learning-rate"
+                + (f" (the last good checkpoint is {last})" if last else "")
+            )
+        return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -240,7 +251,6 @@ def train(
         ddp_find_unused_parameters=settings.knowledge != "none" and settings.targets == "paper",
         # lessons pass over by themselves what was read before
         ignore_data_skip=True,
-        dataloader_drop_last=True,
         # every process cuts its share out of the stream; batches of unequal length cannot be sent around
         accelerator_config={"dispatch_batches": False},
         remove_unused_columns=False,
@@ -249,7 +259,11 @@ def train(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # many GPUs are many processes; the Trainer would use threads
     last = last_checkpoint(folder) if settings.resume else None
     if last is not None:
-        lessons.start = json.loads((last / "trainer_state.json").read_text())["global_step"] * lessons.step
+        done = json.loads((last / "trainer_state.json").read_text())["global_step"]
+        if done >= arguments.max_steps:
+            model.restore(last)
+            return
+        lessons.start = done * lessons.step
     stop = Stop()
     trainer = LoraTrainer(
         model=model,
@@ -264,7 +278,12 @@ def train(
         random_state = RandomState(last)
         random_state.trainer = trainer
         trainer.add_callback(random_state)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except OSError as error:
+        kept = last_checkpoint(folder)
+        goes_on = f"--resume goes on from {kept}" if kept else "there is no checkpoint yet"
+        raise DataError(f"{folder} cannot be written: {error}; {goes_on}") from None
     if stop.asked:
         print(f"stopped; --resume goes on from {last_checkpoint(folder)}", flush=True)
         raise KeyboardInterrupt

@@ -186,8 +186,9 @@ class Prompter:
         grammar = NumberGrammar(self.tokenizer, *number) if number is not None else None
         processors = LogitsProcessorList([grammar] if grammar else [])
         generator: Any = self.llm
+        devices = [self.llm.device] if self.llm.device.type == "cuda" else []
         texts: list[list[str]] = [[] for _ in prompts]
-        with evaluating(self.llm), torch.random.fork_rng():
+        with evaluating(self.llm), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             for own in by_length([len(row) for row in ids], max(1, batch // samples)):
                 longest = max(len(ids[i]) for i in own)

@@ -32,7 +32,6 @@ def test_shares_of_samples_are_those_of_the_moses_benchmark() -> None:
 
 def test_samples_follow_the_llms_own_probabilities(tiny_decoder: Path) -> None:
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    # a chain of first-order: the head alone decides, by the last token
     torch.manual_seed(5)
     texts = sample(llm, tokenizer, ["CCO", "N"], 400, seed=1)
     after = torch.rand(1)
@@ -53,6 +52,15 @@ def test_samples_follow_the_llms_own_probabilities(tiny_decoder: Path) -> None:
         if token not in special:
             assert counts[token] == pytest.approx(share, abs=0.12)
     assert ended == pytest.approx(wanted[tokenizer.eos_token_id].item(), abs=0.12)
+
+
+def test_rare_tokens_are_drawn_too(tiny_writer: Path) -> None:
+    """Of an LLM to which all are alike: no part of the vocabulary is cut off, as generation does by default."""
+    llm, tokenizer = load_decoder(tiny_writer, CPU)
+    with torch.no_grad():
+        llm.model.norm.weight.zero_()
+    second = {text[1:2] for text in sample(llm, tokenizer, ["C"], 800, seed=0)}
+    assert len(second) > 85
 
 
 def test_the_probe_is_a_cross_validated_linear_model_of_the_states(

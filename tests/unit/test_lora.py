@@ -6,13 +6,14 @@ import resource
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
 from kflm2.data import datasets
@@ -47,24 +48,31 @@ def _lessons(path: Path, limit: int | None = None, **more: int) -> Lessons:
 
 
 @pytest.mark.parametrize("block", [7, 1000])
-def test_an_epoch_has_every_molecule_once_in_a_seeded_order(
+def test_every_molecule_is_read_once_an_epoch_in_a_seeded_order(
     tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons_module, "_BLOCK", block)
-    path = _corpus(tmp_path)
-    order = [own.smiles for own in _lessons(path, epochs=2)]
-    for epoch in (order[: len(SMILES)], order[len(SMILES) :]):
-        assert sorted(epoch) == sorted(SMILES)
-    assert order[: len(SMILES)] != order[len(SMILES) :]
-    assert order == [own.smiles for own in _lessons(path, epochs=2)]
-    assert order != [own.smiles for own in _lessons(path, epochs=2, seed=1)]
-    assert order[13:] == [own.smiles for own in _lessons(path, epochs=2, start=13)]
+    smiles = SMILES[:58]  # two more than fourteen steps of four
+    path = _corpus(tmp_path, smiles)
+    order = [own.smiles for own in _lessons(path, epochs=3)]
+    assert sorted(order) == sorted(smiles * 3)
+    # what is left over of an epoch is read in the next one
+    assert len(set(order[:56])) == 56
+    assert order[:56] != order[58 : 58 + 56]
+    assert order == [own.smiles for own in _lessons(path, epochs=3)]
+    assert order != [own.smiles for own in _lessons(path, epochs=3, seed=1)]
+    assert order[13:] == [own.smiles for own in _lessons(path, epochs=3, start=13)]
 
 
-def test_steps_are_of_near_equal_length(tmp_path: Path) -> None:
-    order = [len(own.smiles) for own in _lessons(_corpus(tmp_path))]
-    within = np.mean([np.std(order[i : i + 4]) for i in range(0, len(order), 4)])
-    assert within < 0.4 * np.std(order)
+@pytest.mark.parametrize("block", [23, 1000])
+def test_steps_are_of_near_equal_length_in_every_epoch(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lessons_module, "_BLOCK", block)
+    order = [len(own.smiles) for own in _lessons(_corpus(tmp_path, SMILES[:58]), epochs=4)][: 57 * 4]
+    within = [np.std(order[i : i + 4]) for i in range(0, len(order), 4)]
+    assert np.mean(within) < 0.4 * np.std(order)
+    assert np.mean(within[29:]) < 0.4 * np.std(order)
     assert np.corrcoef(np.arange(len(order)), order)[0, 1] < 0.5  # and steps are not in order of length
 
 
@@ -161,14 +169,15 @@ def _train(
     settings: FinetuneSettings,
     molecules: int = 40,
     callbacks: Sequence[TrainerCallback] = (),
+    step: int = 4,
 ) -> TaughtLLM:
     targets = DescriptorTargets(SMILES)
     model = _taught(tiny, settings, len(targets.columns))
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    model.fit_head(tokens_and_labels(tokenizer, SMILES, 24))
+    model.fit_head(mean_states(model.llm, tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
     collator = Collator(tokenizer, 24, 0.5, targets)
-    train(model, _lessons(path, limit=molecules), collator, molecules, settings, folder, callbacks)
+    train(model, _lessons(path, limit=molecules, step=step), collator, molecules, settings, folder, callbacks)
     model.save(folder)
     return model
 
@@ -231,6 +240,44 @@ def test_packed_in_one_row_the_states_are_the_same(tiny_decoder: Path, monkeypat
         packed = states(llm, batch["input_ids"], real)
     torch.testing.assert_close(packed[real], padded[real])
     assert not packed[~real].any()
+
+
+def test_resumed_at_its_end_it_is_what_it_was(tiny_decoder: Path, tmp_path: Path) -> None:
+    path = _corpus(tmp_path)
+    settings = dataclasses.replace(SETTINGS, accumulation=2)
+    whole = _train(tmp_path / "own", tiny_decoder, path, settings, step=8)
+    assert last_checkpoint(tmp_path / "own") == tmp_path / "own" / "checkpoints" / "checkpoint-5"
+    losses = (tmp_path / "own" / "losses.csv").read_bytes()
+    again = _train(tmp_path / "own", tiny_decoder, path, dataclasses.replace(settings, resume=True), step=8)
+    for (name, one), (_, other) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert (tmp_path / "own" / "losses.csv").read_bytes() == losses
+
+
+def test_training_that_diverges_keeps_the_last_good_checkpoint(tiny_decoder: Path, tmp_path: Path) -> None:
+    class Poison(TrainerCallback):
+        def on_step_begin(self, args: object, state: TrainerState, control: object, **kwargs: Any) -> None:
+            if state.global_step == 4:
+                with torch.no_grad():
+                    next(weight for weight in kwargs["model"].parameters() if weight.requires_grad).fill_(float("nan"))
+
+    (tmp_path / "own").mkdir()
+    with pytest.raises(LLMError, match=r"not a number at step 5; lower --learning-rate \(.*checkpoint-3\)"):
+        _train(tmp_path / "own", tiny_decoder, _corpus(tmp_path), SETTINGS, callbacks=[Poison()])
+    assert [own.name for own in (tmp_path / "own" / "checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_decoder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_decoder, tmp_path / "llm")
+    weights = load_file(tiny_decoder / "model.safetensors")
+    save_file(
+        {name: own for name, own in weights.items() if "lm_head" not in name}, tmp_path / "llm" / "model.safetensors"
+    )
+    with pytest.raises(LLMError, match=r"its files lack 1 weights, lm_head\.weight"):
+        load_decoder(tmp_path / "llm", CPU)
+    (tmp_path / "llm" / "model.safetensors").write_bytes((tiny_decoder / "model.safetensors").read_bytes()[:900])
+    with pytest.raises(LLMError, match="cannot be taught"):
+        load_decoder(tmp_path / "llm", CPU)
 
 
 def test_what_needs_cuda_says_what_is_used_instead(tiny_decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
