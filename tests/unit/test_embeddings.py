@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT
+from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from kflm2.errors import SettingError
+from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.embeddings import Embedder, Source, parse_layers
+from kflm2.files import project_folder
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CC(C)(C)Br", "CCO", "N#Cc1ccncc1", "O"]
 CPU = torch.device("cpu")
@@ -161,3 +164,24 @@ def test_the_embedded_llm_gives_the_recorded_states(embedded: Path) -> None:
     assert rows.shape == (len(smiles), 2 * 576)
     for text, row in zip(smiles, rows, strict=True):
         np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
+
+
+def test_the_embedded_llm_comes_with_an_adapter_that_gives_the_recorded_states(embedded: Path) -> None:
+    """Golden: tests/golden/kept_adapter.json, made by tests/golden/make_kept_adapter.py with plain peft."""
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "kept_adapter.json").read_text())
+    llm = llms.LLMS[llms.EMBEDDED]
+    adapter = adapters.default_adapter(llm)
+    assert adapter is not None
+    assert adapter.relative_to(project_folder()) == Path("models/SmolLM2_135M/leads_and_drugs")
+    assert adapters.digest(adapter) == golden["adapter"]
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {np.dtype("float16")}
+    assert (adapter / "adapter_model.safetensors").stat().st_size < 15e6
+    source = Source.of(llm, adapter, "middle")
+    assert source.layers == (12,)
+    smiles = list(golden["states"])
+    rows = Embedder(source, CPU).embed(smiles, "mean", progress=False).values
+    base = Embedder(Source.of(llm, None, "12"), CPU).embed(smiles, "mean", progress=False).values
+    for text, row, untaught in zip(smiles, rows, base, strict=True):
+        np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
+        assert np.abs(row - untaught).max() > 1
