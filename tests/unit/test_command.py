@@ -166,4 +166,4 @@ def test_the_stages_are_listed() -> None:
     assert "kflm2 train" in subprocess.run([command], capture_output=True, text=True, timeout=100).stdout
     done = subprocess.run([command, "trian"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, datasets, ")
+    assert done.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, ")
