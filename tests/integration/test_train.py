@@ -14,6 +14,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from kflm2 import stages
+from kflm2.featurize import adapters
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
@@ -51,7 +52,7 @@ def test_a_script_measures_writes_and_is_the_same_twice(tmp_path: Path) -> None:
     first = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "auto takes SmolLM2_135M" in first.stdout
-    assert "none found in models/SmolLM2_135M" in first.stdout
+    assert "models/SmolLM2_135M/leads_and_drugs" in first.stdout
     for word in ("RMSE", "kcal/mol", "±", "read 40, kept 40, rejected 0", "MB at most", "seeds 0..1"):
         assert word in first.stdout
     folder = tmp_path / "results" / "SAMPL" / "combinedSepAtt"
@@ -95,7 +96,9 @@ def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
         tested.append(result["metrics"]["test"]["RMSE"])
         assert result["rows"] == {"read": 40, "kept": 40, "rejected": 0}
         assert result["llm"]["name"] == "SmolLM2_135M"
-        assert result["llm"]["adapter"] is None
+        kept = ROOT / "models" / "SmolLM2_135M" / "leads_and_drugs"
+        assert result["llm"]["adapter"] == adapters.digest(kept)
+        assert result["llm"]["layers"] == [12]
         assert {"seconds", "peak_memory_mb", "config", "versions", "commit"} <= set(result)
     summary = json.loads((folder / "summary-random.json").read_text())
     assert summary["metrics"]["test"]["RMSE"]["values"] == tested
@@ -306,7 +309,8 @@ def test_datasets_are_got_listed_and_audited(tmp_path: Path) -> None:
         (("--llm", "."), "no config.json in it, so it is no checkpoint; --llm SmolLM2_135M is the embedded LLM"),
         (("--adapter", "."), "no adapter_config.json in it"),
         (("--fractions", "0.8", "0.1", "0.2"), "0.8 + 0.1 + 0.2 = 1.1"),
-        (("--layers", "99"), "each must be one of 0 to 30"),
+        (("--layers", "99"), "each must be one of 0 to 12, or -1 for the last, once; the adapter keeps no more"),
+        (("--layers", "99", "--adapter", "none"), "each must be one of 0 to 30"),
         (("--limit", "3"), "leaves"),
         (("--config", "none.json"), "none.json"),
         (("--out", str(ROOT / "LICENSE")), "LICENSE"),
