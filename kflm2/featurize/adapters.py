@@ -48,6 +48,13 @@ def _card(adapter: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
+def _is_copy(folder: Path, llm: LLM) -> bool:
+    """Whether a folder may hold an LLM of the registry under a name of its own: it has that LLM's shape."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "intermediate_size"))
+    return llm.shape is not None and sizes == (llm.shape.width, llm.shape.layers, llm.shape.inner)
+
+
 def check(adapter: Path, llm: LLM, folder: Path) -> None:
     """Refuse an adapter that was made for another LLM, before anything is loaded.
 
@@ -59,8 +66,7 @@ def check(adapter: Path, llm: LLM, folder: Path) -> None:
     digest(adapter)
     base = str(json.loads((adapter / "adapter_config.json").read_text()).get("base_model_name_or_path") or "")
     owner = next((row.name for row in LLMS.values() if base and base in (row.name, row.hub_id)), llm.name)
-    # a local copy has a name of its own; there the tensors alone decide
-    if owner != llm.name and llm.name in LLMS:
+    if owner != llm.name and not _is_copy(folder, LLMS[owner]):
         raise LLMError(f"adapter {adapter} was made for the LLM {owner}, not for {llm.name}")
     shapes: dict[str, list[int]] = {}
     for shard in folder.glob("*.safetensors"):

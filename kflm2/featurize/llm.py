@@ -105,7 +105,7 @@ def find(name: str) -> LLM:
     if name == AUTO:
         return auto()[0]
     for row in LLMS.values():
-        if name in (row.name, row.hub_id):
+        if name and name in (row.name, row.hub_id):
             return row
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
