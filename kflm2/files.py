@@ -5,9 +5,12 @@ import hashlib
 import json
 import os
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from kflm2.errors import KFLM2Error
 
 
 @contextlib.contextmanager
@@ -44,6 +47,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write value as indented JSON, atomically; NaN is refused, since it is not JSON."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_toml(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
+    """A table of the user's.
+
+    Args:
+        path: TOML.
+        what: it is, for the message.
+        error: raised in one line where it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{what} {path}: {problem.strerror or problem}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{what} {path} is not TOML: {problem}") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -1,13 +1,13 @@
 """What stage 3 asks an LLM about a molecule, and how an answer is written; the words come from a table."""
 
 import string
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kflm2.data.datasets import Kind
 from kflm2.errors import DataError, one_of
+from kflm2.files import read_toml
 
 MOST_DIGITS = 6
 """Before the decimal point of a value that can be answered."""
@@ -72,12 +72,7 @@ def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
     Raises:
         DataError: the table cannot be read or lacks something; the message says what.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"prompts {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"prompts {path} is not TOML: {error}") from None
+    table = read_toml(path, "prompts", DataError)
     templates = _templates(path, table, kind)
     values: dict[str, Any] = {"quantity": target, "unit": "", "decimals": 2, "answers": [" no", " yes"]}
     known = tuple(values)

@@ -86,6 +86,9 @@ def card(made: dict[str, Any]) -> str:
     )
 
 
+_UNITS = {"next token": "next token, nats", "descriptors": "descriptors, squared error (ranks, sd 1)"}
+
+
 def draw_losses(losses: Path, picture: Path) -> None:
     """Losses over the steps, smoothed over a fiftieth of them."""
     with losses.open(encoding="utf-8") as file:
@@ -96,7 +99,7 @@ def draw_losses(losses: Path, picture: Path) -> None:
         steps, values = zip(*((int(row["step"]), float(row[name])) for row in rows if row[name]), strict=True)
         window = max(1, len(values) // 50)
         smooth = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
-        axis.plot(steps[window - 1 :], smooth.tolist(), label=name)
+        axis.plot(steps[window - 1 :], smooth.tolist(), label=_UNITS[name])
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.legend(frameon=False)
     with atomic(picture) as temporary:

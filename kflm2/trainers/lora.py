@@ -227,36 +227,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
         DataError: the disk is full; the last good checkpoint stays.
     """
-    device = next(model.parameters()).device
-    arguments = TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=max(1, molecules * settings.epochs // lessons.step),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
-        weight_decay=0.0,
-        seed=settings.seed,
-        save_steps=settings.save_steps,
-        save_total_limit=2,
-        logging_strategy="no",
-        disable_tqdm=True,
-        report_to=[],
-        use_cpu=device.type == "cpu",
-        bf16=device.type == "cuda",
-        # named in one process alone, it would be waited for
-        ddp_backend=None if lessons.step == settings.batch_size * settings.accumulation else _backend(device),
-        # an adapter on the vocabulary head has no part in a step that learns descriptors alone
-        ddp_find_unused_parameters=settings.knowledge != "none" and settings.targets == "paper",
-        # lessons pass over by themselves what was read before
-        ignore_data_skip=True,
-        # every process cuts its share out of the stream; batches of unequal length cannot be sent around
-        accelerator_config={"dispatch_batches": False},
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # many GPUs are many processes; the Trainer would use threads
+    arguments = _arguments(settings, lessons, molecules, next(model.parameters()).device, folder)
     last = last_checkpoint(folder) if settings.resume else None
     if last is not None:
         done = json.loads((last / "trainer_state.json").read_text())["global_step"]
@@ -287,6 +258,41 @@ def train(
     if stop.asked:
         print(f"stopped; --resume goes on from {last_checkpoint(folder)}", flush=True)
         raise KeyboardInterrupt
+
+
+def _arguments(
+    settings: FinetuneSettings, lessons: Lessons, molecules: int, device: torch.device, folder: Path
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=max(1, molecules * settings.epochs // lessons.step),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        weight_decay=0.0,
+        seed=settings.seed,
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_strategy="no",
+        disable_tqdm=True,
+        report_to=[],
+        use_cpu=device.type == "cpu",
+        bf16=device.type == "cuda",
+        # named in one process alone, it would be waited for
+        ddp_backend=None if lessons.step == settings.batch_size * settings.accumulation else _backend(device),
+        # an adapter on the vocabulary head has no part in a step that learns descriptors alone
+        ddp_find_unused_parameters=settings.knowledge != "none" and settings.targets == "paper",
+        # lessons pass over by themselves what was read before
+        ignore_data_skip=True,
+        # every process cuts its share out of the stream; batches of unequal length cannot be sent around
+        accelerator_config={"dispatch_batches": False},
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # many GPUs are many processes; the Trainer would use threads
+    return arguments
 
 
 def _backend(device: torch.device) -> str:

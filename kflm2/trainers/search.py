@@ -6,7 +6,6 @@ import json
 import math
 import socket
 import time
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from optuna.storages.journal._file import BaseJournalFileLock  # it is exported 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kflm2.errors import DataError, SettingError
-from kflm2.files import sha256_texts
+from kflm2.files import read_toml, sha256_texts
 
 _POLL = 0.5
 """Seconds between looks at what other processes do."""
@@ -64,12 +63,7 @@ def read_space(path: Path, allowed: tuple[str, ...]) -> Space:
     Raises:
         SettingError: it cannot be used; the message says what is wrong.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"space {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"space {path} is not TOML: {error}") from None
+    table = read_toml(path, "space", SettingError)
     if not table:
         raise SettingError(f"space {path}: nothing to choose from")
     parameters = {}
