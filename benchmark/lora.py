@@ -73,7 +73,7 @@ def our_way(settings: FinetuneSettings, smiles: list[str]) -> Callable[[], None]
     model, tokenizer, optimizer = fresh(settings, len(targets.columns) if targets else 0)
     collator = Collator(tokenizer, PADDED_TO, 0.0, targets)
     size = settings.batch_size
-    lessons = list(Lessons(Selection(corpus, limit=len(smiles)), 1, size, 0))
+    lessons = list(Lessons(Selection(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
 
     def teach() -> None:
         for start in range(0, len(lessons), size):

@@ -12,6 +12,7 @@ STAGES: dict[str, Stage | Command] = {
     "train": stages.train,
     "prompt": stages.prompt,
     "tune": stages.tune,
+    "compare": stages.compare,
     "datasets": stages.datasets,
     "datasets get": stages.datasets_get,
     "datasets audit": stages.datasets_audit,
@@ -24,6 +25,7 @@ usage: kflm2 finetune [options]                      stage 1: teach an LLM chemi
        kflm2 train [DATASET|CSV] [options]           stage 2: train and measure a pipeline on a dataset or a CSV
        kflm2 prompt [DATASET|CSV] [options]          stage 3: ask the LLM itself, and hold its answers against stage 2
        kflm2 tune [DATASET|CSV] [options]            search for settings that predict well, without the test part
+       kflm2 compare FOLDER ... [options]            which of several methods predicts better, and how sure that is
        kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
        kflm2 datasets get NAME ...|all [--from DIR]  download datasets
        kflm2 datasets audit DATASET|CSV [options]    rejected rows, duplicates, leakage, distance of test to training

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from kflm2.compare_settings import CompareSettings
 from kflm2.errors import KFLM2Error, SettingError
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TrainSettings
 
-S = TypeVar("S", bound=TrainSettings | FinetuneSettings | PromptSettings)
+S = TypeVar("S", bound=TrainSettings | FinetuneSettings | PromptSettings | CompareSettings)
 
 
 @contextlib.contextmanager

@@ -115,7 +115,7 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
         _begin(folder, made)
 
     start = time.perf_counter()
-    lessons = Lessons(material.selection, settings.epochs, step, settings.seed)
+    lessons = Lessons(material.selection, tokenizer, settings.epochs, step, settings.seed)
     lora.train(model, lessons, Collator(tokenizer, context, settings.randomize, targets), count, settings, folder)
     made["seconds"] = round(time.perf_counter() - start, 1)
     if rank == 0:

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from kflm2.command import Command, Stage
+from kflm2.compare_settings import CompareSettings
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TableSettings, TrainSettings
@@ -55,6 +56,17 @@ def _tune(settings: TuneSettings) -> None:
     OUT/<dataset>/<model>/tune-<sampler>/ with trials.csv, best.json for --config, and pictures.
     """
     from kflm2.tuning import run
+
+    run(settings)
+
+
+def _compare(settings: CompareSettings) -> None:
+    """Hold methods against each other on the same runs, and say which differences can be believed.
+
+    Reads folders of results, runs baselines on their splits, and prints and writes paired differences with intervals,
+    the tests that go with them, and a verdict a pair: OUT/<dataset>/ with compare.md, pairs.csv and pictures.
+    """
+    from kflm2.comparing import run
 
     run(settings)
 
@@ -112,6 +124,7 @@ train = Stage(_train, TrainSettings)
 finetune = Stage(_finetune, FinetuneSettings)
 prompt = Stage(_prompt, PromptSettings)
 tune = Stage(_tune, TuneSettings)
+compare = Stage(_compare, CompareSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

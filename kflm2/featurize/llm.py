@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,7 +331,7 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
             tokenizer = AutoTokenizer.from_pretrained(folder)
             dtype = llm_dtype(device)
             if adapter is not None:
-                model = _with_adapter(folder, adapter, dtype)
+                model = _with_adapter(folder, adapter, dtype, keep_layers)
             else:
                 # the checkpoint's own number format would be taken if none were given
                 model, info = AutoModel.from_pretrained(
@@ -339,6 +340,7 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
                 # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
                 if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
                     raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
+                _cut(model, keep_layers)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             what = f"with adapter {adapter} " if adapter else ""
@@ -346,17 +348,26 @@ def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers
     torch.nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     causal = _is_causal(model)
-    blocks = getattr(model, "layers", None)
-    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
-    if keep_layers is not None and isinstance(blocks, torch.nn.ModuleList) and hasattr(model, "norm"):  # noqa: SIM102
-        if keep_layers < len(blocks):
-            model.layers = blocks[:keep_layers]
-            model.norm = torch.nn.Identity()
     context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
     return LoadedLLM(model, tokenizer, causal, context)
 
 
-def _with_adapter(folder: Path, adapter: Path, dtype: "torch.dtype") -> "PreTrainedModel":
+def _cut(model: "torch.nn.Module", keep_layers: int | None) -> None:
+    """Keep the first layers only, and no final norm."""
+    from torch import nn
+
+    blocks = getattr(model, "layers", None)
+    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
+    if keep_layers is None or not isinstance(blocks, nn.ModuleList) or not hasattr(model, "norm"):
+        return
+    if keep_layers < len(blocks):
+        model.layers = blocks[:keep_layers]
+        model.norm = nn.Identity()
+
+
+def _with_adapter(
+    folder: Path, adapter: Path, dtype: "torch.dtype", keep_layers: int | None = None
+) -> "PreTrainedModel":
     from peft import PeftModel
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -364,6 +375,8 @@ def _with_adapter(folder: Path, adapter: Path, dtype: "torch.dtype") -> "PreTrai
     architectures = AutoConfig.from_pretrained(folder).architectures or []
     headed = any(name.endswith("ForCausalLM") for name in architectures)
     model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    # before peft sees it: an adapter of the first layers lacks tensors for the others, and peft warns of every one
+    _cut(model.base_model if headed else model, keep_layers)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return merged.base_model if headed else merged
 
@@ -389,7 +402,10 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that is on its way out
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()

@@ -43,6 +43,7 @@ class Lessons(IterableDataset):
     def __init__(
         self,
         selection: Selection,
+        tokenizer: "PreTrainedTokenizerBase",
         epochs: int,
         step: int,
         seed: int,
@@ -52,12 +53,14 @@ class Lessons(IterableDataset):
 
         Args:
             selection: what of a corpus is taught.
+            tokenizer: a molecule is as long as its tokens are many.
             epochs: passes.
             step: molecules in an optimizer's step, over all processes.
             seed: of the order.
             start: molecules to pass over, where training goes on.
         """
-        self.selection, self.epochs, self.step, self.seed, self.start = selection, epochs, step, seed, start
+        self.selection, self.tokenizer, self.epochs, self.step = selection, tokenizer, epochs, step
+        self.seed, self.start = seed, start
 
     def __iter__(self) -> Iterator[Lesson]:
         for number, lesson in enumerate(self._all()):
@@ -83,8 +86,9 @@ class Lessons(IterableDataset):
         rng = np.random.default_rng([self.seed, epoch, number])
         left = rng.permutation(len(block))[: len(block) % self.step]
         own = [smiles for place, smiles in enumerate(block) if place not in set(left.tolist())]
-        # by length, but for a jitter that keeps the same molecules from meeting in every epoch
-        order = np.argsort(np.array([len(smiles) for smiles in own]) * rng.uniform(0.9, 1.1, len(own)))
+        lengths = np.array([len(ids) for ids in self.tokenizer(own)["input_ids"]] if own else [])
+        # those of one length in random order, so that other molecules meet in every epoch
+        order = np.argsort(lengths + rng.uniform(-0.5, 0.5, len(own)))
         for place in rng.permutation(len(own) // self.step):
             for index in order[place * self.step : (place + 1) * self.step]:
                 yield Lesson(own[index], int(rng.integers(1 << 31)), float(rng.random()))

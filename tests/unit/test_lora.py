@@ -42,34 +42,36 @@ def _corpus(folder: Path, smiles: list[str] = SMILES) -> Path:
     return folder / "own.smi"
 
 
-def _lessons(path: Path, limit: int | None = None, **more: int) -> Lessons:
+def _lessons(path: Path, tiny: Path, limit: int | None = None, **more: int) -> Lessons:
     values = {"epochs": 1, "step": 4, "seed": 0, **more}
-    return Lessons(Selection(path, limit=limit), **values)
+    return Lessons(Selection(path, limit=limit), AutoTokenizer.from_pretrained(tiny), **values)
 
 
 @pytest.mark.parametrize("block", [7, 1000])
 def test_every_molecule_is_read_once_an_epoch_in_a_seeded_order(
-    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+    tiny_decoder: Path, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons_module, "_BLOCK", block)
     smiles = SMILES[:58]  # two more than fourteen steps of four
     path = _corpus(tmp_path, smiles)
-    order = [own.smiles for own in _lessons(path, epochs=3)]
+    order = [own.smiles for own in _lessons(path, tiny_decoder, epochs=3)]
     assert sorted(order) == sorted(smiles * 3)
     # what is left over of an epoch is read in the next one
     assert len(set(order[:56])) == 56
     assert order[:56] != order[58 : 58 + 56]
-    assert order == [own.smiles for own in _lessons(path, epochs=3)]
-    assert order != [own.smiles for own in _lessons(path, epochs=3, seed=1)]
-    assert order[13:] == [own.smiles for own in _lessons(path, epochs=3, start=13)]
+    assert order == [own.smiles for own in _lessons(path, tiny_decoder, epochs=3)]
+    assert order != [own.smiles for own in _lessons(path, tiny_decoder, epochs=3, seed=1)]
+    assert order[13:] == [own.smiles for own in _lessons(path, tiny_decoder, epochs=3, start=13)]
 
 
 @pytest.mark.parametrize("block", [23, 1000])
 def test_steps_are_of_near_equal_length_in_every_epoch(
-    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+    tiny_decoder: Path, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons_module, "_BLOCK", block)
-    order = [len(own.smiles) for own in _lessons(_corpus(tmp_path, SMILES[:58]), epochs=4)][: 57 * 4]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
+    lessons = _lessons(_corpus(tmp_path, SMILES[:58]), tiny_decoder, epochs=4)
+    order = [len(tokenizer(own.smiles)["input_ids"]) for own in lessons][: 57 * 4]
     within = [np.std(order[i : i + 4]) for i in range(0, len(order), 4)]
     assert np.mean(within) < 0.4 * np.std(order)
     assert np.mean(within[29:]) < 0.4 * np.std(order)
@@ -177,11 +179,12 @@ def _train(
     model.fit_head(mean_states(model.llm, tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
     collator = Collator(tokenizer, 24, 0.5, targets)
-    train(model, _lessons(path, limit=molecules, step=step), collator, molecules, settings, folder, callbacks)
+    train(model, _lessons(path, tiny, limit=molecules, step=step), collator, molecules, settings, folder, callbacks)
     model.save(folder)
     return model
 
 
+@pytest.mark.filterwarnings("error::UserWarning", "error::FutureWarning")  # a user sees no wall of peft's
 def test_it_learns_and_stage_2_reads_what_it_learnt(tiny_decoder: Path, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
     path = _corpus(tmp_path, SMILES * 6)

@@ -1,0 +1,147 @@
+"""A comparison: methods read or run on the same folds, tested, printed and kept."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from kflm2.compare_settings import CompareSettings
+from kflm2.errors import DataError
+from kflm2.evaluation import compare_picture, compare_report, methods
+from kflm2.evaluation.compare_report import Compared
+from kflm2.evaluation.evidence import commit, peak_memory_mb, versions, write_csv
+from kflm2.evaluation.methods import Method
+from kflm2.evaluation.metrics import MAIN, choose_thresholds, score
+from kflm2.evaluation.statistics import compare
+from kflm2.files import write_json, write_text
+from kflm2.trainers.baselines import ABOUT, Baselines
+
+
+def run(settings: CompareSettings) -> list[Compared]:
+    """Compare the methods of every dataset, print and write what was found.
+
+    Args:
+        settings: checked.
+
+    Returns:
+        One a dataset.
+
+    Raises:
+        KFLM2Error: runs that cannot be paired, or an unreadable file.
+    """
+    found = [method for word in settings.results for method in methods.find(word, settings.split)]
+    datasets = list(dict.fromkeys(method.dataset for method in found))
+    practical = {name: settings.practical_of(name) for name in datasets}
+    if len(datasets) > 1 and settings.predictions:
+        raise DataError(f"predictions are of one dataset, and the results are of {', '.join(datasets)}")
+    published = methods.published(settings.published) if settings.published else None
+    compared = []
+    for name in datasets:
+        own = [method for method in found if method.dataset == name]
+        figure = settings.figure or MAIN[own[0].kind]
+        # a mismatch among what is there should show before hours of baselines
+        if len(own) > 1:
+            methods.paired(own, figure)
+        reference = own[0]
+        own += [run_baseline(baseline, reference) for baseline in settings.baselines if baseline not in _names(own)]
+        own += [methods.outside(word, reference) for word in settings.predictions]
+        if len(own) < 2:
+            raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
+        table = methods.paired(own, figure)
+        assumed, overall, pairs = compare(table, reference.test_share)
+        others = [] if published is None else methods.published_of(published, name, figure)
+        compared.append(Compared(reference, figure, practical[name], table, assumed, overall, pairs, others))
+    for one in compared:
+        print(compare_report.text(one))
+        _write(one, settings.out / one.reference.dataset)
+    if len(compared) > 1:
+        across = compare_report.across(compared)
+        print(compare_report.across_text(across))
+        write_csv(settings.out / "across.csv", across)
+    print(f"\nresults   {settings.out}")
+    return compared
+
+
+def _names(own: Sequence[Method]) -> list[str]:
+    return [method.name for method in own]
+
+
+def _write(one: Compared, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    long = one.table.rename_axis("seed").reset_index().melt("seed", var_name="method", value_name=one.figure)
+    write_csv(folder / "figures.csv", long)
+    write_csv(folder / "pairs.csv", compare_report.pairs_table(one))
+    write_text(folder / "compare.md", compare_report.markdown(one))
+    compare_picture.draw_intervals(one, folder / "tukey.png")
+    compare_picture.draw_pairs(one, folder / "paired.png")
+    if len(one.table.columns) > 2:
+        compare_picture.draw_ranks(one, folder / "ranks.png")
+
+
+def run_baseline(name: str, reference: Method) -> Method:
+    """A baseline on the folds of a method that is here; runs that are there already are not run again.
+
+    The molecules, their labels and the parts are read from the method's predictions.csv, so that a baseline sees what
+    the model saw. Its results lie beside the model's, in files of the same form.
+    """
+    folders = [fold.folder for fold in reference.folds.values() if fold.folder is not None]
+    beside = folders[0].parents[1] / name
+    table: Baselines | None = None
+    for source in tqdm(folders, desc=f"{reference.dataset} {name}", unit="run"):
+        made = json.loads((source / "result.json").read_text(encoding="utf-8"))
+        folder = beside / source.name
+        if _is_done(folder, made):
+            continue
+        known = pd.read_csv(source / "predictions.csv")
+        y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
+        # the molecules are the same in every fold, and what is computed of them is kept
+        table = table or Baselines(known["smiles"].tolist(), y_true, reference.kind)
+        _run_fold(name, table, known, made, reference, folder)
+    return methods.find(str(beside), reference.split)[0]
+
+
+def _is_done(folder: Path, made: dict[str, Any]) -> bool:
+    path = folder / "result.json"
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return all(found[key] == made[key] for key in ("dataset", "split", "rows"))
+
+
+def _run_fold(
+    name: str, table: Baselines, known: pd.DataFrame, made: dict[str, Any], reference: Method, folder: Path
+) -> None:
+    start = time.perf_counter()
+    part = known["part"].to_numpy(dtype=str)
+    rows = {"train": part == "train", "valid": part == "valid", "test": np.char.startswith(part, "test")}
+    train, valid = np.flatnonzero(rows["train"]), np.flatnonzero(rows["valid"])
+    y_pred, chosen = table.predict(name, train, valid, made["seed"])
+    y_true, kind = table.y_true, reference.kind
+    thresholds = np.full(y_true.shape[1], np.nan)
+    if kind == "classification":
+        thresholds = choose_thresholds(y_true[valid], y_pred[valid])
+    scores = {which: score(y_true[own], y_pred[own], kind, thresholds).mean for which, own in rows.items()}
+    predicted = known.assign(**{f"y_pred_{target}": y_pred[:, k] for k, target in enumerate(reference.targets)})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    write_csv(folder / "predictions.csv", predicted)
+    write_json(
+        folder / "result.json",
+        {
+            **{key: made[key] for key in ("dataset", "seed", "split", "rows")},
+            "model": name,
+            "about": ABOUT[name],
+            "chosen": dict(zip(reference.targets, chosen, strict=True)),
+            "metrics": scores,
+            "seconds": {"training": round(time.perf_counter() - start, 3)},
+            "peak_memory_mb": peak_memory_mb(),
+            "config": {own: made["config"].get(own) for own in ("dataset", "csv", "split", "limit")},
+            "versions": versions(),
+            "commit": commit(),
+        },
+    )

@@ -1,0 +1,127 @@
+"""What a molecule's property can be predicted from without an LLM or a graph network: the methods to beat."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score, root_mean_squared_error
+from sklearn.svm import SVC, SVR
+
+from kflm2.data.datasets import Kind
+from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
+from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+
+NEIGHBOURS = 5
+TREES = 500
+PENALTIES = (1.0, 10.0, 100.0)
+"""C of the support vector machine; validation chooses."""
+
+ABOUT = {
+    "mean": "mean of the training part",
+    "knn": f"mean of the {NEIGHBOURS} training molecules most similar by Tanimoto (Morgan, radius 2)",
+    "forest": f"random forest of {TREES} trees on RDKit and Morgan descriptors",
+    "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C chosen on validation",
+}
+
+
+class Baselines:
+    """Baselines of one table of molecules; what they read of the molecules is computed once."""
+
+    def __init__(self, smiles: list[str], y_true: np.ndarray, kind: Kind) -> None:
+        """Take a table.
+
+        Args:
+            smiles: n SMILES.
+            y_true: (n, K), NaN where the label is missing.
+            kind: of the targets.
+        """
+        self.smiles, self.y_true, self.kind = smiles, y_true, kind
+
+    @cached_property
+    def _prints(self) -> Fingerprints:
+        return fingerprints(self.smiles)
+
+    @cached_property
+    def _rdkit(self) -> np.ndarray:
+        return compute_descriptors("rdkit", self.smiles)
+
+    @cached_property
+    def _morgan(self) -> np.ndarray:
+        return compute_descriptors("morgan", self.smiles)
+
+    def predict(self, name: str, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, list[Any]]:
+        """Fit a baseline on the training part.
+
+        Args:
+            name: a key of ABOUT.
+            train: rows.
+            valid: rows that may choose settings.
+            seed: of the forest.
+
+        Returns:
+            (n, K) predictions of all molecules, for classes the probability of class 1; and what validation chose,
+            for each target.
+        """
+        fit: dict[str, Callable] = {"mean": self._mean, "knn": self._knn, "forest": self._forest, "svm": self._svm}
+        columns, chosen = [], []
+        for y_true in self.y_true.T:
+            known = [own[~np.isnan(y_true[own])] for own in (train, valid)]
+            y_pred, choice = fit[name](y_true, *known, seed)
+            columns.append(y_pred)
+            chosen.append(choice)
+        return np.stack(columns, axis=1), chosen
+
+    def _mean(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+        return np.full(len(y_true), y_true[train].mean()), None
+
+    def _knn(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+        known = [self._prints[row] for row in train]
+        near = [most_similar(query, known, NEIGHBOURS) for query in self._prints]
+        return np.array([y_true[train[own]].mean() for own in near]), None
+
+    def _forest(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+        rows = np.concatenate([self._rdkit, self._morgan], axis=1)
+        if self.kind == "regression":
+            # a third of the columns at each split, as Breiman advises for regression
+            forest = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
+            # many threads would add the trees' votes up in any order, and the last bits would differ
+            return forest.fit(rows[train], y_true[train]).set_params(n_jobs=1).predict(rows), None
+        if np.ptp(y_true[train]) == 0:
+            return self._mean(y_true, train, valid, seed)
+        woods = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
+        return woods.fit(rows[train], y_true[train]).set_params(n_jobs=1).predict_proba(rows)[:, 1], None
+
+    def _svm(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+        rows = np.concatenate([DescriptorScaler(self._rdkit[train])(self._rdkit), self._morgan], axis=1)
+        if np.ptp(y_true[train]) == 0:
+            return self._mean(y_true, train, valid, seed)
+        candidates = {penalty: self._machine(rows, y_true, train, valid, penalty) for penalty in PENALTIES}
+        judge = self._error(y_true[valid])
+        best = min(candidates, key=lambda penalty: judge(candidates[penalty][valid]))
+        return candidates[best], {"C": best}
+
+    def _error(self, y_true: np.ndarray) -> Callable[[np.ndarray], float]:
+        """Smaller is better; without anything to judge by, all are equal and the first is taken."""
+        if self.kind == "regression" and len(y_true):
+            return lambda y_pred: float(root_mean_squared_error(y_true, y_pred))
+        if self.kind == "classification" and len(y_true) and np.ptp(y_true) > 0:
+            return lambda y_pred: -float(roc_auc_score(y_true, y_pred))
+        return lambda y_pred: 0.0
+
+    def _machine(
+        self, rows: np.ndarray, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, penalty: float
+    ) -> np.ndarray:
+        if self.kind == "regression":
+            mean, std = y_true[train].mean(), y_true[train].std()
+            return SVR(C=penalty).fit(rows[train], (y_true[train] - mean) / std).predict(rows) * std + mean
+        margins = SVC(C=penalty).fit(rows[train], y_true[train]).decision_function(rows)
+        if not len(valid) or np.ptp(y_true[valid]) == 0:
+            return expit(margins)
+        # Platt: probabilities from margins of molecules that the machine was not fitted to
+        platt = LogisticRegression().fit(margins[valid, None], y_true[valid])
+        # a validation part may turn a poor machine around; its order is kept
+        return expit(abs(platt.coef_[0, 0]) * margins + platt.intercept_[0])
