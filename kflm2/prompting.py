@@ -165,7 +165,8 @@ def _load(
     if adapter is not None:
         cut(base, adapters.layers_of(adapter))
         # what stage 1 taught becomes part of the weights, and a fresh adapter learns to answer
-        base = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+        with llms.quiet():
+            base = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     return base, tokenizer
 
 

@@ -69,7 +69,7 @@ def draw_ranks(one: Compared, path: Path) -> None:
         ax=axis,
         label_fmt_left="{label} {rank:.1f} ",
         label_fmt_right=" {rank:.1f} {label}",
-        color_palette=["#2c3e50"],
+        color_palette=["#2c3e50"] * len(ranks),
     )
     axis.set_title(
         f"{one.reference.dataset}: mean rank by test {one.figure}, 1 is best; bars join what Conover's test does not"

@@ -191,7 +191,7 @@ def paired(methods: Sequence[Method], figure: str | None) -> pd.DataFrame:
         _same(first, other)
     if len(first.folds) < LEAST_FOLDS:
         raise DataError(
-            f"{first.dataset}: {len(first.folds)} run in common, and at least {LEAST_FOLDS} are needed to say anything"
+            f"{first.dataset}: {len(first.folds)} runs in common, and at least {LEAST_FOLDS} are needed to say anything"
         )
     table = pd.DataFrame(
         {method.name: {seed: fold.figures.get(figure) for seed, fold in method.folds.items()} for method in methods}

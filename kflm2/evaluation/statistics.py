@@ -84,6 +84,9 @@ def assumptions(table: pd.DataFrame) -> Assumptions:
     rest = residuals(table)
     if np.allclose(rest, 0):  # Shapiro's test is not defined for equal values
         return Assumptions(1.0, 1.0)
+    if rest.shape[1] == 2:
+        # the two columns mirror each other: there are only as many errors as folds
+        rest = rest.iloc[:, :1]
     variances = rest.var(ddof=1)
     ratio = float(variances.max() / variances.min()) if variances.min() > 0 else float("inf")
     return Assumptions(float(stats.shapiro(rest.to_numpy().ravel()).pvalue), ratio)

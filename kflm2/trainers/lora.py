@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kflm2.errors import DataError, LLMError, SettingError
+from kflm2.featurize.llm import quiet
 from kflm2.files import atomic
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.model import Standardize
@@ -156,8 +156,7 @@ def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that will go
+    with quiet():
         return get_peft_model(llm, config)
 
 

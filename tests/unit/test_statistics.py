@@ -140,6 +140,9 @@ def test_the_p_that_counts_is_that_of_the_test_whose_assumptions_hold() -> None:
     unequal["m3"] += np.random.default_rng(1).normal(0, 1, 25)
     assert not statistics.assumptions(unequal).hold
 
+    # two methods have only as many errors as folds: scipy's test of the paired differences
+    two = normal[["m0", "m3"]]
+    assert statistics.assumptions(two).shapiro == pytest.approx(stats.shapiro(two["m0"] - two["m3"]).pvalue)
     two = skewed[["m0", "m3"]]
     _, overall, (only,) = statistics.compare(two, 0.25)
     assert overall[1].name == "Wilcoxon"

@@ -1,0 +1,264 @@
+"""A comparison from folders of results to a verdict, on runs that were really made."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator
+from sklearn.metrics import root_mean_squared_error
+
+from kflm2 import comparing, experiment, stages
+from kflm2.compare_settings import CompareSettings
+from kflm2.errors import DataError
+from kflm2.evaluation import methods
+from kflm2.settings import TrainSettings
+
+SEEDS = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four runs of the graph network on 80 molecules of SAMPL."""
+    folder = tmp_path_factory.mktemp("results")
+    settings = TrainSettings.of(
+        "gcn_indepent", dataset="SAMPL", limit=80, epochs=3, runs=len(SEEDS), out=folder, fractions=(0.6, 0.2, 0.2)
+    )
+    settings.check()
+    experiment.run(settings)
+    return folder / "SAMPL"
+
+
+@pytest.fixture
+def own(results: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(results, tmp_path / "SAMPL")
+    return tmp_path / "SAMPL"
+
+
+def _settings(folder: Path, *more: str, **values: object) -> CompareSettings:
+    return CompareSettings.of(
+        results=(str(folder / "gcn_indepent"), *more), practical=("0.1",), out=folder.parent / "compare", **values
+    )
+
+
+def _run(folder: Path, seed: int, method: str = "gcn_indepent") -> Path:
+    return folder / method / f"random-{seed}"
+
+
+def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, capsys: pytest.CaptureFixture) -> None:
+    (found,) = comparing.run(_settings(own, baselines=("mean", "knn", "forest", "svm")))
+    assert list(found.table.columns) == ["gcn_indepent", "mean", "knn", "forest", "svm"]
+    assert list(found.table.index) == list(SEEDS)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    for seed in SEEDS:
+        known = pd.read_csv(_run(own, seed) / "predictions.csv")
+        train, test = (known[known["part"] == part] for part in ("train", "test"))
+        assert found.table.loc[seed, "mean"] == pytest.approx(
+            root_mean_squared_error(test["y_true_expt"], np.full(len(test), train["y_true_expt"].mean()))
+        )
+        prints = [generator.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in train["smiles"]]
+        by_knn = pd.read_csv(_run(own, seed, "knn") / "predictions.csv").set_index("row")
+        for row, smiles in zip(test["row"], test["smiles"], strict=True):
+            like = DataStructs.BulkTanimotoSimilarity(generator.GetFingerprint(Chem.MolFromSmiles(smiles)), prints)
+            # of equally similar ones any may be among the five; those that surely are bound the mean
+            fifth = sorted(like, reverse=True)[4]
+            if sum(value >= fifth for value in like) == 5:
+                expected = train["y_true_expt"].to_numpy()[np.array(like) >= fifth].mean()
+                assert by_knn.loc[row, "y_pred_expt"] == pytest.approx(expected)
+        for name in ("gcn_indepent", "svm"):
+            made = json.loads((_run(own, seed, name) / "result.json").read_text())
+            assert found.table.loc[seed, name] == made["metrics"]["test"]["RMSE"]
+    # on molecules that were learnt from, a forest and a machine are far better than the mean
+    learnt = json.loads((_run(own, 0, "svm") / "result.json").read_text())
+    assert learnt["chosen"]["expt"]["C"] in (1.0, 10.0, 100.0)
+    mean = json.loads((_run(own, 0, "mean") / "result.json").read_text())["metrics"]["train"]["RMSE"]
+    for name in ("forest", "svm"):
+        metrics = json.loads((_run(own, 0, name) / "result.json").read_text())["metrics"]
+        assert metrics["train"]["RMSE"] < 0.5 * mean
+        assert found.table[name].mean() < found.table["mean"].mean()
+
+    folder = own.parent / "compare" / "SAMPL"
+    printed = capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {
+        "compare.md",
+        "figures.csv",
+        "pairs.csv",
+        "paired.png",
+        "ranks.png",
+        "tukey.png",
+    }
+    assert "5 methods on the same 4 runs (random); a difference matters from 0.1 on" in printed
+    pairs = pd.read_csv(folder / "pairs.csv")
+    assert len(pairs) == 10
+    for line in pairs.itertuples():
+        assert line.difference == pytest.approx((found.table[line.first] - found.table[line.second]).mean())
+        if line.verdict.endswith("is better"):
+            better = line.first if line.difference < 0 else line.second
+            assert line.verdict == f"{better} is better"
+            assert line.p < 0.05
+            assert abs(line.difference) >= 0.1
+            assert not line.low <= 0 <= line.high
+    assert "| knn - forest |" in (folder / "compare.md").read_text()
+
+    # a second time nothing is computed again
+    times = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
+    comparing.run(_settings(own, baselines=("mean", "knn")))
+    assert times == {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
+
+
+def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    lines = []
+    for seed in SEEDS:
+        known = pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")
+        lines += [
+            {"seed": seed, "row": row, "y_pred": y + 0.5}
+            for row, y in zip(known["row"], known["y_true_expt"], strict=True)
+        ]
+    pd.DataFrame(lines).sample(frac=1, random_state=0).to_csv(tmp_path / "theirs.csv", index=False)
+    (tmp_path / "published.csv").write_text(
+        "method,dataset,split,metric,run,value\nTheirs,SAMPL,scaffold,RMSE,0,2.0\nTheirs,SAMPL,scaffold,RMSE,1,3.0\n"
+        "Theirs,SAMPL,scaffold,MAE,0,1.0\nTheirs,Delaney,scaffold,RMSE,0,1.0\n"
+    )
+    settings = _settings(own, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
+    (found,) = comparing.run(settings)
+    # of 16 molecules, some have the same structure and row numbers go with rows, not with places
+    np.testing.assert_allclose(found.table["theirs"], 0.5)
+    printed = capsys.readouterr().out
+    assert "theirs is better" in printed
+    assert "Theirs  scaffold     2  2.500 ± 0.707" in printed
+    assert printed.count("Theirs") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="seed"), "no column seed; there are row, y_pred"),
+        (lambda table: table[table["seed"] < 3], "16 of 16 test molecules of seed 3 are missing: rows"),
+        (lambda table: pd.concat([table, table.head(1)]), "of seed 0 is twice"),
+        (lambda table: table.assign(y_pred="high"), "of seed 0 has no number"),
+    ],
+)
+def test_predictions_that_cannot_be_used(
+    own: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    lines = [
+        {"seed": seed, "row": row, "y_pred": 1.0}
+        for seed in SEEDS
+        for row in pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")["row"]
+    ]
+    change(pd.DataFrame(lines)).to_csv(tmp_path / "theirs.csv", index=False)
+    with pytest.raises(DataError, match=message):
+        comparing.run(_settings(own, predictions=(str(tmp_path / "theirs.csv"),)))
+
+
+def _edit(folder: Path, **values: object) -> None:
+    made = json.loads((folder / "result.json").read_text())
+    for name, value in values.items():
+        part, _, key = name.partition("__")
+        made[part] = {**made[part], key: value} if key else value
+    (folder / "result.json").write_text(json.dumps(made))
+
+
+def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
+    other = own / "other"
+
+    def fresh() -> None:
+        shutil.rmtree(other, ignore_errors=True)
+        shutil.copytree(own / "gcn_indepent", other)
+
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            comparing.run(_settings(own, str(other)))
+
+    fresh()
+    shutil.rmtree(_run(own, 2, "other"))
+    refused(r"other lacks 1 of gcn_indepent's runs \(random, seeds 2\); 3 in common")
+    for seed in (0, 1):
+        shutil.rmtree(_run(own, seed, "other"))
+    refused(r"other lacks 3 of gcn_indepent's runs \(random, seeds 0, 1, 2\); 1 in common")
+    fresh()
+    _edit(_run(own, 1, "other"), split__sha256="0123456789abcdef")
+    refused(r"their random splits of seed 1 differ \(.{12} and 0123456789ab\)")
+    fresh()
+    _edit(_run(own, 1, "other"), dataset__sha256="f" * 64)
+    refused(r"random-1 was measured on another SAMPL than .*random-0")
+    for seed in SEEDS:
+        _edit(_run(own, seed, "other"), dataset__sha256="f" * 64)
+    refused(r"SAMPL's file is .{12} for one, ffffffffffff for other")
+    fresh()
+    (other / "random-0").rename(other / "scaffold-0")
+    refused("holds runs of random, scaffold; say which with --split")
+    fresh()
+    for seed in SEEDS:
+        (other / f"random-{seed}").rename(other / f"scaffold-{seed}")
+    refused("one was split by random, the other by scaffold")
+    fresh()
+    for seed in (2, 3):
+        for method in ("gcn_indepent", "other"):
+            shutil.rmtree(_run(own, seed, method))
+    refused("2 runs in common, and at least 3 are needed")
+    with pytest.raises(DataError, match="two methods of SAMPL are named gcn_indepent"):
+        comparing.run(_settings(own, str(own / "gcn_indepent")))
+    with pytest.raises(DataError, match="gcn_indepent is the only method"):
+        comparing.run(_settings(own))
+
+
+def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A method that is better by 1 on one dataset and the same on the other."""
+    for dataset, better in (("One", 1.0), ("Two", 0.0)):
+        for method in ("first", "second"):
+            target = tmp_path / dataset / method
+            shutil.copytree(own / "gcn_indepent", target)
+            for seed in SEEDS:
+                rmse = 3.0 + 0.1 * seed - (better if method == "second" else 0.01 * (-2) ** seed / 8)
+                _edit(
+                    target / f"random-{seed}",
+                    dataset__name=dataset,
+                    dataset__sha256=dataset,
+                    metrics={"test": {"RMSE": rmse}},
+                )
+    settings = CompareSettings.of(
+        results=(str(tmp_path / "One"), str(tmp_path / "Two")), practical=("One=0.5", "Two=0.5"), out=tmp_path / "out"
+    )
+    comparing.run(settings)
+    across = pd.read_csv(tmp_path / "out" / "across.csv").set_index("dataset")
+    assert across["verdict"].to_dict() == {"One": "second is better", "Two": "alike"}
+    assert across.loc["One", "p_holm"] == pytest.approx(2 * across.loc["One", "p"])
+    assert across.loc["Two", "p_holm"] == across.loc["Two", "p"]
+    assert "first - second         2  0/1/1" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "One" / "ranks.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give folders of results"),
+        (["results/SAMPL"], "say with --practical, before any figure is read"),
+        (["results/SAMPL", "--practical", "much"], "practical 'much': 'much' is no difference"),
+        (["results/SAMPL", "--practical", "SAMPL=-1"], "'-1' is no difference"),
+        (["nowhere", "--practical", "0.1"], "results nowhere: no such folder"),
+    ],
+)
+def test_bad_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        stages.compare.from_command_line(words)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_empty_folder_and_a_folder_of_folders(own: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"no result\.json of a run in it"):
+        methods.find(str(tmp_path / "empty"), None)
+    shutil.copytree(own / "gcn_indepent", own / "second")
+    assert [method.name for method in methods.find(str(own), None)] == ["gcn_indepent", "second"]
+    assert [method.name for method in methods.find(f"mine={own / 'second'}", None)] == ["mine"]
+    with pytest.raises(DataError, match="holds 2 methods, so it cannot be one named mine"):
+        methods.find(f"mine={own}", None)
