@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from kflm2.featurize import llm as llms
 from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.featurize.loading import LoadedLLM
 from kflm2.files import project_folder
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.trainers.lessons import tokens_and_labels
@@ -75,7 +76,7 @@ def embedding_batch(smiles: list[str]) -> dict[str, Any]:
     shape = llms.LLMS[NAME].shape
     assert shape is not None
     embedder = Embedder(Source(NAME, project_folder(), None, (shape.layers,), {}), CPU)
-    embedder.loaded = llms.LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
+    embedder.loaded = LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
     ids = tokenizer(smiles)["input_ids"]
     (batch, *_) = embedder.batches([len(own) for own in ids])
     start = time.perf_counter()

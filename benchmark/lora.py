@@ -95,7 +95,7 @@ def seconds(teach: Callable[[], None]) -> float:
 def main() -> None:
     """Load the sides, measure them in turns, print."""
     parser = argparse.ArgumentParser(description="Speed of teaching the embedded LLM, on the CPU.")
-    parser.add_argument("--molecules", type=int, default=96, help="first molecules of dataset/zinc_sample.smi (96)")
+    parser.add_argument("--molecules", type=int, default=192, help="first molecules of dataset/zinc_sample.smi (192)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]

@@ -13,6 +13,7 @@ STAGES: dict[str, Stage | Command] = {
     "prompt": stages.prompt,
     "tune": stages.tune,
     "compare": stages.compare,
+    "ablate": stages.ablate,
     "datasets": stages.datasets,
     "datasets get": stages.datasets_get,
     "datasets audit": stages.datasets_audit,
@@ -26,6 +27,7 @@ usage: kflm2 finetune [options]                      stage 1: teach an LLM chemi
        kflm2 prompt [DATASET|CSV] [options]          stage 3: ask the LLM itself, and hold its answers against stage 2
        kflm2 tune [DATASET|CSV] [options]            search for settings that predict well, without the test part
        kflm2 compare FOLDER ... [options]            which of several methods predicts better, and how sure that is
+       kflm2 ablate [DATASET|CSV] [options]          what LLM, graph and descriptors each add to a pipeline
        kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
        kflm2 datasets get NAME ...|all [--from DIR]  download datasets
        kflm2 datasets audit DATASET|CSV [options]    rejected rows, duplicates, leakage, distance of test to training
@@ -50,7 +52,7 @@ def main() -> None:
         print(f"error: unknown stage {stage!r}; choose one of: {', '.join(STAGES)}", file=sys.stderr)
         sys.exit(2)
     # `kflm2 train SAMPL` is short for `kflm2 train --dataset SAMPL`, `kflm2 train my.csv` for `--csv my.csv`
-    if stage in ("train", "prompt", "tune", "datasets audit") and rest and not rest[0].startswith("-"):
+    if stage in ("train", "prompt", "tune", "ablate", "datasets audit") and rest and not rest[0].startswith("-"):
         is_table = rest[0] not in DATASETS and (Path(rest[0]).suffix != "" or Path(rest[0]).exists())
         rest = ["--csv" if is_table else "--dataset", *rest]
     STAGES[stage].program = f"kflm2 {stage}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,22 +53,68 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     Raises:
         KFLM2Error: the input cannot be used.
     """
+    plan = _plan(settings)
+    runs = list(_runs(plan, plan.splits))
+    evidence.write_summary(runs, plan.folder / f"summary-{plan.settings.split}.json")
+    print(report.table(runs, plan.folder))
+    return runs
+
+
+def complete(settings: TrainSettings, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
+    """Make the runs that are not there yet; those of the same settings, data, split and LLM are kept.
+
+    Args:
+        settings: checked.
+        molecules: default those of the table.
+
+    Returns:
+        The runs' folder, and the molecules that the pipeline can read. No table is printed and no summary written: the
+        runs may come from several processes.
+    """
+    plan = _plan(settings, molecules)
+    missing = {seed: split for seed, split in plan.splits.items() if not _is_done(plan, seed, split)}
+    for _ in _runs(plan, missing):
+        pass
+    return plan.folder, plan.prepared.molecules
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is decided before the first model is trained."""
+
+    settings: TrainSettings
+    """Resolved."""
+    device: torch.device
+    prepared: Prepared
+    splits: dict[int, Split]
+    """Seed -> split."""
+    folder: Path
+
+
+def _plan(settings: TrainSettings, molecules: Molecules | None = None) -> _Plan:
     settings = settings.resolved()
     assert settings.runs is not None and settings.split is not None
     device = choose_device(settings.device)
-    prepared = prepare(settings, device)
+    prepared = prepare(settings, device, molecules)
     molecules = prepared.molecules
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(settings.seed, settings.seed + settings.runs)
     splits = make_splits(settings.split, molecules.smiles, seeds, settings.fractions, molecules.parts)
-    folder = settings.out / molecules.dataset.name / settings.model
+    folder = settings.out / molecules.dataset.name / (settings.name or settings.model)
     folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
-    runs = []
-    with tqdm(total=len(seeds) * settings.ensemble * settings.epochs, desc=settings.model, unit="epoch") as bar:
-        for seed, split in zip(seeds, splits, strict=True):
+    return _Plan(settings, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+
+
+def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
+    """Train, measure and write, run after run."""
+    settings, prepared, molecules = plan.settings, plan.prepared, plan.prepared.molecules
+    epochs = settings.ensemble * settings.epochs
+    what = settings.name or settings.model
+    with tqdm(total=len(splits) * epochs, desc=what, unit="epoch", disable=not splits) as bar:
+        for done, (seed, split) in enumerate(splits.items(), start=1):
             start = time.perf_counter()
-            fitted, y_pred = train(settings, prepared, split, seed, device, bar.update)
-            bar.update((seed - settings.seed + 1) * settings.ensemble * settings.epochs - bar.n)  # after early stopping
+            fitted, y_pred = train(settings, prepared, split, seed, plan.device, bar.update)
+            bar.update(done * epochs - bar.n)  # after early stopping
             y_true, kind = molecules.y_true, molecules.dataset.kind
             thresholds = np.full(y_true.shape[1], np.nan)
             if kind == "classification":
@@ -78,12 +125,28 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
             one = evidence.Run(
                 settings, molecules, prepared.source, split, seed, scores, thresholds, y_pred, fitted, seconds
             )
-            evidence.write_run(one, folder / f"{settings.split}-{seed}")
-            report.draw_run(one, folder / f"{settings.split}-{seed}")
-            runs.append(one)
-    evidence.write_summary(runs, folder / f"summary-{settings.split}.json")
-    print(report.table(runs, folder))
-    return runs
+            evidence.write_run(one, plan.folder / f"{settings.split}-{seed}")
+            report.draw_run(one, plan.folder / f"{settings.split}-{seed}")
+            yield one
+
+
+def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
+    """Whether a run is there that would come out the same."""
+    path = plan.folder / f"{plan.settings.split}-{seed}" / "result.json"
+    if not path.is_file():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    # where results lie, and how many more there are, says nothing of a run
+    ours, theirs = (
+        {name: value for name, value in config.items() if name not in ("out", "name", "runs", "seed", "device")}
+        for config in (evidence.plain(plan.settings), found["config"])
+    )
+    same = ours == theirs and found["split"]["sha256"] == split.sha256
+    return (
+        same
+        and found["dataset"]["sha256"] == plan.prepared.molecules.sha256
+        and found["llm"] == evidence.reader(plan.prepared.source)
+    )
 
 
 def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules | None = None) -> Prepared:
@@ -94,13 +157,13 @@ def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules 
         device: to run the LLM on.
         molecules: default those of the table.
     """
-    recipe = MODELS[settings.model]
-    molecules = molecules or load(settings)
-    if molecules.rejected:
-        print(report.rejections(molecules), flush=True)
+    if molecules is None:
+        molecules = load(settings)
+        if molecules.rejected:
+            print(report.rejections(molecules), flush=True)
     seconds: dict[str, float] = {}
     source, states = None, None
-    if "states" in recipe.views:
+    if "states" in settings.read_views:
         source = _source(settings)
         with _timed("embeddings", seconds):
             embedder = Embedder(source, device)
@@ -111,10 +174,10 @@ def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules 
             states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
             print(report.rejections(molecules), flush=True)
     graphs, descriptors = None, None
-    if "graph" in recipe.views:
+    if "graph" in settings.read_views:
         with _timed("graphs", seconds):
             graphs = build_graphs(molecules.smiles)
-    if settings.descriptors != "none":
+    if "descriptors" in settings.read_views:
         with _timed("descriptors", seconds):
             descriptors = compute_descriptors(settings.descriptors, molecules.smiles)
     return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)

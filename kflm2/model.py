@@ -256,20 +256,31 @@ class CrossAttention(nn.Module):
     states cannot drown the graph before they have something to say.
     """
 
-    needs_items = True
+    def __init__(self, views: int, crossing: bool, hidden: int, dropout: float, heads: int) -> None:
+        """Join views.
 
-    def __init__(self, views: int, hidden: int, dropout: float, heads: int) -> None:
+        Args:
+            views: how many.
+            crossing: whether the first two have items; an ablation may leave one of these, or none.
+            hidden: H.
+            dropout: of attention weights and of the mix.
+            heads: of attention.
+        """
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
-        self.attention = nn.ModuleList(
-            nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True) for _ in range(2)
-        )
-        self.gates = nn.Parameter(torch.zeros(2, hidden))
+        self.needs_items = crossing
+        if crossing:
+            self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
+            self.attention = nn.ModuleList(
+                nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True) for _ in range(2)
+            )
+            self.gates = nn.Parameter(torch.zeros(2, hidden))
         self.mix = nn.Sequential(
             nn.LayerNorm(views * hidden), nn.Linear(views * hidden, hidden), nn.ReLU(), nn.Dropout(dropout)
         )
 
     def forward(self, views: list[Encoded]) -> torch.Tensor:
+        if not self.needs_items:
+            return self.mix(torch.cat([view.vector for view in views], dim=-1))
         crossed = in_groups(views[:2], self._crossed).unbind(dim=1)
         vectors = [view.vector + gate * learnt for view, gate, learnt in zip(views, self.gates, crossed, strict=False)]
         return self.mix(torch.cat([*vectors, *(view.vector for view in views[2:])], dim=-1))
@@ -326,16 +337,15 @@ def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> Fu
 
     Args:
         model: a key of MODELS.
-        sizes: widths of the views; descriptors, where there are any, join as a further view.
+        sizes: widths of the views that are read.
         targets: K.
         settings: see ModelSettings.
     """
-    recipe = MODELS[model]
     hidden, dropout = settings.hidden, settings.dropout
     encoders: dict[str, nn.Module] = {}
-    if "states" in recipe.views:
+    if sizes.states:
         encoders["states"] = StatesEncoder(sizes.states, hidden, dropout, settings.states_width)
-    if "graph" in recipe.views:
+    if sizes.atoms:
         encoders["graph"] = (
             GCNEncoder(sizes.atoms, hidden, dropout)
             if settings.graph_encoder == "gcn"
@@ -345,16 +355,16 @@ def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> Fu
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
         attending.append(False)
-    return FusedModel(encoders, _fusion(recipe.fusion, attending, settings), hidden, targets)
+    return FusedModel(encoders, _fusion(MODELS[model].fusion, attending, settings), hidden, targets)
 
 
 def _fusion(name: str, attending: list[bool], settings: ModelSettings) -> nn.Module:
     views, hidden, dropout = len(attending), settings.hidden, settings.dropout
     if name == "cross":
-        return CrossAttention(views, hidden, dropout, settings.heads)
+        return CrossAttention(views, sum(attending) == 2, hidden, dropout, settings.heads)
     if name == "separate":
         return SeparateAttention(attending, hidden, dropout, settings.heads, settings.attend)
-    if name == "weighted":
+    if name == "weighted" and views > 1:
         return Weighted(views, hidden, dropout)
     # one view that descriptors join is no longer alone
     return Concat(views, hidden, dropout) if views > 1 else Single()

@@ -26,6 +26,7 @@ from kflm2.evaluation.metrics import choose_thresholds, score
 from kflm2.evaluation.prompt_evidence import Answers, PromptRun
 from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
+from kflm2.featurize.loading import quiet
 from kflm2.files import project_folder
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
@@ -165,7 +166,7 @@ def _load(
     if adapter is not None:
         cut(base, adapters.layers_of(adapter))
         # what stage 1 taught becomes part of the weights, and a fresh adapter learns to answer
-        with llms.quiet():
+        with quiet():
             base = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
     return base, tokenizer
 

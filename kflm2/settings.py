@@ -3,7 +3,7 @@
 A setting is a field, its explanation the text under it: the command line's --help is made from these.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +13,7 @@ from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
 GraphKind = Literal["gcn", "gine"]
+View = Literal["states", "graph", "descriptors"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class DataSettings(TableSettings):
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
     llm: str = "auto"
     """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
-    with a checkpoint, a .gguf file, or a Hugging Face id."""
+    with a checkpoint, a .gguf file, a Hugging Face id, or random: and one of these, the same with random weights."""
     adapter: str = "auto"
     """Folder of a PEFT adapter; auto takes models/<LLM>/<corpus> when it is there; none takes the base LLM."""
     layers: str = "middle"
@@ -108,6 +109,10 @@ class DataSettings(TableSettings):
     not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""
     descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan"] = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), or both."""
+    views: tuple[View, ...] = ()
+    """Of the views that the pipeline would read, only these, for an ablation; default all."""
+    name: str | None = None
+    """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
     runs: int | None = None
     """How many seeds; every run is reported. Default 10, and 25 for cv5x5."""
     device: str = "auto"
@@ -119,10 +124,25 @@ class DataSettings(TableSettings):
         """Refuse values that cannot work."""
         self.check_table()
         one_of("model", self.model, tuple(MODELS))
+        own = self.own_views
+        if unread := [view for view in self.views if view not in own]:
+            raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(own)}")
+        if self.name is not None and (not self.name.strip() or Path(self.name).name != self.name):
+            raise SettingError(f"name {self.name!r} is no name of a folder")
         if self.runs is not None and self.runs < 1:
             raise SettingError(f"runs is {self.runs}; it must be at least 1")
         if self.split == "cv5x5" and self.seed + (self.runs or 1) > FOLDS * REPEATS:
             raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
+
+    @property
+    def own_views(self) -> tuple[str, ...]:
+        """Views that the pipeline reads when none is left out."""
+        return (*MODELS[self.model].views, *(() if self.descriptors == "none" else ("descriptors",)))
+
+    @property
+    def read_views(self) -> tuple[str, ...]:
+        """Views that are read."""
+        return tuple(view for view in self.own_views if not self.views or view in self.views)
 
     def resolved(self) -> Self:
         """The same settings with the defaults that depend on others filled in: split and runs."""
@@ -227,6 +247,11 @@ class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
         if self.class_weight != "none" and self.table_kind == "regression":
             raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
 
+    def of_stage_2(self, **changes: Any) -> "TrainSettings":
+        """Settings of stage 2 alone, of which some are changed; for stages that train with settings of their own."""
+        own = {field.name: getattr(self, field.name) for field in fields(TrainSettings)}
+        return TrainSettings(**{**own, "config": None, **changes})
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -267,4 +292,5 @@ MODELS = {
 def wants_tokens(settings: TrainSettings) -> bool:
     """Whether the model reads states token by token, or pooled."""
     fusion = MODELS[settings.model].fusion
-    return fusion == "cross" or (fusion == "separate" and settings.attend == "items")
+    crosses = fusion == "cross" and {"states", "graph"} <= set(settings.read_views)
+    return crosses or (fusion == "separate" and settings.attend == "items")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from kflm2.ablate_settings import AblateSettings
 from kflm2.command import Command, Stage
 from kflm2.compare_settings import CompareSettings
 from kflm2.finetune_settings import FinetuneSettings
@@ -71,6 +72,17 @@ def _compare(settings: CompareSettings) -> None:
     run(settings)
 
 
+def _ablate(settings: AblateSettings) -> None:
+    """Leave parts of a pipeline out, and say what each adds: LLM, graph, descriptors, and the LLM's own knowledge.
+
+    Trains every choice of views, an LLM before stage 1 and one with random weights, on the same splits; runs that are
+    there already are kept. Then compares them, as `kflm2 compare` does: OUT/<model>-ablation/<dataset>/.
+    """
+    from kflm2.ablation import run
+
+    run(settings)
+
+
 def _datasets(names: Names = ()) -> None:
     """Print a table of the datasets: which are here, their rows, targets, classes and known dirt.
 
@@ -125,6 +137,7 @@ finetune = Stage(_finetune, FinetuneSettings)
 prompt = Stage(_prompt, PromptSettings)
 tune = Stage(_tune, TuneSettings)
 compare = Stage(_compare, CompareSettings)
+ablate = Stage(_ablate, AblateSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

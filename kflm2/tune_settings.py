@@ -55,8 +55,3 @@ class TuneSettings(TrainSettings):
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if self.nested and self.storage:
             raise SettingError("nested searches are several studies, each in a file of its own; leave --storage out")
-
-    def train(self, chosen: dict[str, Any], **more: Any) -> TrainSettings:
-        """Settings of stage 2 alone, with what was chosen."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(TrainSettings)}
-        return TrainSettings(**{**own, "config": None, **chosen, **more})

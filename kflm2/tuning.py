@@ -47,7 +47,7 @@ def run(settings: TuneSettings) -> None:
     outer = []
     for seed, split in zip(seeds, splits, strict=True):
         chosen = _search(resolved, space, molecules, split, seed, folder / f"outer-{seed}")
-        (one,) = experiment.run(settings.train(chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
+        (one,) = experiment.run(settings.of_stage_2(**chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
         outer.append((seed, chosen, one.scores["test"].mean))
     name = MAIN[molecules.dataset.kind]
     mean, sd = summarize([figures[name] for _, _, figures in outer])
@@ -66,7 +66,7 @@ def _search(
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
     kind = molecules.dataset.kind
-    fixed = plain(settings.train({}))
+    fixed = plain(settings.of_stage_2())
     identity = {
         "dataset": molecules.sha256,
         "split": split.sha256,
@@ -131,7 +131,7 @@ class Objective:
         self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
 
     def _prepare(self, views: tuple[tuple[str, str], ...]) -> experiment.Prepared:
-        return experiment.prepare(self.settings.train(dict(views)), self.device, self.molecules)
+        return experiment.prepare(self.settings.of_stage_2(**dict(views)), self.device, self.molecules)
 
     def __call__(self, trial: optuna.trial.Trial, chosen: dict[str, Any]) -> float:
         """Mean figure over the divisions; NaN where a model's predictions are none.
@@ -140,7 +140,7 @@ class Objective:
             TrialPruned: it is hopeless.
             SettingError: what was chosen does not go together.
         """
-        own = self.settings.train(chosen)
+        own = self.settings.of_stage_2(**chosen)
         own.check()
         prepared = self._prepared(
             tuple((name, chosen[name]) for name in ("layers", "adapter", "descriptors") if name in chosen)
@@ -187,7 +187,7 @@ def _write(
     if not completed:
         return {}
     best = search.study.best_trial
-    write_json(folder / "best.json", plain(settings.train(best.params)))
+    write_json(folder / "best.json", plain(settings.of_stage_2(**best.params)))
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     write_json(
         folder / "tune.json",

@@ -43,6 +43,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_llms(cache: Path) -> None:
+    """No converted LLMs in the cache either; what a test makes is gone with it."""
+    (cache / "llms").unlink()
+    (cache / "llms").mkdir()
+
+
 def _tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
     """A token a character."""
     vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(alphabet)}}

@@ -72,7 +72,7 @@ def predictions(run: Run) -> pd.DataFrame:
 
 def result(run: Run) -> dict[str, Any]:
     """What result.json holds."""
-    molecules, source = run.molecules, run.source
+    molecules = run.molecules
     return {
         "dataset": {
             "name": molecules.dataset.name,
@@ -85,15 +85,7 @@ def result(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "split": {"kind": run.split.kind, "sha256": run.split.sha256, "sizes": run.split.sizes},
         "rows": {"read": molecules.read, "kept": len(molecules.smiles), "rejected": len(molecules.rejected)},
-        "llm": None
-        if source is None
-        else {
-            "name": source.name,
-            "digest": source.digests["weights"],
-            "tokenizer": source.digests["tokenizer"],
-            "adapter": source.digests.get("adapter"),
-            "layers": list(source.layers),
-        },
+        "llm": reader(run.source),
         "metrics": {part: own.mean for part, own in run.scores.items()},
         "targets": {
             part: dict(zip(molecules.dataset.targets, own.targets, strict=True)) for part, own in run.scores.items()
@@ -108,6 +100,19 @@ def result(run: Run) -> dict[str, Any]:
         "config": plain(run.settings),
         "versions": versions(),
         "commit": commit(),
+    }
+
+
+def reader(source: Source | None) -> dict[str, Any] | None:
+    """What result.json says of the LLM; None where none is read."""
+    if source is None:
+        return None
+    return {
+        "name": source.name,
+        "digest": source.digests["weights"],
+        "tokenizer": source.digests["tokenizer"],
+        "adapter": source.digests.get("adapter"),
+        "layers": list(source.layers),
     }
 
 

@@ -13,6 +13,7 @@ from kflm2.errors import SettingError
 from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.cache import FeatureCache, StoredRows
+from kflm2.featurize.loading import LoadedLLM, load
 from kflm2.featurize.ragged import Ragged
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Embedder:
         self.source = source
         self.device = device
         self.token_budget = token_budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])
-        self.loaded: llms.LoadedLLM | None = None
+        self.loaded: LoadedLLM | None = None
         """The LLM, once something was computed."""
 
     def embed(self, smiles: list[str], pooling: Pooling, progress: bool = True) -> Ragged | StoredRows:
@@ -140,7 +141,7 @@ class Embedder:
     def _compute(self, smiles: list[str], pooling: Pooling, progress: bool) -> Iterator[tuple[list[str], Ragged]]:
         if self.loaded is None:
             keep = max(1, *self.source.layers)  # an LLM of no layers at all gives no states, not even the embeddings
-            self.loaded = llms.load(self.source.folder, self.source.adapter, self.device, keep)
+            self.loaded = load(self.source.folder, self.source.adapter, self.device, keep)
         ids = self.loaded.tokenizer(smiles, add_special_tokens=True)["input_ids"]
         fits = [i for i, row in enumerate(ids) if 0 < len(row) <= self.loaded.context]
         width = self.loaded.model.config.hidden_size * len(self.source.layers)

@@ -1,4 +1,4 @@
-"""LLMs: the registry, one-time conversion of GGUF, and loading.
+"""LLMs: the registry, where their files are, and one-time conversion of GGUF.
 
 Each LLM is a table row. Only files that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
 """
@@ -10,11 +10,9 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -22,19 +20,17 @@ from kflm2.errors import LLMError
 from kflm2.featurize.llm_sizes import Shape
 from kflm2.files import cache_folder, sha256_file, sha256_texts, write_json
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 EMBEDDED = "SmolLM2_135M"
 AUTO = "auto"
+PLACEBO = "random:"
+"""Before an LLM's name: the same architecture and tokenizer with weights as drawn before any training."""
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 
 
 @dataclass(frozen=True)
 class LLM:
-    """Where an LLM comes from: a hub id, a local folder, or a GGUF file."""
+    """Where an LLM comes from: a hub id, a local folder, a GGUF file, or chance."""
 
     name: str
     hub_id: str = ""
@@ -45,6 +41,8 @@ class LLM:
     """A GGUF file; or, for the embedded LLM, its path inside the package below."""
     package: str = ""
     """Python package that carries the GGUF file."""
+    placebo_of: "LLM | None" = None
+    """What it has all but the weights of."""
     role: str = ""
     shape: Shape | None = None
     """Of the config, so that its size can be told without a download."""
@@ -108,6 +106,9 @@ def find(name: str) -> LLM:
     for row in LLMS.values():
         if name and name in (row.name, row.hub_id):
             return row
+    if name.startswith(PLACEBO):
+        base = find(name.removeprefix(PLACEBO))
+        return LLM(f"{base.name}_random", placebo_of=base)
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
         return LLM(path.stem, gguf=path)
@@ -118,7 +119,7 @@ def find(name: str) -> LLM:
         return LLM(name.replace("/", "--"), hub_id=name)
     raise LLMError(
         f"unknown LLM {name!r}; choose {AUTO}, one of {', '.join(LLMS)}, a folder with a checkpoint, a .gguf file,"
-        f" or a Hugging Face id (owner/name)"
+        f" a Hugging Face id (owner/name), or {PLACEBO} and one of these"
     )
 
 
@@ -147,8 +148,14 @@ def checkpoint_folder(llm: LLM) -> Path:
         if not (llm.folder / "config.json").is_file():
             raise LLMError(f"LLM {llm.folder}: no config.json in it, so it is no checkpoint; {_instead(llm)}")
         return llm.folder
+    if llm.placebo_of is not None:
+        base = checkpoint_folder(llm.placebo_of)
+        digest = folder_digest(base, ("config.json", *_TOKENIZER_FILES))
+        return _made_once(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder))
     if llm.gguf is not None:
-        return _converted(_gguf_path(llm), llm)
+        gguf = _gguf_path(llm)
+        what = f"converting {gguf.name} once, which takes about a minute"
+        return _made_once(llm, _file_digest(gguf), what, lambda folder: _convert(gguf, folder, llm))
     return _from_hub(llm)
 
 
@@ -224,28 +231,46 @@ def _gguf_path(llm: LLM) -> Path:
     return path
 
 
-def _converted(gguf: Path, llm: LLM) -> Path:
-    """The GGUF file as a plain float32 checkpoint, made once: loading a GGUF takes a minute, the copy a second."""
-    folder = cache_folder() / "llms" / f"{llm.name}-{_file_digest(gguf)[:16]}"
+def _made_once(llm: LLM, digest: str, what: str, make: Callable[[Path], None]) -> Path:
+    """A checkpoint in the cache; made where it is not there yet, by one process for all."""
+    folder = cache_folder() / "llms" / f"{llm.name}-{digest[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
-            print(f"LLM {llm.name}: converting {gguf.name} once, which takes about a minute", flush=True)
-            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+            print(f"LLM {llm.name}: {what}", flush=True)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
             try:
-                _convert(gguf, temporary)
+                make(temporary)
                 os.replace(temporary, folder)
-            except Exception as error:  # a damaged file makes the readers fail in any way
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise LLMError(f"LLM {gguf} cannot be read as GGUF: {reason}; {_instead(llm)}") from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _randomize(base: Path, folder: Path) -> None:
+    """The architecture's own initial weights, the same for everybody; without a vocabulary head, for stage 2."""
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(base), dtype=torch.float32)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+
+
+def _convert(gguf: Path, folder: Path, llm: LLM) -> None:
+    """A GGUF file as a plain float32 checkpoint: loading a GGUF takes a minute, the copy a second."""
+    try:
+        _save_plain(gguf, folder)
+    except Exception as error:  # a damaged file makes the readers fail in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LLMError(f"LLM {gguf} cannot be read as GGUF: {reason}; {_instead(llm)}") from error
+
+
+def _save_plain(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -294,121 +319,6 @@ def checkpoint_digest(folder: Path) -> dict[str, str]:
         "weights": folder_digest(folder, ("config.json", *shards)),
         "tokenizer": folder_digest(folder, _TOKENIZER_FILES),
     }
-
-
-@dataclass(frozen=True)
-class LoadedLLM:
-    """An LLM in memory, without vocabulary head, in evaluation mode."""
-
-    model: "PreTrainedModel"
-    tokenizer: "PreTrainedTokenizerBase"
-    causal: bool
-    """A decoder: no token sees what comes after it."""
-    context: int
-    """Tokens it can read at once."""
-
-
-def load(folder: Path, adapter: Path | None, device: "torch.device", keep_layers: int | None = None) -> LoadedLLM:
-    """Load an LLM from a checkpoint folder.
-
-    Args:
-        folder: from checkpoint_folder.
-        adapter: PEFT adapter put on top, merged into the weights.
-        device: bfloat16 on CUDA, float32 elsewhere.
-        keep_layers: keep the first layers only and leave out the final norm; None keeps all.
-
-    Raises:
-        LLMError: transformers cannot load it.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
-
-    from kflm2.device import llm_dtype
-
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            dtype = llm_dtype(device)
-            if adapter is not None:
-                model = _with_adapter(folder, adapter, dtype, keep_layers)
-            else:
-                # the checkpoint's own number format would be taken if none were given
-                model, info = AutoModel.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-                )
-                # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
-                if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
-                    raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
-                _cut(model, keep_layers)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            what = f"with adapter {adapter} " if adapter else ""
-            raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
-    torch.nn.Module.to(model, device)
-    model.eval().requires_grad_(False)
-    causal = _is_causal(model)
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
-    return LoadedLLM(model, tokenizer, causal, context)
-
-
-def _cut(model: "torch.nn.Module", keep_layers: int | None) -> None:
-    """Keep the first layers only, and no final norm."""
-    from torch import nn
-
-    blocks = getattr(model, "layers", None)
-    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
-    if keep_layers is None or not isinstance(blocks, nn.ModuleList) or not hasattr(model, "norm"):
-        return
-    if keep_layers < len(blocks):
-        model.layers = blocks[:keep_layers]
-        model.norm = nn.Identity()
-
-
-def _with_adapter(
-    folder: Path, adapter: Path, dtype: "torch.dtype", keep_layers: int | None = None
-) -> "PreTrainedModel":
-    from peft import PeftModel
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    # stage 1 wraps the class with the vocabulary head, and the adapter's tensors are named by it
-    architectures = AutoConfig.from_pretrained(folder).architectures or []
-    headed = any(name.endswith("ForCausalLM") for name in architectures)
-    model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    # before peft sees it: an adapter of the first layers lacks tensors for the others, and peft warns of every one
-    _cut(model.base_model if headed else model, keep_layers)
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    return merged.base_model if headed else merged
-
-
-def _is_causal(model: "PreTrainedModel") -> bool:
-    import torch
-
-    # the same shape twice, so that the same sums are made: a first token that cannot see the others gives the same bits
-    with torch.inference_mode():
-        first, second = (
-            model(input_ids=torch.tensor([row], device=model.device)).last_hidden_state[0, 0]
-            for row in ([1, 2, 3, 4], [1, 4, 2, 5])
-        )
-    return torch.equal(first, second)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No loading bar of transformers, and no notes on unused head weights: stage 2 leaves the head out on purpose."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers by a name that is on its way out
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(level)
-        logging.enable_progress_bar()
 
 
 def folder_context(folder: Path) -> int:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from kflm2.device import llm_dtype
 from kflm2.errors import LLMError
-from kflm2.featurize.llm import quiet
+from kflm2.featurize.loading import quiet
 from kflm2.trainers.lessons import IGNORE
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kflm2.errors import DataError, LLMError, SettingError
-from kflm2.featurize.llm import quiet
+from kflm2.featurize.loading import quiet
 from kflm2.files import atomic
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.model import Standardize

@@ -15,6 +15,7 @@ from kflm2.errors import SettingError
 from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.embeddings import Embedder, Source, parse_layers
+from kflm2.featurize.loading import load
 from kflm2.files import project_folder
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CC(C)(C)Br", "CCO", "N#Cc1ccncc1", "O"]
@@ -60,8 +61,8 @@ def test_states_are_those_of_one_string_alone(
 
 
 def test_an_encoder_is_told_from_a_decoder(tiny_decoder: Path, tiny_encoder: Path) -> None:
-    assert llms.load(tiny_decoder, None, CPU).causal
-    assert not llms.load(tiny_encoder, None, CPU).causal
+    assert load(tiny_decoder, None, CPU).causal
+    assert not load(tiny_encoder, None, CPU).causal
 
 
 def test_repeats_are_computed_once_and_a_second_run_loads_no_llm(tiny_decoder: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from kflm2.errors import LLMError
 from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.featurize.loading import load
 
 CPU = torch.device("cpu")
 SMILES = ["CCO", "c1ccccc1", "N"]
@@ -97,11 +98,11 @@ def test_a_half_checkpoint_is_one_clear_error(tiny_decoder: Path, tmp_path: Path
         Source.of(llms.find(str(tmp_path)), None, "last")
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(LLMError, match=llms.EMBEDDED):
-        llms.load(tmp_path, None, CPU)
+        load(tmp_path, None, CPU)
     weights = load_file(tiny_decoder / "model.safetensors")
     save_file({key: value for key, value in weights.items() if ".1." not in key}, tmp_path / "model.safetensors")
     with pytest.raises(LLMError, match="lack"):
-        llms.load(tmp_path, None, CPU)
+        load(tmp_path, None, CPU)
 
 
 def test_a_broken_off_download_is_not_taken_for_a_checkpoint(tiny_decoder: Path, tmp_path: Path) -> None:
@@ -137,9 +138,9 @@ def test_a_hub_checkpoint_on_this_machine_needs_no_network(
 
 def test_a_cut_llm_gives_the_states_of_the_whole_one(tiny_decoder: Path) -> None:
     ids = torch.tensor([[5, 9, 11, 4]])
-    whole = llms.load(tiny_decoder, None, CPU).model(ids, output_hidden_states=True).hidden_states
+    whole = load(tiny_decoder, None, CPU).model(ids, output_hidden_states=True).hidden_states
     for keep in (1, 2, 3):
-        cut = llms.load(tiny_decoder, None, CPU, keep).model
+        cut = load(tiny_decoder, None, CPU, keep).model
         assert len(cut.layers) == keep
         states = cut(ids, output_hidden_states=True).hidden_states
         for layer in range(keep + 1):
@@ -160,6 +161,30 @@ def test_two_adapters_do_not_share_cached_states(tiny_decoder: Path, tmp_path: P
     assert np.abs(trained - fresh).max() > 0.1
 
 
+@pytest.mark.usefixtures("no_llms")
+def test_a_placebo_has_all_but_the_weights(tiny_decoder: Path) -> None:
+    llm = llms.find(f"random:{tiny_decoder}")
+    assert llm.name == "tiny_decoder_random"
+    folder = llms.checkpoint_folder(llm)
+    first, base = llms.checkpoint_digest(folder), llms.checkpoint_digest(tiny_decoder)
+    assert first["weights"] != base["weights"]
+    for text in ("CCO", "c1ccccc1N"):
+        ids = [AutoTokenizer.from_pretrained(own)(text)["input_ids"] for own in (folder, tiny_decoder)]
+        assert ids[0] == ids[1]
+    placebo, real = (load(own, None, CPU).model.state_dict() for own in (folder, tiny_decoder))
+    assert {name: weight.shape for name, weight in placebo.items()} == {
+        name: weight.shape for name, weight in real.items()
+    }
+    # everybody draws the same one, whatever was drawn before
+    shutil.rmtree(folder)
+    torch.manual_seed(77)
+    state = torch.get_rng_state()
+    assert llms.checkpoint_digest(llms.checkpoint_folder(llm))["weights"] == first["weights"]
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(LLMError, match="unknown LLM 'nothing'"):
+        llms.find("random:nothing")
+
+
 def test_merged_equals_unmerged(tiny_decoder: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
@@ -168,7 +193,7 @@ def test_merged_equals_unmerged(tiny_decoder: Path, tmp_path: Path) -> None:
     unmerged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_decoder), folder).eval()
     with torch.no_grad():
         expected = unmerged(ids, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(llms.load(tiny_decoder, folder, CPU).model(ids).last_hidden_state, expected)
+    torch.testing.assert_close(load(tiny_decoder, folder, CPU).model(ids).last_hidden_state, expected)
 
 
 def test_an_adapter_of_another_llm_is_refused(tiny_decoder: Path, tmp_path: Path) -> None:
@@ -206,4 +231,4 @@ def test_the_embedded_llm_is_a_plain_checkpoint(embedded: Path) -> None:
     assert "quantization_config" not in config
     assert (config["num_hidden_layers"], config["hidden_size"]) == (30, 576)
     assert llms.checkpoint_digest(embedded) == llms.checkpoint_digest(embedded)
-    assert not list(embedded.parent.glob(".converting-*"))
+    assert not list(embedded.parent.glob(".making-*"))

@@ -224,14 +224,32 @@ def test_pooled_attention_is_a_linear_map_as_in_the_original() -> None:
     torch.testing.assert_close(fusion(views), fusion.mix(torch.cat(linear, dim=-1)))
 
 
+@pytest.mark.parametrize("name", ["combinedAtt", "combinedSepAtt", "crossAtt"])
+@pytest.mark.parametrize("left", [("states",), ("graph",), ("descriptors",), ("graph", "descriptors")])
+def test_with_views_left_out_only_the_others_are_read(name: str, left: tuple[str, ...]) -> None:
+    whole = _features()
+    features = Features(
+        states=whole.states if "states" in left else None,
+        graphs=whole.graphs if "graph" in left else None,
+        descriptors=whole.descriptors if "descriptors" in left else None,
+    )
+    torch.manual_seed(2)
+    model = build(name, features.sizes(), TARGETS, ModelSettings(graph_width=10, graph_depth=2, states_width=12)).eval()
+    assert tuple(model.encoders) == left
+    assert _predict(model, features, [0, 1, 2]).shape == (3, TARGETS)
+    model(features.batch(np.array([0, 1, 2]), CPU)).sum().backward()
+    unused = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert not unused  # no part of a fusion waits for a view that never comes
+
+
 def test_cross_attention_starts_from_the_plain_views() -> None:
-    fusion = CrossAttention(2, 4, 0.0, 2).eval()
+    fusion = CrossAttention(2, True, 4, 0.0, 2).eval()
     views = [_encoded(4, [2, 5, 1], seed) for seed in (0, 1)]
     torch.testing.assert_close(fusion(views), fusion.mix(torch.cat([view.vector for view in views], dim=-1)))
 
 
 def test_cross_attention_is_the_plain_loop_over_molecules() -> None:
-    fusion = CrossAttention(2, 4, 0.0, 2).eval()
+    fusion = CrossAttention(2, True, 4, 0.0, 2).eval()
     nn.init.normal_(fusion.gates)
     counts = ([2, 5, 1], [3, 1, 4])
     views = [_encoded(4, own, seed) for seed, own in enumerate(counts)]

@@ -1,0 +1,127 @@
+"""An ablation as people run it, on a tiny LLM: every choice of views on the same splits, none trained twice."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kflm2 import ablation, experiment, stages
+from kflm2.ablate_settings import AblateSettings
+from kflm2.errors import SettingError
+
+PARTS = (
+    "LLM",
+    "LLM, random LLM",
+    "graph",
+    "descriptors",
+    "LLM+graph",
+    "LLM+descriptors",
+    "graph+descriptors",
+    "all",
+    "all, random LLM",
+)
+
+
+def _settings(tmp_path: Path, llm: Path, **values: object) -> AblateSettings:
+    settings = AblateSettings.of(
+        "crossAtt",
+        **{
+            "dataset": "SAMPL",
+            "limit": 40,
+            "epochs": 1,
+            "runs": 3,
+            "llm": str(llm),
+            "graph_width": 8,
+            "states_width": 8,
+            "hidden": 8,
+            "practical": 0.1,
+            "out": tmp_path / "results",
+            **values,
+        },
+    )
+    settings.check()
+    return settings
+
+
+@pytest.mark.usefixtures("no_llms")
+def test_every_choice_of_views_is_trained_once_and_compared(
+    tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = _settings(tmp_path, tiny_decoder)
+    assert tuple(ablation.variants(settings)) == PARTS
+    ablation.run(settings)
+    folder = tmp_path / "results" / "SAMPL"
+    figures = pd.read_csv(tmp_path / "results" / "crossAtt-ablation" / "SAMPL" / "figures.csv")
+    assert set(figures["method"]) == set(PARTS)
+    assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
+    for name, llm, views in (
+        ("LLM", "tiny_decoder", ["states"]),
+        ("LLM-random_LLM", "tiny_decoder_random", ["states"]),
+        ("graph+descriptors", None, ["graph", "descriptors"]),
+        ("all", "tiny_decoder", None),
+    ):
+        made = json.loads((folder / f"crossAtt-{name}" / "random-1" / "result.json").read_text())
+        assert (made["llm"] and made["llm"]["name"]) == llm
+        assert made["config"].get("views") == views
+    # each view says something: leaving one out changes what comes out
+    assert figures.groupby("method")["RMSE"].mean().nunique() == len(PARTS)
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+
+    before = times()
+    ablation.run(settings)
+    assert times() == before
+    # a run that was killed is made again, and only that one
+    gone = folder / "crossAtt-graph" / "random-2" / "result.json"
+    gone.unlink()
+    ablation.run(settings)
+    assert [path for path, at in times().items() if before[path] != at] == [gone]
+    # other settings are another run
+    other = dataclasses.replace(settings, runs=1).of_stage_2(views=("graph",), name="crossAtt-graph", epochs=2)
+    experiment.complete(other)
+    changed = [path for path, at in times().items() if path != gone and before[path] != at]
+    assert changed == [folder / "crossAtt-graph" / "random-0" / "result.json"]
+
+
+def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -> None:
+    settings = AblateSettings.of("combined", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", out=tmp_path)
+    found = ablation.variants(settings)
+    assert list(found) == [
+        "LLM",
+        "LLM, untaught LLM",
+        "LLM, random LLM",
+        "graph",
+        "all",
+        "all, untaught LLM",
+        "all, random LLM",
+    ]
+    assert found["all, untaught LLM"] == {"adapter": "none"}
+    assert found["LLM, random LLM"] == {"views": ("states",), "adapter": "none", "llm": "random:SmolLM2_135M"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "SAMPL"], "say with --practical, before any figure is read"),
+        (["--dataset", "SAMPL", "--practical", "-1"], "practical is -1.0; it must not be negative"),
+        (["--dataset", "SAMPL", "--practical", "0.1", "--model", "gcn_indepent"], "reads graph alone"),
+        (["--dataset", "SAMPL", "--practical", "0.1", "--views", "graph"], "views is what an ablation chooses"),
+    ],
+)
+def test_bad_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        stages.ablate.from_command_line(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_view_that_is_not_read_cannot_be_chosen() -> None:
+    for model, views, message in (
+        ("combined", ("descriptors",), "combined does not read descriptors here; it reads states, graph"),
+        ("gcn_indepent", ("states",), "gcn_indepent does not read states here; it reads graph"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            AblateSettings.of(model, dataset="SAMPL", views=views, practical=0.1).check()
