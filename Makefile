@@ -16,7 +16,8 @@ install: .venv/installed
 # The main job, small: teach the embedded LLM with 500 molecules, then attention concatenation on SAMPL with what it
 # learnt, seeds 0 to 4.
 demo: install
-	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --layers 12 --knowledge descriptors --out results/demo
+	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --batch-size 8 --layers 12 \
+		--knowledge descriptors --out results/demo
 	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5 --llm SmolLM2_135M \
 		--adapter results/demo/SmolLM2_135M/zinc_sample
 
