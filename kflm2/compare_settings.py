@@ -9,7 +9,7 @@ import tyro
 from kflm2.data.parts import SplitKind
 from kflm2.errors import SettingError
 
-Baseline = Literal["mean", "knn", "forest", "svm"]
+Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class CompareSettings:
     """Which runs; default the only kind there is."""
     baselines: tuple[Baseline, ...] = ()
     """Run these on the same splits too, and keep their results beside the models': mean (of the training part), knn
-    (mean of the five most similar), forest (random forest) or svm, both on RDKit and Morgan descriptors."""
+    (mean of the five most similar), or on RDKit and Morgan descriptors forest (random forest), xgboost (where it is
+    installed) or svm."""
+    chemprop: Path | None = None
+    """Run chemprop 2 on the same splits too: path of its command, in whatever environment it is installed."""
     predictions: tuple[str, ...] = ()
     """NAME=FILE: predictions of another program for the same test parts, a CSV with the columns seed, row, y_pred."""
     published: Path | None = None

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kflm2.evaluation.methods import Method
 from kflm2.evaluation.metrics import MAIN, choose_thresholds, score
 from kflm2.evaluation.statistics import compare
 from kflm2.files import write_json, write_text
+from kflm2.trainers import chemprop
 from kflm2.trainers.baselines import ABOUT, Baselines
 
 
@@ -48,7 +48,9 @@ def run(settings: CompareSettings) -> list[Compared]:
         if len(own) > 1:
             methods.paired(own, figure)
         reference = own[0]
-        own += [run_baseline(baseline, reference) for baseline in settings.baselines if baseline not in _names(own)]
+        names = [method.name for method in own]
+        wanted = [*settings.baselines, *(["chemprop"] if settings.chemprop else [])]
+        own += [run_baseline(baseline, reference, settings.chemprop) for baseline in wanted if baseline not in names]
         own += [methods.outside(word, reference) for word in settings.predictions]
         if len(own) < 2:
             raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
@@ -67,10 +69,6 @@ def run(settings: CompareSettings) -> list[Compared]:
     return compared
 
 
-def _names(own: Sequence[Method]) -> list[str]:
-    return [method.name for method in own]
-
-
 def _write(one: Compared, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     long = one.table.rename_axis("seed").reset_index().melt("seed", var_name="method", value_name=one.figure)
@@ -83,7 +81,7 @@ def _write(one: Compared, folder: Path) -> None:
         compare_picture.draw_ranks(one, folder / "ranks.png")
 
 
-def run_baseline(name: str, reference: Method) -> Method:
+def run_baseline(name: str, reference: Method, chemprop_program: Path | None = None) -> Method:
     """A baseline on the folds of a method that is here; runs that are there already are not run again.
 
     The molecules, their labels and the parts are read from the method's predictions.csv, so that a baseline sees what
@@ -101,7 +99,7 @@ def run_baseline(name: str, reference: Method) -> Method:
         y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
         # the molecules are the same in every fold, and what is computed of them is kept
         table = table or Baselines(known["smiles"].tolist(), y_true, reference.kind)
-        _run_fold(name, table, known, made, reference, folder)
+        _run_fold(name, table, known, made, reference, folder, chemprop_program)
     return methods.find(str(beside), reference.split)[0]
 
 
@@ -114,14 +112,25 @@ def _is_done(folder: Path, made: dict[str, Any]) -> bool:
 
 
 def _run_fold(
-    name: str, table: Baselines, known: pd.DataFrame, made: dict[str, Any], reference: Method, folder: Path
+    name: str,
+    table: Baselines,
+    known: pd.DataFrame,
+    made: dict[str, Any],
+    reference: Method,
+    folder: Path,
+    chemprop_program: Path | None,
 ) -> None:
     start = time.perf_counter()
     part = known["part"].to_numpy(dtype=str)
     rows = {"train": part == "train", "valid": part == "valid", "test": np.char.startswith(part, "test")}
     train, valid = np.flatnonzero(rows["train"]), np.flatnonzero(rows["valid"])
-    y_pred, chosen = table.predict(name, train, valid, made["seed"])
     y_true, kind = table.y_true, reference.kind
+    chosen: list[Any] = [None] * len(reference.targets)
+    if name == "chemprop":
+        assert chemprop_program is not None
+        y_pred = chemprop.predict(chemprop_program, table.smiles, y_true, train, valid, kind, made["seed"])
+    else:
+        y_pred, chosen = table.predict(name, train, valid, made["seed"])
     thresholds = np.full(y_true.shape[1], np.nan)
     if kind == "classification":
         thresholds = choose_thresholds(y_true[valid], y_pred[valid])
@@ -135,7 +144,7 @@ def _run_fold(
         {
             **{key: made[key] for key in ("dataset", "seed", "split", "rows")},
             "model": name,
-            "about": ABOUT[name],
+            "about": chemprop.ABOUT if name == "chemprop" else ABOUT[name],
             "chosen": dict(zip(reference.targets, chosen, strict=True)),
             "metrics": scores,
             "seconds": {"training": round(time.perf_counter() - start, 3)},

@@ -13,10 +13,12 @@ from sklearn.svm import SVC, SVR
 
 from kflm2.data.datasets import Kind
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
+from kflm2.errors import SettingError
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 
 NEIGHBOURS = 5
 TREES = 500
+ROUNDS = 2000
 PENALTIES = (1.0, 10.0, 100.0)
 """C of the support vector machine; validation chooses."""
 
@@ -24,6 +26,7 @@ ABOUT = {
     "mean": "mean of the training part",
     "knn": f"mean of the {NEIGHBOURS} training molecules most similar by Tanimoto (Morgan, radius 2)",
     "forest": f"random forest of {TREES} trees on RDKit and Morgan descriptors",
+    "xgboost": f"gradient boosting of at most {ROUNDS} trees on RDKit and Morgan descriptors, stopped by validation",
     "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C chosen on validation",
 }
 
@@ -65,8 +68,17 @@ class Baselines:
         Returns:
             (n, K) predictions of all molecules, for classes the probability of class 1; and what validation chose,
             for each target.
+
+        Raises:
+            SettingError: xgboost is not installed.
         """
-        fit: dict[str, Callable] = {"mean": self._mean, "knn": self._knn, "forest": self._forest, "svm": self._svm}
+        fit: dict[str, Callable] = {
+            "mean": self._mean,
+            "knn": self._knn,
+            "forest": self._forest,
+            "xgboost": self._boosted,
+            "svm": self._svm,
+        }
         columns, chosen = [], []
         for y_true in self.y_true.T:
             known = [own[~np.isnan(y_true[own])] for own in (train, valid)]
@@ -94,6 +106,29 @@ class Baselines:
             return self._mean(y_true, train, valid, seed)
         woods = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
         return woods.fit(rows[train], y_true[train]).set_params(n_jobs=1).predict_proba(rows)[:, 1], None
+
+    def _boosted(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+        try:
+            import xgboost
+        except ImportError:
+            raise SettingError("the baseline xgboost needs the package xgboost: pip install xgboost") from None
+        if np.ptp(y_true[train]) == 0:
+            return self._mean(y_true, train, valid, seed)
+        rows = np.concatenate([self._rdkit, self._morgan], axis=1)
+        regression = self.kind == "regression"
+        kind = xgboost.XGBRegressor if regression else xgboost.XGBClassifier
+        trees = kind(
+            n_estimators=ROUNDS,
+            learning_rate=0.03,
+            subsample=0.8,
+            colsample_bytree=0.3,
+            random_state=seed,
+            early_stopping_rounds=50 if len(valid) else None,
+        )
+        judged = [(rows[valid], y_true[valid])] if len(valid) else None
+        trees.fit(rows[train], y_true[train], eval_set=judged, verbose=False)
+        y_pred = trees.predict(rows) if regression else trees.predict_proba(rows)[:, 1]
+        return y_pred.astype(float), {"trees": trees.best_iteration + 1 if judged else ROUNDS}
 
     def _svm(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
         rows = np.concatenate([DescriptorScaler(self._rdkit[train])(self._rdkit), self._morgan], axis=1)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,8 +52,8 @@ def _run(folder: Path, seed: int, method: str = "gcn_indepent") -> Path:
 
 
 def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, capsys: pytest.CaptureFixture) -> None:
-    (found,) = comparing.run(_settings(own, baselines=("mean", "knn", "forest", "svm")))
-    assert list(found.table.columns) == ["gcn_indepent", "mean", "knn", "forest", "svm"]
+    (found,) = comparing.run(_settings(own, baselines=("mean", "knn", "forest", "xgboost", "svm")))
+    assert list(found.table.columns) == ["gcn_indepent", "mean", "knn", "forest", "xgboost", "svm"]
     assert list(found.table.index) == list(SEEDS)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     for seed in SEEDS:
@@ -77,7 +78,7 @@ def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, caps
     learnt = json.loads((_run(own, 0, "svm") / "result.json").read_text())
     assert learnt["chosen"]["expt"]["C"] in (1.0, 10.0, 100.0)
     mean = json.loads((_run(own, 0, "mean") / "result.json").read_text())["metrics"]["train"]["RMSE"]
-    for name in ("forest", "svm"):
+    for name in ("forest", "xgboost", "svm"):
         metrics = json.loads((_run(own, 0, name) / "result.json").read_text())["metrics"]
         assert metrics["train"]["RMSE"] < 0.5 * mean
         assert found.table[name].mean() < found.table["mean"].mean()
@@ -92,9 +93,9 @@ def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, caps
         "ranks.png",
         "tukey.png",
     }
-    assert "5 methods on the same 4 runs (random); a difference matters from 0.1 on" in printed
+    assert "6 methods on the same 4 runs (random); a difference matters from 0.1 on" in printed
     pairs = pd.read_csv(folder / "pairs.csv")
-    assert len(pairs) == 10
+    assert len(pairs) == 15
     for line in pairs.itertuples():
         assert line.difference == pytest.approx((found.table[line.first] - found.table[line.second]).mean())
         if line.verdict.endswith("is better"):
@@ -109,6 +110,34 @@ def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, caps
     times = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
     comparing.run(_settings(own, baselines=("mean", "knn")))
     assert times == {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
+
+
+def test_chemprop_is_a_program_that_never_sees_a_test_label(own: Path, tmp_path: Path) -> None:
+    """A stand-in that is called as chemprop is, and predicts the mean of what it was given."""
+    program = tmp_path / "chemprop"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import sys, pathlib, pandas as pd\n"
+        "words = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
+        "if sys.argv[1] == 'train':\n"
+        "    table = pd.read_csv(words['--data-path'])\n"
+        "    assert list(table) == ['smiles', 'target0', 'part'] and set(table['part']) == {'train', 'val'}\n"
+        "    assert words['--task-type'] == 'regression' and words['--splits-column'] == 'part'\n"
+        "    pathlib.Path(words['--output-dir']).write_text(str(table[table.part == 'train'].target0.mean()))\n"
+        "else:\n"
+        "    table = pd.read_csv(words['--test-path'])\n"
+        "    table['target0'] = float(pathlib.Path(words['--model-paths']).read_text())\n"
+        "    table.to_csv(words['--preds-path'], index=False)\n"
+    )
+    program.chmod(0o755)
+    (found,) = comparing.run(_settings(own, baselines=("mean",), chemprop=program))
+    np.testing.assert_allclose(found.table["chemprop"], found.table["mean"])
+    shutil.rmtree(own / "chemprop")
+    program.write_text("#!/bin/sh\necho 'loading'\necho 'ValueError: no such column' >&2\nexit 1\n")
+    with pytest.raises(DataError, match="chemprop train failed: ValueError: no such column"):
+        comparing.run(_settings(own, chemprop=program))
+    with pytest.raises(DataError, match="nothing cannot be run: No such file"):
+        comparing.run(_settings(own, chemprop=tmp_path / "nothing"))
 
 
 def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
