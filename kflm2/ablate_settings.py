@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from kflm2.compare_settings import CompareSettings
+from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import SettingError
 from kflm2.settings import DataSettings, TrainSettings
 
@@ -30,8 +31,10 @@ class AblateSettings(TrainSettings):
             raise SettingError(
                 "say with --practical, before any figure is read, from which difference on it matters to you"
             )
-        if self.practical < 0:
-            raise SettingError(f"practical is {self.practical}; it must not be negative")
+        if not 0 <= self.practical < float("inf"):
+            raise SettingError(f"practical is {self.practical}; it must be a number, 0 or more")
+        if (runs := self.resolved().runs or 0) < LEAST_RUNS:
+            raise SettingError(f"runs is {runs}; at least {LEAST_RUNS} are needed to say anything")
         for name in ("views", "name"):
             if getattr(self, name):
                 raise SettingError(f"{name} is what an ablation chooses; leave it out")

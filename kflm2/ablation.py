@@ -5,7 +5,6 @@ from typing import Any
 
 from kflm2 import comparing, experiment
 from kflm2.ablate_settings import AblateSettings
-from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 
 _SHORT = {"states": "LLM", "graph": "graph", "descriptors": "descriptors"}
@@ -15,26 +14,25 @@ def variants(settings: AblateSettings) -> dict[str, dict[str, Any]]:
     """Name -> changed settings, of every choice of views.
 
     Where the LLM is read alone, and where everything is, there are two more: the LLM before stage 1 (when an adapter
-    would be read), and one with random weights, the placebo.
+    would be read), and one with random weights, the placebo. All of them are read at the same layers.
     """
     own = settings.own_views
+    source = experiment.find_source(settings) if "states" in own else None
     found: dict[str, dict[str, Any]] = {}
     for size in range(1, len(own) + 1):
         for views in combinations(own, size):
             name = "all" if size == len(own) else "+".join(_SHORT[view] for view in views)
             found[name] = {"views": views} if size < len(own) else {}
-            if "states" in views and size in (1, len(own)):
-                if _has_adapter(settings):
+            if source is None or "states" not in views:
+                continue
+            # an adapter may cut the LLM, and a word such as last would be another layer without it
+            found[name]["layers"] = ",".join(map(str, source.layers))
+            if size in (1, len(own)):
+                if source.adapter is not None:
                     found[f"{name}, untaught LLM"] = {**found[name], "adapter": "none"}
-                base = llms.find(settings.llm).name if settings.llm == llms.AUTO else settings.llm
+                base = source.name if settings.llm == llms.AUTO else settings.llm
                 found[f"{name}, random LLM"] = {**found[name], "adapter": "none", "llm": llms.PLACEBO + base}
     return found
-
-
-def _has_adapter(settings: AblateSettings) -> bool:
-    if settings.adapter == "auto":
-        return adapters.default_adapter(llms.find(settings.llm)) is not None
-    return settings.adapter != "none"
 
 
 def run(settings: AblateSettings) -> None:
@@ -54,4 +52,5 @@ def run(settings: AblateSettings) -> None:
         # the LLM comes first: a molecule longer than its context is left out everywhere, or splits would differ
         done, molecules = experiment.complete(settings.of_stage_2(**changes, name=folder), molecules)
         folders[name] = str(done)
-    comparing.run(settings.compare(folders))
+    runs = settings.resolved().runs or 0
+    comparing.run(settings.compare(folders), range(settings.seed, settings.seed + runs))

@@ -97,7 +97,7 @@ class Stage(Generic[S]):
         settings = tyro.cli(
             self.settings,
             # a later word wins, so the file's settings go before those of the command line
-            args=[*_words(values), *args],
+            args=[*_words(values, getattr(self.settings, "POSITIONAL", ())), *args],
             default=self.settings.of(**{**script, **first}),
             prog=self.program,
             description=self.__doc__,
@@ -106,10 +106,13 @@ class Stage(Generic[S]):
         return settings
 
 
-def _words(values: dict[str, Any]) -> list[str]:
+def _words(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
     """Settings as words of a command line, so that they are read and checked as those are."""
-    words = []
+    # those without a name come first, before an option that takes several words
+    words = [str(part) for name in positional for part in values.get(name, ())]
     for name, value in values.items():
+        if name in positional:
+            continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{'' if value else 'no-'}{option}")

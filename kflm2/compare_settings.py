@@ -44,6 +44,8 @@ class CompareSettings:
 
     FIRST: ClassVar = ()
     """Settings that others' defaults depend on."""
+    POSITIONAL: ClassVar = ("results",)
+    """Settings without a name on the command line."""
 
     @classmethod
     def of(cls, **values: Any) -> Self:

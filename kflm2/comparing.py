@@ -1,7 +1,7 @@
 """A comparison: methods read or run on the same folds, tested, printed and kept."""
 
-import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from kflm2.errors import DataError
 from kflm2.evaluation import compare_picture, compare_report, methods
 from kflm2.evaluation.compare_report import Compared
 from kflm2.evaluation.evidence import commit, peak_memory_mb, versions, write_csv
-from kflm2.evaluation.methods import Method
+from kflm2.evaluation.methods import Fold, Method
 from kflm2.evaluation.metrics import MAIN, choose_thresholds, score
 from kflm2.evaluation.statistics import compare
-from kflm2.files import write_json, write_text
+from kflm2.files import read_json, write_json, write_text
 from kflm2.trainers import chemprop
 from kflm2.trainers.baselines import ABOUT, Baselines
 
 
-def run(settings: CompareSettings) -> list[Compared]:
+def run(settings: CompareSettings, seeds: Collection[int] | None = None) -> list[Compared]:
     """Compare the methods of every dataset, print and write what was found.
 
     Args:
         settings: checked.
+        seeds: of these runs; default all.
 
     Returns:
         One a dataset.
@@ -34,7 +35,12 @@ def run(settings: CompareSettings) -> list[Compared]:
     Raises:
         KFLM2Error: runs that cannot be paired, or an unreadable file.
     """
-    found = [method for word in settings.results for method in methods.find(word, settings.split)]
+    wanted = [*settings.baselines, *(["chemprop"] if settings.chemprop else [])]
+    found = [method for word in settings.results for method in methods.find(word, settings.split, seeds)]
+    # a baseline that is wanted is completed, and not read as it was left
+    found = [method for method in found if not (method.baseline and method.name in wanted)]
+    if not found:
+        raise DataError(f"results {', '.join(settings.results)}: baselines only, and no model to compare with")
     datasets = list(dict.fromkeys(method.dataset for method in found))
     practical = {name: settings.practical_of(name) for name in datasets}
     if len(datasets) > 1 and settings.predictions:
@@ -45,12 +51,9 @@ def run(settings: CompareSettings) -> list[Compared]:
         own = [method for method in found if method.dataset == name]
         figure = settings.figure or MAIN[own[0].kind]
         # a mismatch among what is there should show before hours of baselines
-        if len(own) > 1:
-            methods.paired(own, figure)
+        methods.paired(own, figure)
         reference = own[0]
-        names = [method.name for method in own]
-        wanted = [*settings.baselines, *(["chemprop"] if settings.chemprop else [])]
-        own += [run_baseline(baseline, reference, settings.chemprop) for baseline in wanted if baseline not in names]
+        own += [run_baseline(baseline, reference, settings.chemprop) for baseline in wanted]
         own += [methods.outside(word, reference) for word in settings.predictions]
         if len(own) < 2:
             raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
@@ -71,8 +74,8 @@ def run(settings: CompareSettings) -> list[Compared]:
 
 def _write(one: Compared, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    long = one.table.rename_axis("seed").reset_index().melt("seed", var_name="method", value_name=one.figure)
-    write_csv(folder / "figures.csv", long)
+    rows = [(seed, name, value) for name in one.table for seed, value in one.table[name].items()]
+    write_csv(folder / "figures.csv", pd.DataFrame(rows, columns=["seed", "method", one.figure]))
     write_csv(folder / "pairs.csv", compare_report.pairs_table(one))
     write_text(folder / "compare.md", compare_report.markdown(one))
     compare_picture.draw_intervals(one, folder / "tukey.png")
@@ -87,28 +90,47 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
     The molecules, their labels and the parts are read from the method's predictions.csv, so that a baseline sees what
     the model saw. Its results lie beside the model's, in files of the same form.
     """
-    folders = [fold.folder for fold in reference.folds.values() if fold.folder is not None]
-    beside = folders[0].parents[1] / name
-    table: Baselines | None = None
-    for source in tqdm(folders, desc=f"{reference.dataset} {name}", unit="run"):
-        made = json.loads((source / "result.json").read_text(encoding="utf-8"))
-        folder = beside / source.name
-        if _is_done(folder, made):
+    folds = [fold for fold in reference.folds.values() if fold.folder is not None]
+    assert folds[0].folder is not None
+    beside = folds[0].folder.parents[1] / name
+    # what is computed of molecules is kept as long as they are the same, as they are in all folds of one command
+    tables: dict[str, Baselines] = {}
+    for fold in tqdm(folds, desc=f"{reference.dataset} {name}", unit="run"):
+        assert fold.folder is not None
+        made = read_json(fold.folder / "result.json", "result", DataError)
+        folder = beside / fold.folder.name
+        if _is_done(folder, fold, name):
             continue
-        known = pd.read_csv(source / "predictions.csv")
-        y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
-        # the molecules are the same in every fold, and what is computed of them is kept
-        table = table or Baselines(known["smiles"].tolist(), y_true, reference.kind)
-        _run_fold(name, table, known, made, reference, folder, chemprop_program)
-    return methods.find(str(beside), reference.split)[0]
+        known = pd.read_csv(fold.folder / "predictions.csv")
+        if fold.molecules not in tables:
+            y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
+            tables[fold.molecules] = Baselines(known["smiles"].tolist(), y_true, reference.kind)
+        _run_fold(name, tables[fold.molecules], known, made, reference, folder, chemprop_program)
+    return methods.find(str(beside), reference.split, reference.folds)[0]
 
 
-def _is_done(folder: Path, made: dict[str, Any]) -> bool:
+def _is_done(folder: Path, wanted: Fold, name: str) -> bool:
+    """Whether a baseline is there that saw the same molecules in the same parts.
+
+    Raises:
+        DataError: what is there is no baseline's, and would be overwritten.
+    """
     path = folder / "result.json"
     if not path.is_file():
         return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return all(found[key] == made[key] for key in ("dataset", "split", "rows"))
+    try:
+        made = read_json(path, "result", DataError)
+        found = methods.read_fold(folder, made)
+    except DataError:  # broken: it is made again
+        return False
+    if not made.get("baseline"):
+        raise DataError(f"{folder} holds runs of {made.get('model')}, where the baseline {name} would go; rename it")
+    same = (found.parts, found.molecules) == (wanted.parts, wanted.molecules)
+    return same and made["about"] == _about(name)
+
+
+def _about(name: str) -> str:
+    return chemprop.ABOUT if name == "chemprop" else ABOUT[name]
 
 
 def _run_fold(
@@ -144,7 +166,8 @@ def _run_fold(
         {
             **{key: made[key] for key in ("dataset", "seed", "split", "rows")},
             "model": name,
-            "about": chemprop.ABOUT if name == "chemprop" else ABOUT[name],
+            "baseline": True,
+            "about": _about(name),
             "chosen": dict(zip(reference.targets, chosen, strict=True)),
             "metrics": scores,
             "seconds": {"training": round(time.perf_counter() - start, 3)},

@@ -164,7 +164,7 @@ def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules 
     seconds: dict[str, float] = {}
     source, states = None, None
     if "states" in settings.read_views:
-        source = _source(settings)
+        source = find_source(settings)
         with _timed("embeddings", seconds):
             embedder = Embedder(source, device)
             states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(settings) else "mean")
@@ -183,7 +183,8 @@ def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules 
     return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
 
 
-def _source(settings: TrainSettings) -> Source:
+def find_source(settings: TrainSettings) -> Source:
+    """The LLM, its adapter and its layers that the settings name; what auto takes is printed."""
     if settings.llm == llms.AUTO:
         llm, why = llms.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)

@@ -65,6 +65,19 @@ def read_toml(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
         raise error(f"{what} {path} is not TOML: {problem}") from None
 
 
+def read_json(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
+    """An object of JSON; see read_toml."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{what} {path}: {problem.strerror or problem}") from None
+    except ValueError as problem:
+        raise error(f"{what} {path} is not JSON: {problem}") from None
+    if not isinstance(found, dict):
+        raise error(f"{what} {path}: not an object of JSON")
+    return found
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as file:

@@ -127,7 +127,7 @@ class DataSettings(TableSettings):
         own = self.own_views
         if unread := [view for view in self.views if view not in own]:
             raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(own)}")
-        if self.name is not None and (not self.name.strip() or Path(self.name).name != self.name):
+        if self.name is not None and (self.name.strip() in ("", "..") or Path(self.name).name != self.name):
             raise SettingError(f"name {self.name!r} is no name of a folder")
         if self.runs is not None and self.runs < 1:
             raise SettingError(f"runs is {self.runs}; it must be at least 1")

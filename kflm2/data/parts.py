@@ -11,6 +11,8 @@ SPLITS: tuple[str, ...] = get_args(SplitKind)
 
 FOLDS = 5
 REPEATS = 5
+LEAST_RUNS = 3
+"""From which on something can be said of a difference between methods."""
 
 
 def check_fractions(fractions: tuple[float, float, float]) -> None:

@@ -49,7 +49,7 @@ def draw_pairs(one: Compared, path: Path) -> None:
         axis.plot(differences, place + rng.uniform(-0.2, 0.2, len(differences)), ".", color=_OPEN, ms=4, alpha=0.6)
         axis.plot([low, high], [place, place], color=_BEST, lw=2)
         axis.plot(differences.mean(), place, "o", color=_BEST)
-    axis.set_xlabel(f"difference of test {one.figure} to {best}{_unit(one)}")
+    axis.set_xlabel(f"difference of test {one.figure} to {best}{_unit(one)}", parse_math=False)
     axis.set_title(
         f"{one.reference.dataset}: run by run, with the mean's corrected 95 % interval\n"
         f"shaded: less than matters ({one.practical:g})",
@@ -64,8 +64,8 @@ def draw_ranks(one: Compared, path: Path) -> None:
     axis = figure.subplots()
     ranks: pd.Series = one.ranks()
     scikit_posthocs.critical_difference_diagram(
-        ranks,
-        conover(one.table),
+        ranks.rename(_escaped),
+        conover(one.table).rename(index=_escaped, columns=_escaped),
         ax=axis,
         label_fmt_left="{label} {rank:.1f} ",
         label_fmt_right=" {rank:.1f} {label}",
@@ -79,10 +79,14 @@ def draw_ranks(one: Compared, path: Path) -> None:
     _save(figure, path)
 
 
+def _escaped(name: str) -> str:
+    return name.replace("$", r"\$")
+
+
 def _rows(names: list[str]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.5, 1.4 + 0.32 * len(names)), layout="constrained")
     axis = figure.subplots()
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.spines[["top", "right"]].set_visible(False)
     return figure, axis

@@ -48,15 +48,14 @@ class Compared:
         they are alike where the whole interval lies within what does not matter.
         """
         p = pair.p if p is None else p
-        differ = p < ALPHA and (pair.low > 0 or pair.high < 0)
-        if differ and abs(pair.difference) >= self.practical:
-            first = (pair.difference < 0) == self.smaller_is_better
-            return f"{pair.first if first else pair.second} is better"
-        if differ:
-            return "differ by less than matters"
-        if -self.practical <= pair.low and pair.high <= self.practical:
-            return "alike"
-        return "not told apart"
+        first = (pair.difference < 0) == self.smaller_is_better
+        better = pair.first if first else pair.second
+        small = -self.practical <= pair.low and pair.high <= self.practical
+        if p < ALPHA and (pair.low > 0 or pair.high < 0):
+            if abs(pair.difference) >= self.practical:
+                return f"{better} is better"
+            return "differ by less than matters" if small else f"{better} may be better"
+        return "alike" if small else "not told apart"
 
 
 _PAIR_HEAD = (
@@ -108,7 +107,10 @@ def _lines(one: Compared, table: Callable[[list[str], list[list[str]]], list[str
         lines += ["", "published, on splits of their own, so not paired:"]
         lines += table(
             ["", "split", "runs", "mean ± sd"],
-            [[name, split, str(runs), f"{mean:.3f} ± {sd:.3f}"] for name, split, runs, mean, sd in one.published],
+            [
+                [name, split, str(runs), f"{mean:.3f}" + ("" if math.isnan(sd) else f" ± {sd:.3f}")]
+                for name, split, runs, mean, sd in one.published
+            ],
         )
     return lines
 
@@ -173,7 +175,7 @@ def across(compared: Sequence[Compared]) -> pd.DataFrame:
     """Pairs of methods that several datasets have, with p corrected by Holm over the datasets.
 
     Returns:
-        Columns first, second, dataset, difference, p, p_holm, verdict; the verdict is by p_holm.
+        Columns first, second, dataset, figure, difference, p, p_holm, verdict; the verdict is by p_holm.
     """
     rows = []
     names = [name for one in compared for name in one.table.columns]
@@ -181,7 +183,7 @@ def across(compared: Sequence[Compared]) -> pd.DataFrame:
     by_pair: dict[tuple[str, ...], list[tuple[Compared, Pair, float]]] = {}
     for one in compared:
         for pair in one.pairs:
-            # the same order of names in every dataset, so that signs mean the same
+            # the same order of names in every dataset
             key = tuple(sorted((pair.first, pair.second), key=places.__getitem__))
             sign = 1.0 if key == (pair.first, pair.second) else -1.0
             by_pair.setdefault(key, []).append((one, pair, sign))
@@ -194,18 +196,19 @@ def across(compared: Sequence[Compared]) -> pd.DataFrame:
                     "first": first,
                     "second": second,
                     "dataset": one.reference.dataset,
+                    "figure": one.figure,
                     "difference": sign * pair.difference,
                     "p": pair.p,
                     "p_holm": p,
                     "verdict": one.verdict(pair, p),
                 }
             )
-    columns = ["first", "second", "dataset", "difference", "p", "p_holm", "verdict"]
+    columns = ["first", "second", "dataset", "figure", "difference", "p", "p_holm", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def across_text(found: pd.DataFrame) -> str:
-    """Wins, ties and losses over the datasets, a line a pair."""
+    """On how many datasets the first is better, neither is shown to be, or the second is; a line a pair."""
     if found.empty:
         return "\nno two methods were measured on more than one dataset"
     rows = []
@@ -215,8 +218,8 @@ def across_text(found: pd.DataFrame) -> str:
     return "\n".join(
         [
             "",
-            "over the datasets (p by Holm): wins / ties / losses of the first",
-            *_plain(["", "datasets", "w/t/l"], rows),
+            "over the datasets (p by Holm): the first is better / neither is shown to be / the second is",
+            *_plain(["", "datasets", "+/=/-"], rows),
         ]
     )
 

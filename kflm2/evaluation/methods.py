@@ -1,8 +1,8 @@
 """Methods whose figures can be compared: folders of results, and predictions of other programs, fold by fold."""
 
-import json
-from collections import defaultdict
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from kflm2.data.datasets import Kind
+from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import DataError
 from kflm2.evaluation.metrics import MAIN, Figures, score
-from kflm2.evaluation.statistics import LEAST_FOLDS
+from kflm2.files import read_json, sha256_texts
 
 _SHOWN = 5
 
@@ -22,8 +23,12 @@ _SHOWN = 5
 class Fold:
     """One run: one split and one seed."""
 
-    split: str
-    """SHA-256 of the rows of its parts."""
+    parts: str
+    """Digest of which row is in which part."""
+    molecules: str
+    """Digest of rows, SMILES as read, and labels."""
+    tested: str
+    """Digest of the rows of the test part."""
     sizes: dict[str, int]
     figures: Figures
     """Of the test part."""
@@ -45,6 +50,8 @@ class Method:
     split: str
     folds: dict[int, Fold]
     """Seed -> run."""
+    baseline: bool = False
+    """Run by a comparison, and not by a person."""
 
     @property
     def test_share(self) -> float:
@@ -58,62 +65,108 @@ def named(word: str) -> tuple[str | None, Path]:
     return (name, Path(path)) if equals and not Path(word).exists() else (None, Path(word))
 
 
-def find(word: str, split: str | None) -> list[Method]:
+def find(word: str, split: str | None, seeds: Collection[int] | None = None) -> list[Method]:
     """The methods in a folder: a model's, or a dataset's with a folder a model.
 
     Args:
         word: FOLDER or NAME=FOLDER.
         split: the kind that is wanted; None takes the only one there is.
+        seeds: of the runs that are wanted; None takes all.
 
     Raises:
-        DataError: no complete run in it, or runs of several kinds of split.
+        DataError: no complete run in it, runs of several kinds of split, or runs of different settings.
     """
     name, folder = named(word)
     if not folder.is_dir():
         raise DataError(f"results {folder}: no such folder")
-    folders = [folder] if _runs(folder) else sorted(path for path in folder.iterdir() if path.is_dir() and _runs(path))
-    if not folders:
+    folder = folder.resolve()
+    if runs := _runs(folder, seeds):
+        return [_read(name or folder.name, folder, runs, split)]
+    below = {own: runs for own in sorted(folder.iterdir()) if own.is_dir() and (runs := _runs(own, seeds))}
+    if not below:
         raise DataError(f"results {folder}: no result.json of a run in it, nor in the folders in it")
-    if name is not None and len(folders) > 1:
-        raise DataError(f"results {folder} holds {len(folders)} methods, so it cannot be one named {name}")
-    return [_read(name or own.name, own, split) for own in folders]
+    if name is not None:
+        raise DataError(f"results {folder} holds a folder for each of {len(below)} methods, not one named {name}")
+    wanted = {own: runs for own, runs in below.items() if split is None or split in _kinds(runs)}
+    for own in below.keys() - wanted.keys():
+        print(f"left out  {own}: no run of {split}", flush=True)
+    return [_read(own.name, own, runs, split) for own, runs in wanted.items()]
 
 
-def _runs(folder: Path) -> list[Path]:
-    """Runs of stage 2; what stage 3 writes is no method of its own kind."""
-    return [path for path in sorted(folder.glob("*/result.json")) if "model" in json.loads(path.read_text())]
+def _runs(folder: Path, seeds: Collection[int] | None) -> dict[Path, dict[str, Any]]:
+    """Folder -> result of the runs of stage 2; what stage 3 writes is of another form."""
+    found = {path.parent: read_json(path, "result", DataError) for path in sorted(folder.glob("*/result.json"))}
+    return {path: made for path, made in found.items() if "model" in made and (seeds is None or made["seed"] in seeds)}
 
 
-def _read(name: str, folder: Path, split: str | None) -> Method:
-    by_kind: dict[str, list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
-    for path in _runs(folder):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        by_kind[path.parent.name.rpartition("-")[0]].append((path, found))
-    if split is None and len(by_kind) > 1:
-        raise DataError(f"results {folder} holds runs of {', '.join(sorted(by_kind))}; say which with --split")
-    split = split or next(iter(by_kind))
-    if split not in by_kind:
-        raise DataError(f"results {folder} holds no run of {split}, but of {', '.join(sorted(by_kind))}")
-    own = by_kind[split]
-    first = own[0][1]["dataset"]
-    for path, found in own:
-        if found["dataset"]["sha256"] != first["sha256"]:
-            raise DataError(f"{path.parent} was measured on another {first['name']} than {own[0][0].parent}")
-    folds = {
-        int(found["seed"]): Fold(
-            found["split"]["sha256"], found["split"]["sizes"], found["metrics"].get("test", {}), path.parent
-        )
-        for path, found in own
-    }
+def _kinds(runs: dict[Path, dict[str, Any]]) -> list[str]:
+    return sorted({path.name.rpartition("-")[0] for path in runs})
+
+
+def _read(name: str, folder: Path, runs: dict[Path, dict[str, Any]], split: str | None) -> Method:
+    kinds = _kinds(runs)
+    if split is None and len(kinds) > 1:
+        raise DataError(f"results {folder} holds runs of {', '.join(kinds)}; say which with --split")
+    split = split or kinds[0]
+    if split not in kinds:
+        raise DataError(f"results {folder} holds no run of {split}, but of {', '.join(kinds)}")
+    runs = {path: made for path, made in runs.items() if path.name.rpartition("-")[0] == split}
+    first_path, first = next(iter(runs.items()))
+    for path, made in runs.items():
+        if made["dataset"] != first["dataset"]:
+            raise DataError(f"{path} was measured on another {first['dataset']['name']} than {first_path}")
+        ours, theirs = _identity(first), _identity(made)
+        if differ := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+            raise DataError(f"{path} and {first_path} are runs of different settings: {', '.join(differ)}")
+    folds = {int(made["seed"]): read_fold(path, made) for path, made in runs.items()}
+    about = first["dataset"]
     return Method(
         name,
-        first["name"],
-        first["sha256"],
-        first["kind"],
-        first["unit"],
-        tuple(first["targets"]),
+        about["name"],
+        about["sha256"],
+        about["kind"],
+        about["unit"],
+        tuple(about["targets"]),
         split,
         dict(sorted(folds.items())),
+        bool(first.get("baseline")),
+    )
+
+
+_OF_A_RUN = ("seed", "runs", "out", "name", "device")
+"""Settings in which the runs of a method may differ."""
+
+
+def _identity(made: dict[str, Any]) -> dict[str, Any]:
+    settings = {name: value for name, value in made["config"].items() if name not in _OF_A_RUN}
+    return {**settings, "model": made["model"], "LLM": made.get("llm"), "about": made.get("about")}
+
+
+def read_fold(folder: Path, made: dict[str, Any]) -> Fold:
+    """A run from its files.
+
+    Args:
+        folder: with predictions.csv.
+        made: its result.json.
+
+    Raises:
+        DataError: the predictions cannot be read.
+    """
+    try:
+        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        parts, labels = table[["row", "part"]], [name for name in table if name.startswith("y_true_")]
+        tested = table.loc[table["part"].str.startswith("test"), "row"]
+        molecules = table[["row", "smiles", *labels]]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}: predictions.csv cannot be read: {error}") from None
+    seen = [sha256_texts(own.to_numpy().ravel().tolist()) for own in (parts, molecules, tested)]
+    return Fold(
+        seen[0],
+        seen[1],
+        seen[2],
+        made["split"]["sizes"],
+        made["metrics"].get("test", {}),
+        folder,
     )
 
 
@@ -121,12 +174,13 @@ def outside(word: str, reference: Method) -> Method:
     """Predictions of another program for the test parts of a method that is here.
 
     Args:
-        word: NAME=FILE; a CSV with the columns seed, row (the molecule's row in the dataset's file, from 0, as in
-            predictions.csv) and y_pred, or y_pred_TARGET for each of several targets.
+        word: NAME=FILE; a CSV with the columns seed, row (the molecule's row in the dataset's file, from 1, as in
+            predictions.csv) and y_pred, or y_pred_TARGET for each of several targets; a column smiles, where there is
+            one, must be the row's.
         reference: whose splits, and measured values, are taken.
 
     Raises:
-        DataError: a test molecule has no prediction, or two, or one that is no number.
+        DataError: a test molecule has no prediction, or two, or one that is no number, or for classes no probability.
     """
     name, path = named(word)
     try:
@@ -147,19 +201,26 @@ def outside(word: str, reference: Method) -> Method:
             raise DataError(f"predictions {path}: row {own.index[own.index.duplicated()][0]} of seed {seed} is twice")
         missing = known["row"][~known["row"].isin(own.index)].tolist()
         if missing:
-            shown = ", ".join(map(str, missing[:_SHOWN])) + (" ..." if len(missing) > _SHOWN else "")
             raise DataError(
                 f"predictions {path}: {len(missing)} of {len(known)} test molecules of seed {seed} are missing:"
-                f" rows {shown}"
+                f" rows {_some(missing)}"
             )
         y_pred = own.loc[known["row"], columns].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
         if not np.isfinite(y_pred).all():
             row = known["row"].to_numpy()[~np.isfinite(y_pred).all(axis=1)][0]
             raise DataError(f"predictions {path}: row {row} of seed {seed} has no number")
+        if "smiles" in own:
+            other = own.loc[known["row"], "smiles"].to_numpy() != known["smiles"].to_numpy()
+            if other.any():
+                row = known["row"].to_numpy()[other][0]
+                raise DataError(f"predictions {path}: row {row} of seed {seed} is another molecule than in the dataset")
+        if reference.kind == "classification" and not ((y_pred >= 0) & (y_pred <= 1)).all():
+            row = known["row"].to_numpy()[~((y_pred >= 0) & (y_pred <= 1)).all(axis=1)][0]
+            raise DataError(f"predictions {path}: row {row} of seed {seed} has no probability, from 0 to 1")
         y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
         # probabilities of another program come without a threshold
         figures = score(y_true, y_pred, reference.kind, np.full(len(columns), 0.5)).mean
-        folds[seed] = Fold(fold.split, fold.sizes, figures, None)
+        folds[seed] = dataclasses.replace(fold, figures=figures, folder=None)
     return Method(
         name or path.stem,
         reference.dataset,
@@ -189,40 +250,57 @@ def paired(methods: Sequence[Method], figure: str | None) -> pd.DataFrame:
         raise DataError(f"two methods of {first.dataset} are named {twice}; name them by NAME=FOLDER")
     for other in methods[1:]:
         _same(first, other)
-    if len(first.folds) < LEAST_FOLDS:
+    if len(first.folds) < LEAST_RUNS:
         raise DataError(
-            f"{first.dataset}: {len(first.folds)} runs in common, and at least {LEAST_FOLDS} are needed to say anything"
+            f"{first.dataset}: {len(first.folds)} runs in common, and at least {LEAST_RUNS} are needed to say anything"
+        )
+    if len({fold.tested for fold in first.folds.values()}) < LEAST_RUNS:
+        raise DataError(
+            f"{first.dataset}: the {len(first.folds)} runs test the same molecules ({first.split} split), so they say"
+            " nothing of how a difference would come out on others; compare by random, scaffold, cluster or cv5x5"
         )
     table = pd.DataFrame(
         {method.name: {seed: fold.figures.get(figure) for seed, fold in method.folds.items()} for method in methods}
-    )
-    for name in table:
-        if table[name].isna().any():
-            seed = table.index[table[name].isna()][0]
-            known = [own for own, value in first.folds[seed].figures.items() if value is not None]
-            raise DataError(f"{first.dataset}, {name}, seed {seed}: no {figure}; there are {', '.join(known)}")
-    return table.astype(float)
+    ).astype(float)
+    if (nobody := table.isna().all(axis=1)).any() and not nobody.all():
+        print(f"left out  {first.dataset}, seeds {_some(table.index[nobody])}: nobody has a {figure} there", flush=True)
+        table = table[~nobody]
+    for method in methods:
+        if table[method.name].isna().any():
+            seed = table.index[table[method.name].isna()][0]
+            known = [own for own, value in method.folds[seed].figures.items() if value is not None]
+            raise DataError(
+                f"{first.dataset}, {method.name}, seed {seed}: no {figure}; there are {', '.join(known) or 'none'}"
+            )
+    return table
+
+
+def _some(numbers: Sequence[int] | pd.Index) -> str:
+    return ", ".join(map(str, numbers[:_SHOWN])) + (" ..." if len(numbers) > _SHOWN else "")
 
 
 def _same(first: Method, other: Method) -> None:
     what = f"{first.name} and {other.name} cannot be paired"
     if first.sha256 != other.sha256:
         raise DataError(f"{what}: {first.dataset}'s file is {first.sha256[:12]} for one, {other.sha256[:12]} for other")
+    if (first.targets, first.kind) != (other.targets, other.kind):
+        raise DataError(f"{what}: one predicts {', '.join(first.targets)}, the other {', '.join(other.targets)}")
     if first.split != other.split:
         raise DataError(f"{what}: one was split by {first.split}, the other by {other.split}")
     common = [seed for seed in first.folds if seed in other.folds]
     for seed in common:
-        if first.folds[seed].split != other.folds[seed].split:
+        one, two = first.folds[seed], other.folds[seed]
+        if one.parts != two.parts:
             raise DataError(
-                f"{what}: their {first.split} splits of seed {seed} differ"
-                f" ({first.folds[seed].split[:12]} and {other.folds[seed].split[:12]})"
+                f"{what}: their {first.split} splits of seed {seed} differ ({one.parts[:12]} and {two.parts[:12]})"
             )
-    for one, two in ((first, other), (other, first)):
-        if missing := [seed for seed in one.folds if seed not in two.folds]:
-            shown = ", ".join(map(str, missing[:_SHOWN])) + (" ..." if len(missing) > _SHOWN else "")
+        if one.molecules != two.molecules:
+            raise DataError(f"{what}: in seed {seed} the same rows have other SMILES or labels (--standardize?)")
+    for whole, lacks in ((first, other), (other, first)):
+        if missing := [seed for seed in whole.folds if seed not in lacks.folds]:
             raise DataError(
-                f"{what}: {two.name} lacks {len(missing)} of {one.name}'s runs ({two.split}, seeds {shown});"
-                f" {len(common)} in common"
+                f"{what}: {lacks.name} lacks {len(missing)} of {whole.name}'s runs ({lacks.split}, seeds"
+                f" {_some(missing)}); {len(common)} in common"
             )
 
 
@@ -247,9 +325,13 @@ def published(path: Path) -> pd.DataFrame:
 
 def published_of(table: pd.DataFrame, dataset: str, figure: str) -> list[tuple[str, str, int, float, float]]:
     """Method, split, runs, mean and deviation of what was published of a dataset's figure."""
-    same = table["metric"].astype(str).str.replace("_", " ").str.casefold() == figure.casefold()
+
+    def letters(text: str) -> str:
+        return re.sub(r"[\s_-]", "", text).casefold()
+
+    same = table["metric"].astype(str).map(letters) == letters(figure)
     own = table[same & (table["dataset"] == dataset)]
     return [
         (str(method), str(split), len(runs), float(runs["value"].mean()), float(runs["value"].std(ddof=1)))
-        for (method, split), runs in own.groupby(["method", "split"], sort=True)
+        for (method, split), runs in own.fillna({"split": "-"}).groupby(["method", "split"])
     ]

@@ -17,7 +17,6 @@ from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05
-LEAST_FOLDS = 3
 _MOST_UNEQUAL = 9.0
 """Residual variances of two methods that differ by more cannot pass for equal."""
 
@@ -94,7 +93,9 @@ def assumptions(table: pd.DataFrame) -> Assumptions:
 
 def repeated_anova(table: pd.DataFrame) -> Overall:
     """Analysis of variance with repeated measures: the folds are the subjects."""
-    long = table.rename_axis("fold").reset_index().melt("fold", var_name="method", value_name="figure")
+    # numbers for names: a method may be called fold
+    plain = pd.DataFrame(table.to_numpy()).rename_axis("fold").reset_index()
+    long = plain.melt("fold", var_name="method", value_name="figure")
     row = AnovaRM(long, "figure", "fold", within=["method"]).fit().anova_table.iloc[0]
     return Overall(
         "repeated-measures ANOVA",
@@ -139,9 +140,12 @@ def tukey(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 def conover(table: pd.DataFrame) -> pd.DataFrame:
     """p of every pair of methods by Conover's test after Friedman's, with Holm's correction."""
     if (table.rank(axis=1).var() == 0).all():
-        # every fold ranks the methods alike, and the formula divides by what is left of the ranks: nothing
+        # every fold ranks the methods alike, and the formula would divide by what is left of the ranks, nothing: as
+        # sure as a sign test can be
         tied = table.rank(axis=1).iloc[0].to_numpy()
-        return pd.DataFrame(np.where(tied[:, None] == tied[None, :], 1.0, 0.0), table.columns, table.columns)
+        pairs = table.shape[1] * (table.shape[1] - 1) / 2
+        least = min(1.0, pairs * 2 * 0.5 ** len(table))
+        return pd.DataFrame(np.where(tied[:, None] == tied[None, :], 1.0, least), table.columns, table.columns)
     found = scikit_posthocs.posthoc_conover_friedman(table.to_numpy(), p_adjust="holm")
     return pd.DataFrame(found.to_numpy(), table.columns, table.columns)
 

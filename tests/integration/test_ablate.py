@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kflm2 import ablation, experiment, stages
+from kflm2 import ablation, stages
 from kflm2.ablate_settings import AblateSettings
 from kflm2.errors import SettingError
 
@@ -71,23 +71,24 @@ def test_every_choice_of_views_is_trained_once_and_compared(
     def times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
 
-    before = times()
-    ablation.run(settings)
-    assert times() == before
     # a run that was killed is made again, and only that one
+    before = times()
     gone = folder / "crossAtt-graph" / "random-2" / "result.json"
     gone.unlink()
     ablation.run(settings)
     assert [path for path, at in times().items() if before[path] != at] == [gone]
-    # other settings are another run
-    other = dataclasses.replace(settings, runs=1).of_stage_2(views=("graph",), name="crossAtt-graph", epochs=2)
-    experiment.complete(other)
-    changed = [path for path, at in times().items() if path != gone and before[path] != at]
-    assert changed == [folder / "crossAtt-graph" / "random-0" / "result.json"]
+    # other settings are other runs; those of seeds that are not asked for stay behind and are not compared
+    ablation.run(dataclasses.replace(settings, epochs=2, seed=1, runs=3))
+    assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
+    assert all(
+        json.loads(path.read_text())["config"]["epochs"] == (1 if "random-0" in str(path) else 2) for path in times()
+    )
 
 
+@pytest.mark.usefixtures("embedded")
 def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -> None:
-    settings = AblateSettings.of("combined", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", out=tmp_path)
+    more = {"llm": "SmolLM2_135M", "layers": "last", "out": tmp_path}
+    settings = AblateSettings.of("combined", dataset="SAMPL", practical=0.1, **more)
     found = ablation.variants(settings)
     assert list(found) == [
         "LLM",
@@ -98,15 +99,25 @@ def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -
         "all, untaught LLM",
         "all, random LLM",
     ]
-    assert found["all, untaught LLM"] == {"adapter": "none"}
-    assert found["LLM, random LLM"] == {"views": ("states",), "adapter": "none", "llm": "random:SmolLM2_135M"}
+    # the layer at which the adapter cuts the LLM, whatever a word such as last would mean without it
+    assert found["all"] == {"layers": "12"}
+    assert found["all, untaught LLM"] == {"layers": "12", "adapter": "none"}
+    placebo = {"views": ("states",), "layers": "12", "adapter": "none", "llm": "random:SmolLM2_135M"}
+    assert found["LLM, random LLM"] == placebo
+    assert found["graph"] == {"views": ("graph",)}
+    # a pipeline that reads the base LLM always has nothing that was taught
+    base = AblateSettings.of("combined_base", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", descriptors="rdkit")
+    assert "LLM, untaught LLM" not in ablation.variants(base)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--dataset", "SAMPL"], "say with --practical, before any figure is read"),
-        (["--dataset", "SAMPL", "--practical", "-1"], "practical is -1.0; it must not be negative"),
+        (["--dataset", "SAMPL", "--practical", "-1"], "practical is -1.0; it must be a number, 0 or more"),
+        (["--dataset", "SAMPL", "--practical", "nan"], "practical is nan; it must be a number, 0 or more"),
+        (["--dataset", "SAMPL", "--practical", "0.1", "--runs", "2"], "runs is 2; at least 3 are needed"),
+        (["--dataset", "SAMPL", "--practical", "0.1", "--name", ".."], "name '..' is no name of a folder"),
         (["--dataset", "SAMPL", "--practical", "0.1", "--model", "gcn_indepent"], "reads graph alone"),
         (["--dataset", "SAMPL", "--practical", "0.1", "--views", "graph"], "views is what an ablation chooses"),
     ],

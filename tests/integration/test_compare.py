@@ -1,5 +1,6 @@
 """A comparison from folders of results to a verdict, on runs that were really made."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -17,6 +18,9 @@ from kflm2 import comparing, experiment, stages
 from kflm2.compare_settings import CompareSettings
 from kflm2.errors import DataError
 from kflm2.evaluation import methods
+from kflm2.evaluation.compare_report import Compared
+from kflm2.evaluation.methods import Method
+from kflm2.evaluation.statistics import Assumptions, Pair
 from kflm2.settings import TrainSettings
 
 SEEDS = (0, 1, 2, 3)
@@ -151,7 +155,7 @@ def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: py
     pd.DataFrame(lines).sample(frac=1, random_state=0).to_csv(tmp_path / "theirs.csv", index=False)
     (tmp_path / "published.csv").write_text(
         "method,dataset,split,metric,run,value\nTheirs,SAMPL,scaffold,RMSE,0,2.0\nTheirs,SAMPL,scaffold,RMSE,1,3.0\n"
-        "Theirs,SAMPL,scaffold,MAE,0,1.0\nTheirs,Delaney,scaffold,RMSE,0,1.0\n"
+        "Theirs,SAMPL,scaffold,MAE,0,1.0\nTheirs,Delaney,scaffold,RMSE,0,1.0\nOnce,SAMPL,,rmse,0,1.5\n"
     )
     settings = _settings(own, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
     (found,) = comparing.run(settings)
@@ -161,6 +165,7 @@ def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: py
     assert "theirs is better" in printed
     assert "Theirs  scaffold     2  2.500 ± 0.707" in printed
     assert printed.count("Theirs") == 1
+    assert "Once           -     1          1.500" in printed
 
 
 @pytest.mark.parametrize(
@@ -170,6 +175,7 @@ def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: py
         (lambda table: table[table["seed"] < 3], "16 of 16 test molecules of seed 3 are missing: rows"),
         (lambda table: pd.concat([table, table.head(1)]), "of seed 0 is twice"),
         (lambda table: table.assign(y_pred="high"), "of seed 0 has no number"),
+        (lambda table: table.assign(smiles="C#C"), "of seed 0 is another molecule than in the dataset"),
     ],
 )
 def test_predictions_that_cannot_be_used(
@@ -193,6 +199,13 @@ def _edit(folder: Path, **values: object) -> None:
     (folder / "result.json").write_text(json.dumps(made))
 
 
+def _change(folder: Path, column: str, row: int, value: object) -> None:
+    table = pd.read_csv(folder / "predictions.csv")
+    table[column] = table[column].astype(object)
+    table.loc[row, column] = value
+    table.to_csv(folder / "predictions.csv", index=False)
+
+
 def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
     other = own / "other"
 
@@ -211,14 +224,26 @@ def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
         shutil.rmtree(_run(own, seed, "other"))
     refused(r"other lacks 3 of gcn_indepent's runs \(random, seeds 0, 1, 2\); 1 in common")
     fresh()
-    _edit(_run(own, 1, "other"), split__sha256="0123456789abcdef")
-    refused(r"their random splits of seed 1 differ \(.{12} and 0123456789ab\)")
+    was = pd.read_csv(_run(own, 1, "other") / "predictions.csv").loc[3, "part"]
+    _change(_run(own, 1, "other"), "part", 3, "valid" if was == "train" else "train")
+    refused(r"their random splits of seed 1 differ \(.{12} and .{12}\)")
+    for column, value in (("y_true_expt", -77.0), ("smiles", "CCCCO")):
+        fresh()
+        _change(_run(own, 1, "other"), column, 3, value)
+        refused("in seed 1 the same rows have other SMILES or labels")
     fresh()
     _edit(_run(own, 1, "other"), dataset__sha256="f" * 64)
     refused(r"random-1 was measured on another SAMPL than .*random-0")
     for seed in SEEDS:
         _edit(_run(own, seed, "other"), dataset__sha256="f" * 64)
     refused(r"SAMPL's file is .{12} for one, ffffffffffff for other")
+    fresh()
+    for seed in SEEDS:
+        _edit(_run(own, seed, "other"), dataset__targets=["calc"])
+    refused("one predicts expt, the other calc")
+    fresh()
+    _edit(_run(own, 3, "other"), config__epochs=9)
+    refused("random-3 and .*random-0 are runs of different settings: epochs")
     fresh()
     (other / "random-0").rename(other / "scaffold-0")
     refused("holds runs of random, scaffold; say which with --split")
@@ -227,14 +252,120 @@ def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
         (other / f"random-{seed}").rename(other / f"scaffold-{seed}")
     refused("one was split by random, the other by scaffold")
     fresh()
-    for seed in (2, 3):
-        for method in ("gcn_indepent", "other"):
-            shutil.rmtree(_run(own, seed, method))
-    refused("2 runs in common, and at least 3 are needed")
+    (_run(own, 1, "other") / "result.json").write_text("{")
+    refused(r"random-1/result\.json is not JSON")
+    fresh()
+    (_run(own, 1, "other") / "predictions.csv").unlink()
+    refused(r"random-1: predictions\.csv cannot be read")
+    fresh()
+    for method in ("gcn_indepent", "other"):
+        for seed in SEEDS[1:]:
+            shutil.copy(_run(own, 0, method) / "predictions.csv", _run(own, seed, method))
+    refused("SAMPL: the 4 runs test the same molecules")
+    shutil.rmtree(other)
     with pytest.raises(DataError, match="two methods of SAMPL are named gcn_indepent"):
         comparing.run(_settings(own, str(own / "gcn_indepent")))
+
+
+def test_too_few_runs_and_too_few_methods(own: Path) -> None:
     with pytest.raises(DataError, match="gcn_indepent is the only method"):
         comparing.run(_settings(own))
+    for seed in (2, 3):
+        shutil.rmtree(_run(own, seed))
+    with pytest.raises(DataError, match="2 runs in common, and at least 3 are needed"):
+        comparing.run(_settings(own, baselines=("mean",)))
+    assert not (own / "mean").exists()
+
+
+def test_baselines_are_completed_never_mixed_up_and_overwrite_nothing(own: Path) -> None:
+    whole = _settings(own, baselines=("mean", "forest"))
+    comparing.run(whole)
+    before = (_run(own, 0, "forest") / "predictions.csv").read_bytes()
+    # stopped halfway, with a file that the disk lost; the dataset's folder is read this time
+    shutil.rmtree(_run(own, 2, "forest"))
+    (found,) = comparing.run(dataclasses.replace(whole, results=(str(own),)))
+    assert sorted(found.table.columns) == ["forest", "gcn_indepent", "mean"]
+    assert len(found.table) == len(SEEDS)
+    (_run(own, 0, "forest") / "result.json").write_text("{")
+    comparing.run(whole)
+    assert (_run(own, 0, "forest") / "predictions.csv").read_bytes() == before
+    # a model with fewer runs is compared on those
+    shutil.rmtree(_run(own, 3))
+    (found,) = comparing.run(whole)
+    assert list(found.table.index) == [0, 1, 2]
+    # other molecules in the same rows: what was there is of no use
+    for seed in SEEDS[:3]:
+        _change(_run(own, seed), "smiles", 3, "CCCCO")
+    (found,) = comparing.run(whole)
+    assert pd.read_csv(_run(own, 0, "forest") / "predictions.csv").loc[3, "smiles"] == "CCCCO"
+    # a person's own runs of that name stay
+    shutil.rmtree(own / "forest")
+    shutil.copytree(own / "gcn_indepent", own / "forest")
+    with pytest.raises(DataError, match="holds runs of gcn_indepent, where the baseline forest would go"):
+        comparing.run(whole)
+
+
+def _classes(own: Path, name: str, values: list[float | None]) -> None:
+    """Runs of made-up ROC-AUCs, of two targets."""
+    shutil.copytree(own / "gcn_indepent", own / name)
+    for seed, value in zip(SEEDS, values, strict=True):
+        _edit(
+            _run(own, seed, name),
+            dataset={"name": "Toxic", "sha256": "a", "targets": ["A", "B"], "unit": None, "kind": "classification"},
+            metrics={"test": {"ROC-AUC": value, "MCC": 0.1}},
+        )
+
+
+def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.CaptureFixture) -> None:
+    _classes(own, "low", [0.70, 0.72, None, 0.71])
+    _classes(own, "high", [0.80, 0.81, None, 0.83])
+    settings = CompareSettings.of(
+        results=(str(own / "low"), str(own / "high")), practical=("0.02",), out=own.parent / "compare"
+    )
+    (found,) = comparing.run(settings)
+    printed = capsys.readouterr().out
+    assert "left out  Toxic, seeds 2: nobody has a ROC-AUC there" in printed
+    assert list(found.table.index) == [0, 1, 3]
+    assert found.ordered() == ["high", "low"]
+    assert found.ranks().to_dict() == {"low": 2.0, "high": 1.0}
+    (line,) = (line for line in printed.splitlines() if line.startswith("low - high"))
+    assert "0:3  high is better" in line
+
+    _edit(_run(own, 0, "low"), metrics={"test": {"ROC-AUC": None, "MCC": 0.1}})
+    with pytest.raises(DataError, match="Toxic, low, seed 0: no ROC-AUC; there are MCC"):
+        comparing.run(settings)
+    rows = [
+        {"seed": seed, "row": row, "y_pred_A": 0.5, "y_pred_B": 1.5}
+        for seed in SEEDS
+        for row in pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")["row"]
+    ]
+    pd.DataFrame(rows).to_csv(own / "theirs.csv", index=False)
+    settings = dataclasses.replace(settings, results=(str(own / "high"),), predictions=(f"x={own / 'theirs.csv'}",))
+    with pytest.raises(DataError, match=r"row \d+ of seed 0 has no probability, from 0 to 1"):
+        comparing.run(settings)
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "p", "verdict"),
+    [
+        (-0.3, -0.5, -0.1, 0.01, "a is better"),
+        (0.3, 0.1, 0.5, 0.01, "b is better"),
+        (0.3, 0.1, 0.5, 0.06, "not told apart"),  # the test says no
+        (0.3, -0.1, 0.7, 0.01, "not told apart"),  # the corrected interval says no
+        (0.09, 0.01, 0.17, 0.01, "b may be better"),  # by more than matters, or by less
+        (0.05, 0.01, 0.09, 0.01, "differ by less than matters"),
+        (0.01, -0.05, 0.07, 0.7, "alike"),
+        (0.0, 0.0, 0.0, 1.0, "alike"),
+    ],
+)
+def test_verdicts(difference: float, low: float, high: float, p: float, verdict: str) -> None:
+    pair = Pair("a", "b", difference, low, high, (low, high), p, None, p, 1.0, 1, 1)
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})
+    made = [table, Assumptions(1.0, 1.0), [], [pair], []]
+    method = Method("a", "One", "a", "regression", None, ("y",), "random", {})
+    assert Compared(method, "RMSE", 0.1, *made).verdict(pair) == verdict
+    mirrored = verdict.replace("a ", "c ").replace("b ", "a ").replace("c ", "b ") if " better" in verdict else verdict
+    assert Compared(method, "R2", 0.1, *made).verdict(pair) == mirrored
 
 
 def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -282,12 +413,27 @@ def test_bad_words_are_one_line(words: list[str], message: str, capsys: pytest.C
     assert error.count("\n") == 1
 
 
-def test_an_empty_folder_and_a_folder_of_folders(own: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_and_a_folder_of_folders(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no result\.json of a run in it"):
         methods.find(str(tmp_path / "empty"), None)
     shutil.copytree(own / "gcn_indepent", own / "second")
     assert [method.name for method in methods.find(str(own), None)] == ["gcn_indepent", "second"]
     assert [method.name for method in methods.find(f"mine={own / 'second'}", None)] == ["mine"]
-    with pytest.raises(DataError, match="holds 2 methods, so it cannot be one named mine"):
+    with pytest.raises(DataError, match="holds a folder for each of 2 methods, not one named mine"):
         methods.find(f"mine={own}", None)
+    # a model without runs of the kind is left out of a dataset's folder
+    for seed in SEEDS:
+        (own / "second" / f"random-{seed}").rename(own / "second" / f"scaffold-{seed}")
+    assert [method.name for method in methods.find(str(own), "random")] == ["gcn_indepent"]
+    monkeypatch.chdir(own / "gcn_indepent")
+    assert [method.name for method in methods.find(".", None)] == ["gcn_indepent"]
+
+
+def test_results_may_be_named_in_a_file(own: Path, tmp_path: Path) -> None:
+    results = [str(own / "gcn_indepent"), str(own)]
+    (tmp_path / "compare.json").write_text(
+        json.dumps({"results": results, "practical": ["0.1"], "baselines": ["mean"]})
+    )
+    read = stages.compare.read(["--config", str(tmp_path / "compare.json"), "--figure", "MAE"], {})
+    assert (list(read.results), read.practical, read.baselines, read.figure) == (results, ("0.1",), ("mean",), "MAE")
