@@ -257,22 +257,32 @@ def open_search(
                 raise
             raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
         known = {**identity, "space": space.sha256, "sampler": sampler}
-        before = study.user_attrs.get("identity")
-        if before is None:
-            study.set_user_attr("identity", known)
-            if sampler == "grid":
-                for chosen in space.grid():
-                    study.enqueue_trial(chosen)
-        elif before != known:
-            other = sorted(key for key in known if before.get(key) != known[key])
-            raise SettingError(
-                f"the study in {storage or path} was begun with another {', '.join(other)}; give another --out, or"
-                " remove it"
-            )
-    # a seed alone would make every process draw the same
-    if before is not None:
+        begun = _is_begun(study, known, storage or str(path))
+        if not begun and sampler == "grid":
+            for chosen in space.grid():
+                study.enqueue_trial(chosen)
+    if begun:
+        # a seed alone would make every process draw the same
         study.sampler.reseed_rng()
     return Search(study, space, None if storage else lock)
+
+
+def _is_begun(study: optuna.Study, known: dict[str, Any], where: str) -> bool:
+    """Whether a study was begun before; a new one is told what it is of.
+
+    Raises:
+        SettingError: it was begun with something else.
+    """
+    before = study.user_attrs.get("identity")
+    if before is None:
+        study.set_user_attr("identity", known)
+        return False
+    if before != known:
+        other = sorted(key for key in known if before.get(key) != known[key])
+        raise SettingError(
+            f"the study in {where} was begun with another {', '.join(other)}; give another --out, or remove it"
+        )
+    return True
 
 
 def _damaged(path: Path) -> int:
