@@ -15,7 +15,7 @@ from kflm2.evaluation import compare_picture, compare_report, methods
 from kflm2.evaluation.compare_report import Compared
 from kflm2.evaluation.evidence import commit, peak_memory_mb, versions, write_csv
 from kflm2.evaluation.methods import Fold, Method
-from kflm2.evaluation.metrics import MAIN, choose_thresholds, score
+from kflm2.evaluation.metrics import MAIN, SMALLER_IS_BETTER, choose_thresholds, score
 from kflm2.evaluation.statistics import compare
 from kflm2.files import read_json, write_json, write_text
 from kflm2.trainers import chemprop
@@ -58,6 +58,8 @@ def run(settings: CompareSettings, seeds: Collection[int] | None = None) -> list
         if len(own) < 2:
             raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
         table = methods.paired(own, figure)
+        # the best first, so that pairs read as a list from the top
+        table = table[list(table.mean().sort_values(ascending=figure in SMALLER_IS_BETTER).index)]
         assumed, overall, pairs = compare(table, reference.test_share)
         others = [] if published is None else methods.published_of(published, name, figure)
         compared.append(Compared(reference, figure, practical[name], table, assumed, overall, pairs, others))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kflm2.evaluation.methods import Method
+from kflm2.evaluation.metrics import SMALLER_IS_BETTER
 from kflm2.evaluation.statistics import ALPHA, Assumptions, Overall, Pair, holm
-
-_SMALLER_IS_BETTER = ("RMSE", "MAE", "Brier")
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Compared:
     practical: float
     """The smallest difference that matters, said beforehand."""
     table: pd.DataFrame
-    """A row a fold, a column a method."""
+    """A row a fold, a column a method, the best mean first."""
     assumed: Assumptions
     overall: list[Overall]
     pairs: list[Pair]
@@ -31,7 +30,7 @@ class Compared:
     @property
     def smaller_is_better(self) -> bool:
         """Of the figure."""
-        return self.figure in _SMALLER_IS_BETTER
+        return self.figure in SMALLER_IS_BETTER
 
     def ranks(self) -> pd.Series:
         """Mean rank over the folds, 1 for the best."""
@@ -39,7 +38,7 @@ class Compared:
 
     def ordered(self) -> list[str]:
         """Methods, the best mean first."""
-        return list(self.table.mean().sort_values(ascending=self.smaller_is_better).index)
+        return list(self.table.columns)
 
     def verdict(self, pair: Pair, p: float | None = None) -> str:
         """What can be said of two methods.
@@ -91,8 +90,8 @@ def _lines(one: Compared, table: Callable[[list[str], list[list[str]]], list[str
     lines = [
         "",
         f"{one.reference.dataset}, test {one.figure}{unit}: {len(one.table.columns)} methods on the same"
-        f" {len(one.table)} runs ({one.reference.split}); a difference matters from {one.practical:g} on, as was said"
-        " beforehand",
+        f" {len(one.table)} runs ({one.reference.split})",
+        f"a difference matters from {one.practical:g} on, as was said beforehand",
         "",
         *table(["", "mean ± sd", "rank", "better than"], rows),
         "",

@@ -54,6 +54,7 @@ NAMES: dict[Kind, tuple[str, ...]] = {
 }
 MAIN: dict[Kind, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
 """The figure of each kind that tables show first."""
+SMALLER_IS_BETTER = ("RMSE", "MAE", "Brier")
 
 
 def choose_thresholds(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
