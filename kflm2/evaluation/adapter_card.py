@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from kflm2.data.datasets import DATASETS
 from kflm2.files import atomic
@@ -101,6 +102,10 @@ def draw_losses(losses: Path, picture: Path) -> None:
         smooth = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
         axis.plot(steps[window - 1 :], smooth.tolist(), label=_UNITS[name])
     axis.set(xlabel="step", ylabel="loss", yscale="log")
+    # powers of ten are hard to read over a single decade
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     axis.legend(frameon=False)
     with atomic(picture) as temporary:
         figure.savefig(temporary, dpi=150)
