@@ -62,11 +62,12 @@ def test_operations_are_those_of_the_matrix_products() -> None:
 _RUN = """
 import resource, sys, torch, transformers, peft
 from kflm2.featurize import llm
+from kflm2.featurize.loading import load
 folder = llm.checkpoint_folder(llm.LLMS[llm.EMBEDDED])
 kind, batch, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ids = torch.randint(0, 40000, (batch, tokens))
 if kind == "embed":
-    model = llm.load(folder, None, torch.device("cpu")).model
+    model = load(folder, None, torch.device("cpu")).model
     with torch.inference_mode():
         model(input_ids=ids, output_hidden_states=True, use_cache=False)
 else:
