@@ -20,7 +20,8 @@ class FinetuneSettings:
     limit: int | None = None
     """Use the first molecules only; default all."""
     keep_tested: bool = False
-    """Also teach molecules that a dataset of stage 2 holds; by default they are left out (by InChIKey) and counted."""
+    """Also teach molecules that a dataset of stage 2 holds; by default those of every dataset that is here are left out
+    (by InChIKey) and counted."""
     fragments: bool = False
     """Also teach the molecules' BRICS fragments, open bonds closed: small molecules of many kinds."""
     randomize: float = 0.0

@@ -25,7 +25,7 @@ def summary(made: dict[str, Any], folder: Path) -> str:
 def _whole(made: dict[str, Any]) -> str:
     if made["layers"] is None:
         return ""
-    return f"before: perplexity and samples of the whole LLM; after: of its first {made['layers']} layers\n"
+    return f"perplexity and samples before are of the whole LLM; all else is of its first {made['layers']} layers\n"
 
 
 def _figures(judged: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -58,6 +58,7 @@ def card(made: dict[str, Any]) -> str:
         ("layers", f"the first {made['layers']}" if made["layers"] else "all"),
         ("corpus", f"{corpus['name']}, SHA-256 {corpus['sha256']}"),
         ("molecules", ", ".join(counts)),
+        ("left out as tested were those of", ", ".join(corpus["tested"]) or "no dataset"),
         ("seconds", made["seconds"]),
         *((f"`{name}`", value) for name, value in made["config"].items()),
         *((f"version of {name}", value) for name, value in made["versions"].items()),
