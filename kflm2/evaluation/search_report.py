@@ -59,17 +59,25 @@ def draw(study: optuna.Study, folder: Path, figure: str) -> None:
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.constrained_layout.use": True}):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         importance = pictures.plot_param_importances(study, params=varied, target_name=figure)
-        importance.set_title("")
+        importance.get_legend().remove()
         importance.set_xlabel(f"importance for {figure}")
         _save(importance.figure, folder / "importance.png")
         parallel = pictures.plot_parallel_coordinate(study, params=varied, target_name=figure)
-        parallel.set_title("")
+        parallel.figure.set_size_inches(1.5 * (len(varied) + 2), 5)
         _save(parallel.figure, folder / "parallel.png")
 
 
 def _save(figure: Any, path: Path) -> None:
     from matplotlib import pyplot
 
+    for axis in figure.axes:
+        for place in ("left", "center"):
+            axis.set_title("", loc=place)
+        axis.set_facecolor("white")
+        axis.grid(False)
+        for text in axis.get_yticklabels():
+            # ticks of neighbouring axes lie in the lines of the picture
+            text.set_bbox({"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5})
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
     pyplot.close(figure)
