@@ -58,11 +58,11 @@ def draw(study: optuna.Study, folder: Path, figure: str) -> None:
 
     with warnings.catch_warnings(), matplotlib.rc_context({"figure.constrained_layout.use": True}):
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        importance = pictures.plot_param_importances(study, params=varied, target_name=figure)
+        importance: Any = pictures.plot_param_importances(study, params=varied, target_name=figure)
         importance.get_legend().remove()
         importance.set_xlabel(f"importance for {figure}")
         _save(importance.figure, folder / "importance.png")
-        parallel = pictures.plot_parallel_coordinate(study, params=varied, target_name=figure)
+        parallel: Any = pictures.plot_parallel_coordinate(study, params=varied, target_name=figure)
         parallel.figure.set_size_inches(1.5 * (len(varied) + 2), 5)
         _save(parallel.figure, folder / "parallel.png")
 
