@@ -1,12 +1,11 @@
 """Every setting of an ablation. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
 
 from kflm2.compare_settings import CompareSettings
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import SettingError
-from kflm2.settings import DataSettings, TrainSettings
+from kflm2.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -15,14 +14,6 @@ class AblateSettings(TrainSettings):
 
     practical: float | None = None
     """The smallest difference of the figure that matters to you: say it before you see any."""
-
-    FIRST: ClassVar[tuple[str, ...]] = ("model",)
-    """Settings that others' defaults depend on."""
-
-    @classmethod
-    def of(cls, model: str = DataSettings.model, **values: Any) -> Self:
-        """Settings of a pipeline, not yet checked."""
-        return super().of(model, **values)
 
     def check(self) -> None:
         """Refuse values that cannot work."""
