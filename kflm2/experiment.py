@@ -136,14 +136,10 @@ def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     if not path.is_file():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
-    # where results lie, and how many more there are, says nothing of a run
-    ours, theirs = (
-        {name: value for name, value in config.items() if name not in ("out", "name", "runs", "seed", "device")}
-        for config in (evidence.plain(plan.settings), found["config"])
-    )
-    same = ours == theirs and found["split"]["sha256"] == split.sha256
+    same = evidence.identity(evidence.plain(plan.settings)) == evidence.identity(found["config"])
     return (
         same
+        and found["split"]["sha256"] == split.sha256
         and found["dataset"]["sha256"] == plan.prepared.molecules.sha256
         and found["llm"] == evidence.reader(plan.prepared.source)
     )

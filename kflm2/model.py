@@ -256,7 +256,16 @@ class CrossAttention(nn.Module):
     states cannot drown the graph before they have something to say.
     """
 
-    def __init__(self, views: int, crossing: bool, hidden: int, dropout: float, heads: int) -> None:
+    def __init__(
+        self,
+        views: int,
+        crossing: bool,
+        hidden: int,
+        dropout: float,
+        heads: int,
+        gate_first: bool = False,
+        view_dropout: float = 0.0,
+    ) -> None:
         """Join views.
 
         Args:
@@ -265,9 +274,13 @@ class CrossAttention(nn.Module):
             hidden: H.
             dropout: of attention weights and of the mix.
             heads: of attention.
+            gate_first: let the first view's vector in through a gate that starts at zero.
+            view_dropout: share of molecules for which a view's vector is hidden in training.
         """
         super().__init__()
         self.needs_items = crossing
+        self.view_dropout = view_dropout
+        self.first_gate = nn.Parameter(torch.zeros(hidden)) if gate_first else None
         if crossing:
             self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
             self.attention = nn.ModuleList(
@@ -279,11 +292,21 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, views: list[Encoded]) -> torch.Tensor:
-        if not self.needs_items:
-            return self.mix(torch.cat([view.vector for view in views], dim=-1))
-        crossed = in_groups(views[:2], self._crossed).unbind(dim=1)
-        vectors = [view.vector + gate * learnt for view, gate, learnt in zip(views, self.gates, crossed, strict=False)]
-        return self.mix(torch.cat([*vectors, *(view.vector for view in views[2:])], dim=-1))
+        vectors = [view.vector for view in views]
+        if self.needs_items:
+            crossed = in_groups(views[:2], self._crossed).unbind(dim=1)
+            vectors[:2] = [own + gate * learnt for own, gate, learnt in zip(vectors, self.gates, crossed, strict=False)]
+        if self.first_gate is not None:
+            vectors[0] = self.first_gate * vectors[0]
+        return self.mix(self._hide(torch.stack(vectors, dim=1)).flatten(start_dim=1))
+
+    def _hide(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(B, views, H) with some of them zero in training, never all of a molecule."""
+        if not (self.training and self.view_dropout):
+            return vectors
+        shown = torch.rand(vectors.shape[:2], device=vectors.device) >= self.view_dropout
+        shown |= ~shown.any(dim=1, keepdim=True)
+        return vectors * shown.unsqueeze(-1)
 
     def _crossed(self, views: Sequence[Encoded]) -> torch.Tensor:
         """(b, 2, H): what the tokens learn from the atoms, and the atoms from the tokens."""
@@ -351,17 +374,19 @@ def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> Fu
             if settings.graph_encoder == "gcn"
             else GINEEncoder(sizes.atoms, sizes.bonds, hidden, dropout, settings.graph_width, settings.graph_depth)
         )
-    attending = [True] * len(encoders)
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
-        attending.append(False)
-    return FusedModel(encoders, _fusion(MODELS[model].fusion, attending, settings), hidden, targets)
+    return FusedModel(encoders, _fusion(MODELS[model].fusion, tuple(encoders), settings), hidden, targets)
 
 
-def _fusion(name: str, attending: list[bool], settings: ModelSettings) -> nn.Module:
-    views, hidden, dropout = len(attending), settings.hidden, settings.dropout
+def _fusion(name: str, names: tuple[str, ...], settings: ModelSettings) -> nn.Module:
+    views, hidden, dropout = len(names), settings.hidden, settings.dropout
+    attending = [view != "descriptors" for view in names]
     if name == "cross":
-        return CrossAttention(views, sum(attending) == 2, hidden, dropout, settings.heads)
+        gate_first = settings.gate_states and names[0] == "states" and views > 1
+        return CrossAttention(
+            views, sum(attending) == 2, hidden, dropout, settings.heads, gate_first, settings.view_dropout
+        )
     if name == "separate":
         return SeparateAttention(attending, hidden, dropout, settings.heads, settings.attend)
     if name == "weighted" and views > 1:

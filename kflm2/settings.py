@@ -170,6 +170,11 @@ class ModelSettings:
     """items: attention over tokens and over atoms; pooled: the original's, over one vector, which does nothing."""
     heads: int = 4
     """Attention heads; they must divide hidden."""
+    gate_states: bool = False
+    """crossAtt: what the LLM says enters through a gate that starts shut, so that training starts from the graph."""
+    view_dropout: float = 0.0
+    """crossAtt: share of molecules for which a view is hidden in training, each view by itself, so that none leans on
+    another."""
 
     def check_model(self) -> None:
         """Refuse values that cannot work."""
@@ -178,6 +183,8 @@ class ModelSettings:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.dropout < 1:
             raise SettingError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
+        if not 0 <= self.view_dropout < 1:
+            raise SettingError(f"view_dropout is {self.view_dropout}; it must be at least 0 and less than 1")
         if self.hidden % self.heads:
             raise SettingError(f"hidden {self.hidden} cannot be divided by heads {self.heads}")
 

@@ -167,6 +167,18 @@ def plain(settings: TrainSettings | FinetuneSettings | PromptSettings) -> dict[s
     }
 
 
+_OF_A_RUN = ("seed", "runs", "out", "name", "device")
+"""Settings in which the runs of a method may differ."""
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make a method, of result.json's config: those of a run, and where it lies, are left out.
+
+    A setting that was not there yet when a run was made had what is its default now.
+    """
+    return {name: value for name, value in {**plain(TrainSettings()), **config}.items() if name not in _OF_A_RUN}
+
+
 def peak_memory_mb() -> int | None:
     """The most memory this process held, in MB; None where the system does not say."""
     try:

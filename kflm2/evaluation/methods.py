@@ -13,6 +13,7 @@ import pandas as pd
 from kflm2.data.datasets import Kind
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import DataError
+from kflm2.evaluation.evidence import identity
 from kflm2.evaluation.metrics import MAIN, Figures, score
 from kflm2.files import read_json, sha256_texts
 
@@ -133,13 +134,8 @@ def _read(name: str, folder: Path, runs: dict[Path, dict[str, Any]], split: str 
     )
 
 
-_OF_A_RUN = ("seed", "runs", "out", "name", "device")
-"""Settings in which the runs of a method may differ."""
-
-
 def _identity(made: dict[str, Any]) -> dict[str, Any]:
-    settings = {name: value for name, value in made["config"].items() if name not in _OF_A_RUN}
-    return {**settings, "model": made["model"], "LLM": made.get("llm"), "about": made.get("about")}
+    return {**identity(made["config"]), "model": made["model"], "LLM": made.get("llm"), "about": made.get("about")}
 
 
 def read_fold(folder: Path, made: dict[str, Any]) -> Fold:

@@ -248,6 +248,29 @@ def test_cross_attention_starts_from_the_plain_views() -> None:
     torch.testing.assert_close(fusion(views), fusion.mix(torch.cat([view.vector for view in views], dim=-1)))
 
 
+def test_a_shut_gate_keeps_the_llm_out_and_an_open_one_lets_it_in() -> None:
+    features = _features()
+    model = _model("crossAtt", features, gate_states=True)
+    assert isinstance(model.fusion, CrossAttention) and model.fusion.first_gate is not None
+    nn.init.zeros_(model.fusion.gates)
+    other = dataclasses.replace(features, states=_features(pooled=True).states)
+    torch.testing.assert_close(_predict(model, other, [0, 3]), _predict(model, features, [0, 3]))
+    nn.init.ones_(model.fusion.first_gate)
+    assert not torch.allclose(_predict(model, other, [0, 3]), _predict(model, features, [0, 3]))
+
+
+def test_hidden_views_are_whole_never_all_and_in_training_only() -> None:
+    torch.manual_seed(0)
+    fusion = CrossAttention(3, False, 4, 0.0, 2, view_dropout=0.6)
+    vectors = torch.ones(2000, 3, 4)
+    shown = fusion._hide(vectors)
+    assert set(shown.mean(dim=2).unique().tolist()) == {0.0, 1.0}
+    assert (shown.sum(dim=(1, 2)) > 0).all()
+    # each is hidden with 0.6, but for the molecules that all three would be hidden of, which show them all
+    assert shown.mean() == pytest.approx(0.4 + 0.6**3, abs=0.02)
+    assert fusion.eval()._hide(vectors) is vectors
+
+
 def test_cross_attention_is_the_plain_loop_over_molecules() -> None:
     fusion = CrossAttention(2, True, 4, 0.0, 2).eval()
     nn.init.normal_(fusion.gates)
