@@ -12,10 +12,15 @@ from typing import Any, Generic, TypeVar
 from kflm2.compare_settings import CompareSettings
 from kflm2.errors import KFLM2Error, SettingError
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.predict_settings import PredictSettings
 from kflm2.prompt_settings import PromptSettings
+from kflm2.report_settings import ReportSettings
 from kflm2.settings import TrainSettings
 
-S = TypeVar("S", bound=TrainSettings | FinetuneSettings | PromptSettings | CompareSettings)
+S = TypeVar(
+    "S",
+    bound=TrainSettings | FinetuneSettings | PromptSettings | CompareSettings | PredictSettings | ReportSettings,
+)
 
 
 @contextlib.contextmanager
@@ -97,7 +102,7 @@ class Stage(Generic[S]):
         settings = tyro.cli(
             self.settings,
             # a later word wins, so the file's settings go before those of the command line
-            args=[*_words(values, getattr(self.settings, "POSITIONAL", ())), *args],
+            args=[*words(values, getattr(self.settings, "POSITIONAL", ())), *args],
             default=self.settings.of(**{**script, **first}),
             prog=self.program,
             description=self.__doc__,
@@ -106,20 +111,20 @@ class Stage(Generic[S]):
         return settings
 
 
-def _words(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
+def words(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
     """Settings as words of a command line, so that they are read and checked as those are."""
     # those without a name come first, before an option that takes several words
-    words = [str(part) for name in positional for part in values.get(name, ())]
+    said = [str(part) for name in positional for part in values.get(name, ())]
     for name, value in values.items():
         if name in positional:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{option}")
+            said.append(f"--{'' if value else 'no-'}{option}")
             continue
-        words.append(f"--{option}")
-        words += [str(part) for part in value] if isinstance(value, list) else [str(value)]
-    return words
+        said.append(f"--{option}")
+        said += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return said
 
 
 def _given(args: list[str], option: str) -> str | None:

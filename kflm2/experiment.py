@@ -18,6 +18,7 @@ from kflm2.device import choose_device
 from kflm2.errors import LLMError
 from kflm2.evaluation import evidence, report
 from kflm2.evaluation.metrics import choose_thresholds, score
+from kflm2.evaluation.uncertainty import CONFIDENCE, Calibration
 from kflm2.featurize import adapters
 from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
@@ -25,8 +26,9 @@ from kflm2.featurize.embeddings import Embedder, Source
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
 from kflm2.model import build
+from kflm2.predictor.keeping import keep
 from kflm2.settings import MODELS, TrainSettings, wants_tokens
-from kflm2.trainers.property import Fitted, fit
+from kflm2.trainers.property import Ensemble, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,9 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     runs = list(_runs(plan, plan.splits))
     evidence.write_summary(runs, plan.folder / f"summary-{plan.settings.split}.json")
     print(report.table(runs, plan.folder))
+    if plan.settings.save is not None:
+        keep(runs[0], plan.settings.save)
+        print(f"model     {plan.settings.save}: kflm2 predict {plan.settings.save} molecules.csv -o predicted.csv")
     return runs
 
 
@@ -107,27 +112,52 @@ def _plan(settings: TrainSettings, molecules: Molecules | None = None) -> _Plan:
 
 def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
     """Train, measure and write, run after run."""
-    settings, prepared, molecules = plan.settings, plan.prepared, plan.prepared.molecules
-    epochs = settings.ensemble * settings.epochs
+    settings, prepared = plan.settings, plan.prepared
+    epochs = settings.members * settings.epochs
     what = settings.name or settings.model
     with tqdm(total=len(splits) * epochs, desc=what, unit="epoch", disable=not splits) as bar:
         for done, (seed, split) in enumerate(splits.items(), start=1):
             start = time.perf_counter()
-            fitted, y_pred = train(settings, prepared, split, seed, plan.device, bar.update)
+            trained = train(settings, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
-            y_true, kind = molecules.y_true, molecules.dataset.kind
-            thresholds = np.full(y_true.shape[1], np.nan)
-            if kind == "classification":
-                thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
-            scores = {part: score(y_true[own], y_pred[own], kind, thresholds) for part, own in split.parts.items()}
-            bar.set_postfix_str(report.short(scores["valid"]))
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = evidence.Run(
-                settings, molecules, prepared.source, split, seed, scores, thresholds, y_pred, fitted, seconds
-            )
+            one = _judged(plan, split, seed, trained, seconds)
+            bar.set_postfix_str(report.short(one.scores["valid"]))
             evidence.write_run(one, plan.folder / f"{settings.split}-{seed}")
             report.draw_run(one, plan.folder / f"{settings.split}-{seed}")
             yield one
+
+
+def _judged(plan: _Plan, split: Split, seed: int, trained: "Trained", seconds: dict[str, float]) -> evidence.Run:
+    molecules = plan.prepared.molecules
+    y_true, kind, y_pred, spread = molecules.y_true, molecules.dataset.kind, trained.y_pred, trained.spread
+    thresholds = np.full(y_true.shape[1], np.nan)
+    if kind == "classification":
+        thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
+    scores = {part: score(y_true[own], y_pred[own], kind, thresholds) for part, own in split.parts.items()}
+    calibration = Calibration(kind, y_true[split.valid], y_pred[split.valid], spread[split.valid])
+    coverage = {
+        part: calibration.coverage(y_true[own], y_pred[own], spread[own], CONFIDENCE)
+        for part, own in split.parts.items()
+        if part.startswith("test")
+    }
+    return evidence.Run(
+        plan.settings,
+        molecules,
+        plan.prepared.source,
+        split,
+        seed,
+        scores,
+        thresholds,
+        y_pred,
+        spread,
+        calibration,
+        coverage,
+        trained.ensemble,
+        # the states of one run are enough for a map of them
+        trained.ensemble.members[0].hidden(trained.scaled) if seed == plan.settings.seed else None,
+        seconds,
+    )
 
 
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
@@ -198,6 +228,19 @@ def find_source(settings: TrainSettings) -> Source:
     return Source.of(llm, adapter, settings.layers)
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The models of one run, and what they say of all n molecules."""
+
+    ensemble: Ensemble
+    scaled: Features
+    """As the models read them."""
+    y_pred: np.ndarray
+    """(n, K) mean of the members."""
+    spread: np.ndarray
+    """(n, K) their standard deviation."""
+
+
 def train(
     settings: TrainSettings,
     prepared: Prepared,
@@ -205,8 +248,8 @@ def train(
     seed: int,
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
-) -> tuple[list[Fitted], np.ndarray]:
-    """One run: the ensemble's models, and their mean prediction (n, K) of all molecules."""
+) -> Trained:
+    """Train the models of one run."""
     with _threads(settings.threads):
         return _train(settings, prepared, split, seed, device, after_epoch)
 
@@ -218,15 +261,15 @@ def _train(
     seed: int,
     device: torch.device,
     after_epoch: Callable[[], object],
-) -> tuple[list[Fitted], np.ndarray]:
-    features = prepared.features
+) -> Trained:
+    features, scale = prepared.features, None
     if features.descriptors is not None:
         scale = DescriptorScaler(features.descriptors[split.train])
         features = dataclasses.replace(features, descriptors=scale(features.descriptors))
     y_true = prepared.molecules.y_true
     kind = prepared.molecules.dataset.kind
     sizes = features.sizes()
-    fitted = [
+    members = [
         fit(
             lambda: build(settings.model, sizes, y_true.shape[1], settings),
             features,
@@ -239,9 +282,10 @@ def _train(
             device=device,
             after_epoch=after_epoch,
         )
-        for member in range(settings.ensemble)
+        for member in range(settings.members)
     ]
-    return fitted, np.mean([one.predict(features) for one in fitted], axis=0)
+    ensemble = Ensemble(members, scale, sizes)
+    return Trained(ensemble, features, *ensemble.predict(features))
 
 
 @contextlib.contextmanager

@@ -351,8 +351,17 @@ class FusedModel(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, K) scaled targets, or logits for classes."""
-        views = [encoder(batch, self.fusion.needs_items) for encoder in self.encoders.values()]
-        return self.head(self.fusion(views))
+        return self.head(self.fusion(self.encode(batch)))
+
+    def encode(self, batch: Batch) -> list[Encoded]:
+        """The views as the fusion sees them."""
+        return [encoder(batch, self.fusion.needs_items) for encoder in self.encoders.values()]
+
+    def hidden(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """(B, H) of each view by itself, and of all under `fused`, which the head reads."""
+        views = self.encode(batch)
+        own = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
+        return {**own, "fused": self.fusion(views)}
 
 
 def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> FusedModel:

@@ -114,7 +114,9 @@ class DataSettings(TableSettings):
     name: str | None = None
     """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
     runs: int | None = None
-    """How many seeds; every run is reported. Default 10, and 25 for cv5x5."""
+    """How many seeds; every run is reported. Default 10, 25 for cv5x5, and 1 with --save."""
+    save: Path | None = None
+    """Folder in which the first run's model is kept, for kflm2 predict."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     config: Path | None = None
@@ -143,11 +145,6 @@ class DataSettings(TableSettings):
     def read_views(self) -> tuple[str, ...]:
         """Views that are read."""
         return tuple(view for view in self.own_views if not self.views or view in self.views)
-
-    def resolved(self) -> Self:
-        """The same settings with the defaults that depend on others filled in: split and runs."""
-        split = self.split_kind
-        return replace(self, split=split, runs=self.runs or (FOLDS * REPEATS - self.seed if split == "cv5x5" else 10))
 
 
 @dataclass(frozen=True)
@@ -211,13 +208,14 @@ class TrainingSettings:
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
     stay comparable; probabilities are then no longer those of the data."""
-    ensemble: int = 1
-    """Models trained for each run, from different initial weights on the same split; their mean predicts."""
+    ensemble: int | None = None
+    """Models trained for each run, from different initial weights on the same split; their mean predicts, and the more
+    they differ the wider are its intervals. Default 1, and 5 with --save."""
 
     def check_training(self) -> None:
         """Refuse values that cannot work."""
         for name, low in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("threads", 1), ("ensemble", 1)):
-            if getattr(self, name) < low:
+            if (value := getattr(self, name)) is not None and value < low:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
         if not self.learning_rate > 0:
             raise SettingError(f"learning_rate is {self.learning_rate}; it must be positive")
@@ -253,6 +251,17 @@ class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
         self.check_training()
         if self.class_weight != "none" and self.table_kind == "regression":
             raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
+
+    @property
+    def members(self) -> int:
+        """Models of a run."""
+        return self.ensemble or (5 if self.save else 1)
+
+    def resolved(self) -> Self:
+        """The same settings with the defaults that depend on others filled in: split, runs and ensemble."""
+        split = self.split_kind
+        runs = 1 if self.save else FOLDS * REPEATS - self.seed if split == "cv5x5" else 10
+        return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
 
     def of_stage_2(self, **changes: Any) -> "TrainSettings":
         """Settings of stage 2 alone, of which some are changed; for stages that train with settings of their own."""

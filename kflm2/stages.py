@@ -1,5 +1,6 @@
 """The stages, a function each: its settings or its signature are its command line."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,9 @@ from kflm2.ablate_settings import AblateSettings
 from kflm2.command import Command, Stage
 from kflm2.compare_settings import CompareSettings
 from kflm2.finetune_settings import FinetuneSettings
+from kflm2.predict_settings import PredictSettings
 from kflm2.prompt_settings import PromptSettings
+from kflm2.report_settings import ReportSettings
 from kflm2.settings import TableSettings, TrainSettings
 from kflm2.tune_settings import TuneSettings
 
@@ -83,6 +86,29 @@ def _ablate(settings: AblateSettings) -> None:
     run(settings)
 
 
+def _predict(settings: PredictSettings) -> None:
+    """Predict molecules with a model that `kflm2 train --save` kept: a row for every row, in order.
+
+    Each with an interval that holds the true value as often as --confidence says, whether the molecule is of the kind
+    the model knows, the most similar training molecule, and a status: ok, or why there is no prediction. Ends with
+    status 3 where some rows have none.
+    """
+    from kflm2.predicting import run
+
+    if run(settings):
+        sys.exit(3)
+
+
+def _report(settings: ReportSettings) -> None:
+    """Put what runs left on disk on one page for a browser: figures, pictures, a map of molecules, the worst ones.
+
+    The page is one file, asks nothing of any network, and is the same bytes for the same results.
+    """
+    from kflm2.reporting import run
+
+    run(settings)
+
+
 def _datasets(names: Names = ()) -> None:
     """Print a table of the datasets: which are here, their rows, targets, classes and known dirt.
 
@@ -138,6 +164,8 @@ prompt = Stage(_prompt, PromptSettings)
 tune = Stage(_tune, TuneSettings)
 compare = Stage(_compare, CompareSettings)
 ablate = Stage(_ablate, AblateSettings)
+predict = Stage(_predict, PredictSettings)
+report = Stage(_report, ReportSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

@@ -148,7 +148,7 @@ class Objective:
         y_true, kind = self.molecules.y_true, self.molecules.dataset.kind
         figures: list[float] = []
         for number, split in enumerate(self.splits):
-            _, y_pred = experiment.train(own, prepared, split, number, self.device)
+            y_pred = experiment.train(own, prepared, split, number, self.device).y_pred
             if not np.isfinite(y_pred).all():
                 return float("nan")
             judged = score(y_true[split.test], y_pred[split.test], kind, np.full(y_true.shape[1], 0.5))

@@ -84,7 +84,7 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
     text = _decode(path.read_bytes())
     if not text.strip():
         raise DataError(f"{path} is empty")
-    delimiter, header = _header(path, text, wanted)
+    delimiter, header = find_header(path, text, wanted)
     places = {name: header.index(name) for name in wanted}
     columns: dict[str, list[str]] = {name: [] for name in wanted}
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -120,8 +120,8 @@ def _decode(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
-    """The delimiter, and the names of the columns."""
+def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
+    """The delimiter, and the names of the columns; see read_csv."""
     headers, problem = {}, ""
     for delimiter in _DELIMITERS:
         try:

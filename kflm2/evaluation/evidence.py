@@ -13,17 +13,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import save_file
 
 from kflm2 import __version__
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.evaluation.metrics import NAMES, Figures, Scores, summarize
+from kflm2.evaluation.uncertainty import Calibration, Coverage
 from kflm2.featurize.embeddings import Source
 from kflm2.files import atomic, write_json
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.prompt_settings import PromptSettings
 from kflm2.settings import TrainSettings
-from kflm2.trainers.property import Fitted
+from kflm2.trainers.property import Ensemble
 
 _PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
 
@@ -43,8 +45,15 @@ class Run:
     """(K,) probability from which a molecule is called active, chosen on validation."""
     y_pred: np.ndarray
     """(n, K) predictions of all molecules, in row order."""
-    fitted: Sequence[Fitted]
-    """The models, more than one in an ensemble."""
+    spread: np.ndarray
+    """(n, K) standard deviation of the ensemble's members."""
+    calibration: Calibration
+    """Learnt on validation."""
+    coverage: dict[str, Coverage]
+    """Test part -> how often intervals, or sets of classes, hold what was measured."""
+    ensemble: Ensemble
+    hidden: dict[str, np.ndarray] | None
+    """(n, H) states of each view and of the fusion, of the first model; of the first run only."""
     seconds: dict[str, float]
 
 
@@ -57,7 +66,22 @@ def write_run(run: Run, folder: Path) -> None:
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
     rows = {part: molecules.rows[own].tolist() for part, own in split.parts.items()}
     write_json(folder / "split.json", {"kind": split.kind, "seed": run.seed, "sha256": split.sha256, "rows": rows})
+    if run.hidden is not None:
+        _write_hidden(run, folder / "hidden.safetensors")
     write_json(folder / "result.json", result(run))
+
+
+_HIDDEN_ROWS = 2000
+"""Molecules whose states are kept: as many dots as a map bears."""
+
+
+def _write_hidden(run: Run, path: Path) -> None:
+    assert run.hidden is not None
+    count = len(run.molecules.smiles)
+    rows = np.sort(np.random.default_rng(0).permutation(count)[:_HIDDEN_ROWS])
+    arrays = {name: states[rows].astype(np.float32) for name, states in run.hidden.items()}
+    with atomic(path) as temporary:
+        save_file({**arrays, "row": run.molecules.rows[rows]}, temporary)
 
 
 def predictions(run: Run) -> pd.DataFrame:
@@ -93,8 +117,14 @@ def result(run: Run) -> dict[str, Any]:
         "thresholds": dict(zip(molecules.dataset.targets, run.thresholds.tolist(), strict=True))
         if molecules.dataset.kind == "classification"
         else None,
-        "best_epoch": [one.best_epoch for one in run.fitted],
-        "parameters": sum(weight.numel() for weight in run.fitted[0].model.parameters()),
+        "coverage": {part: dataclasses.asdict(own) for part, own in run.coverage.items()},
+        "best_epoch": [one.best_epoch for one in run.ensemble.members],
+        # six digits are more than a curve shows
+        "history": [
+            {part: [float(f"{loss:.6g}") for loss in losses] for part, losses in one.history.items()}
+            for one in run.ensemble.members
+        ],
+        "parameters": sum(weight.numel() for weight in run.ensemble.members[0].model.parameters()),
         "seconds": run.seconds,
         "peak_memory_mb": peak_memory_mb(),
         "config": plain(run.settings),
@@ -137,6 +167,14 @@ def write_summary(runs: Sequence[Run], path: Path) -> None:
             "seeds": [run.seed for run in runs],
             "metrics": figures,
             "targets": targets,
+            "coverage": {
+                part: {
+                    "confidence": own.confidence,
+                    "share": _over([run.coverage[part].share for run in runs]),
+                    "size": _over([run.coverage[part].size for run in runs]),
+                }
+                for part, own in runs[0].coverage.items()
+            },
             **{key: head[key] for key in ("config", "versions", "commit")},
         },
     )
@@ -167,7 +205,7 @@ def plain(settings: TrainSettings | FinetuneSettings | PromptSettings) -> dict[s
     }
 
 
-_OF_A_RUN = ("seed", "runs", "out", "name", "device")
+_OF_A_RUN = ("seed", "runs", "out", "name", "save", "device")
 """Settings in which the runs of a method may differ."""
 
 

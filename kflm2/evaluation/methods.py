@@ -81,31 +81,33 @@ def find(word: str, split: str | None, seeds: Collection[int] | None = None) -> 
     if not folder.is_dir():
         raise DataError(f"results {folder}: no such folder")
     folder = folder.resolve()
-    if runs := _runs(folder, seeds):
-        return [_read(name or folder.name, folder, runs, split)]
-    below = {own: runs for own in sorted(folder.iterdir()) if own.is_dir() and (runs := _runs(own, seeds))}
+    if runs := runs_in(folder, seeds):
+        return [read(name or folder.name, folder, runs, split)]
+    below = {own: runs for own in sorted(folder.iterdir()) if own.is_dir() and (runs := runs_in(own, seeds))}
     if not below:
         raise DataError(f"results {folder}: no result.json of a run in it, nor in the folders in it")
     if name is not None:
         raise DataError(f"results {folder} holds a folder for each of {len(below)} methods, not one named {name}")
-    wanted = {own: runs for own, runs in below.items() if split is None or split in _kinds(runs)}
+    wanted = {own: runs for own, runs in below.items() if split is None or split in kinds_of(runs)}
     for own in below.keys() - wanted.keys():
         print(f"left out  {own}: no run of {split}", flush=True)
-    return [_read(own.name, own, runs, split) for own, runs in wanted.items()]
+    return [read(own.name, own, runs, split) for own, runs in wanted.items()]
 
 
-def _runs(folder: Path, seeds: Collection[int] | None) -> dict[Path, dict[str, Any]]:
+def runs_in(folder: Path, seeds: Collection[int] | None = None) -> dict[Path, dict[str, Any]]:
     """Folder -> result of the runs of stage 2; what stage 3 writes is of another form."""
     found = {path.parent: read_json(path, "result", DataError) for path in sorted(folder.glob("*/result.json"))}
     return {path: made for path, made in found.items() if "model" in made and (seeds is None or made["seed"] in seeds)}
 
 
-def _kinds(runs: dict[Path, dict[str, Any]]) -> list[str]:
+def kinds_of(runs: dict[Path, dict[str, Any]]) -> list[str]:
+    """The kinds of split, by the folders' names."""
     return sorted({path.name.rpartition("-")[0] for path in runs})
 
 
-def _read(name: str, folder: Path, runs: dict[Path, dict[str, Any]], split: str | None) -> Method:
-    kinds = _kinds(runs)
+def read(name: str, folder: Path, runs: dict[Path, dict[str, Any]], split: str | None) -> Method:
+    """A method from its runs of one kind of split; see find."""
+    kinds = kinds_of(runs)
     if split is None and len(kinds) > 1:
         raise DataError(f"results {folder} holds runs of {', '.join(kinds)}; say which with --split")
     split = split or kinds[0]

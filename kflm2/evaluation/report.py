@@ -65,7 +65,7 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         cells = [_cell(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
         unit = dataset.unit if kind == "regression" and name in ("RMSE", "MAE") else ""
         lines.append(f"{name:{wide}}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
-    lines += [*_targets(runs), *_left_out(runs)]
+    lines += [*_targets(runs), *_left_out(runs), *_coverage(runs)]
     seconds = first.seconds
     training = sum(run.seconds["training"] for run in runs)
     views = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "training")
@@ -115,10 +115,28 @@ def _left_out(runs: Sequence[Run]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _cell(mean: float | None, sd: float | None) -> str:
+def _coverage(runs: Sequence[Run]) -> list[str]:
+    """How far intervals calibrated on validation can be trusted on test."""
+    first = runs[0]
+    regression = first.molecules.dataset.kind == "regression"
+    lines = [""]
+    for part, own in first.coverage.items():
+        share = _cell(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
+        size = _cell(*summarize([run.coverage[part].size for run in runs]), digits=2)
+        what = f"wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f"of {size} classes"
+        kind = "intervals" if regression else "sets"
+        lines.append(f"{100 * own.confidence:g} % {kind} hold {share} % of {part}, {what}")
+    return lines
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _cell(mean: float | None, sd: float | None, digits: int = 3) -> str:
     if mean is None:
         return "-"
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def draw_run(run: Run, folder: Path) -> None:
@@ -213,7 +231,7 @@ def _learning_curve(run: Run) -> Figure:
     """Loss after each epoch; the kept one is marked."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()
-    for number, one in enumerate(run.fitted):
+    for number, one in enumerate(run.ensemble.members):
         epochs = np.arange(1, len(one.history["train"]) + 1)
         for part in ("train", "valid"):
             label = part if number == 0 else None

@@ -47,16 +47,20 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
     cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__})
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
-        groups = [missing[start : start + _GROUP] for start in range(0, len(missing), _GROUP)]
-        processes = joblib.cpu_count() if len(missing) >= _WORTH_PROCESSES else 1
-        work = joblib.Parallel(n_jobs=processes, return_as="generator")
         with tqdm(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
-            rows = work(joblib.delayed(descriptor_rows)(kind, group) for group in groups)
-            for group, values in zip(groups, rows, strict=True):
+            for group, values in descriptor_groups(kind, missing):
                 bar.update(len(group))
                 yield group, Ragged(values, np.arange(len(group) + 1))
 
     return cache.get(smiles, compute).values
+
+
+def descriptor_groups(kind: str, smiles: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Groups of SMILES with their descriptors, in order; of many, in as many processes as there are cores."""
+    groups = [smiles[start : start + _GROUP] for start in range(0, len(smiles), _GROUP)]
+    processes = joblib.cpu_count() if len(smiles) >= _WORTH_PROCESSES else 1
+    work = joblib.Parallel(n_jobs=processes, return_as="generator")
+    yield from zip(groups, work(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
 
 
 def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
@@ -98,6 +102,22 @@ class DescriptorScaler:
         )
         if len(self.columns):
             self._ranks.fit(train[:, self.columns])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What must be kept of it."""
+        quantiles = self._ranks.quantiles_ if len(self.columns) else np.zeros((0, 0), dtype=np.float32)
+        return {"columns": self.columns, "quantiles": quantiles}
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> "DescriptorScaler":
+        """The scaler whose arrays these are."""
+        own = cls.__new__(cls)
+        own.columns, quantiles = arrays["columns"], arrays["quantiles"]
+        own._ranks = QuantileTransformer(n_quantiles=len(quantiles), output_distribution="normal", random_state=0)
+        # what fit would have set
+        own._ranks.quantiles_, own._ranks.references_ = quantiles, np.linspace(0, 1, len(quantiles))
+        own._ranks.n_quantiles_, own._ranks.n_features_in_ = quantiles.shape
+        return own
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """(n, P) descriptors to (n, P') float32, the columns that vary in training."""

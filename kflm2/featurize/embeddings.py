@@ -122,6 +122,13 @@ class Embedder:
         read = cache.get if pooling == "mean" else cache.rows
         return read(smiles, lambda missing: self._compute(missing, pooling, progress))
 
+    def compute(self, smiles: list[str], pooling: Pooling) -> Ragged:
+        """The same rows as `embed` gives, computed here and now; nothing is kept."""
+        found: dict[str, np.ndarray] = {}
+        for group, rows in self._compute(list(dict.fromkeys(smiles)), pooling, progress=False):
+            found |= {text: rows.values[rows.ptr[i] : rows.ptr[i + 1]] for i, text in enumerate(group)}
+        return Ragged.pack([found[text] for text in smiles])
+
     def _cache(self, pooling: Pooling) -> FeatureCache:
         from kflm2.device import llm_dtype
 

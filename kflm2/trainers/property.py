@@ -2,8 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.nn import functional
 from kflm2.data.datasets import Kind
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
-from kflm2.featurize.features import Features
+from kflm2.featurize.descriptors import DescriptorScaler
+from kflm2.featurize.features import Features, Sizes
 from kflm2.model import FusedModel
 from kflm2.settings import TrainingSettings
 
@@ -39,6 +40,13 @@ class TargetScaler:
             self.mean = np.nanmean(y_train, axis=0)
             std = np.nanstd(y_train, axis=0)
             self.std = np.where(std > 0, std, 1.0)
+
+    @classmethod
+    def of(cls, mean: np.ndarray, std: np.ndarray) -> "TargetScaler":
+        """The scaler with these (K,) numbers."""
+        own = cls.__new__(cls)
+        own.mean, own.std = mean, std
+        return own
 
     def scale(self, y: np.ndarray) -> np.ndarray:
         """(n, K) in units to (n, K) scaled."""
@@ -70,6 +78,41 @@ class Fitted:
         """
         out = self.scaler.restore(_outputs(self.model, features, np.arange(_count(features)), self.device))
         return 1 / (1 + np.exp(-out)) if self.kind == "classification" else out
+
+    def hidden(self, features: Features) -> dict[str, np.ndarray]:
+        """(n, H) float32 states of each view and of the fusion; see FusedModel.hidden."""
+        self.model.eval()
+        with torch.inference_mode():
+            parts = [
+                {
+                    name: states.float().cpu().numpy()
+                    for name, states in self.model.hidden(features.batch(rows, self.device)).items()
+                }
+                for rows in _batches(np.arange(_count(features)))
+            ]
+        return {name: np.concatenate([own[name] for own in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The models of one run, whose mean predicts."""
+
+    members: list[Fitted]
+    scale: DescriptorScaler | None
+    """Learnt on the training rows; None where the models read no descriptors."""
+    sizes: Sizes
+    """Of the views as the models read them."""
+
+    def scaled(self, features: Features) -> Features:
+        """The features as the models read them, from those as they were computed."""
+        if self.scale is None or features.descriptors is None:
+            return features
+        return replace(features, descriptors=self.scale(features.descriptors))
+
+    def predict(self, scaled: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the members, (n, K) each; see Fitted.predict."""
+        each = np.stack([member.predict(scaled) for member in self.members])
+        return each.mean(axis=0), each.std(axis=0)
 
 
 def positive_weights(y_train: np.ndarray) -> np.ndarray:
@@ -192,9 +235,11 @@ def _count(features: Features) -> int:
 def _outputs(model: FusedModel, features: Features, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """(len(rows), K) float64 raw outputs of the model."""
     model.eval()
-    out = []
     with torch.inference_mode():
-        for start in range(0, len(rows), _PREDICT_BATCH):
-            chosen = rows[start : start + _PREDICT_BATCH]
-            out.append(model(features.batch(chosen, device)).double().cpu().numpy())
-    return np.concatenate(out)
+        return np.concatenate(
+            [model(features.batch(chosen, device)).double().cpu().numpy() for chosen in _batches(rows)]
+        )
+
+
+def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
+    yield from (rows[start : start + _PREDICT_BATCH] for start in range(0, len(rows), _PREDICT_BATCH))

@@ -60,7 +60,8 @@ def test_a_script_measures_writes_and_is_the_same_twice(tmp_path: Path) -> None:
     before = {}
     for seed in (0, 1):
         own = folder / f"random-{seed}"
-        assert {path.name for path in own.iterdir()} == files
+        # the map of the states is drawn of the first run
+        assert {path.name for path in own.iterdir()} == files | ({"hidden.safetensors"} if seed == 0 else set())
         assert (own / "parity.png").read_bytes()[:4] == b"\x89PNG"
         before[seed] = (own / "predictions.csv").read_bytes()
 

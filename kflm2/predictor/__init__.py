@@ -1,0 +1,1 @@
+"""A trained model to keep, to give away, and to predict with."""

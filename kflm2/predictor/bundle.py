@@ -1,0 +1,338 @@
+"""A bundle: one folder with all that prediction needs. Nothing in it is a pickle, and none of its files is run.
+
+    bundle.json           what it is: settings, targets, LLM, figures; the SHA-256 of every other file
+    weights.safetensors   the models, the scaling of descriptors, the validation part's predictions
+    training.csv          SMILES of the training part, for the nearest one
+    adapter/              what stage 1 taught the LLM, where it did
+    README.md             a card for people
+
+A bundle from elsewhere is data. The names of its files are these, whatever it says; links are refused; sizes are
+checked against the file before memory is taken; an LLM is taken from the registry, or from where the user says.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from kflm2 import __version__
+from kflm2.data.datasets import Kind
+from kflm2.errors import KFLM2Error, LLMError, SettingError
+from kflm2.evaluation.uncertainty import Calibration, Domain
+from kflm2.featurize import adapters
+from kflm2.featurize import llm as llms
+from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
+from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.featurize.features import Sizes
+from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
+from kflm2.files import atomic, read_json, sha256_file, write_json
+from kflm2.model import build
+from kflm2.settings import ModelSettings, TrainingSettings, TrainSettings
+from kflm2.trainers.property import Ensemble, Fitted, TargetScaler
+
+FORMAT = 1
+_JSON, _WEIGHTS, _TRAINING, _ADAPTER = "bundle.json", "weights.safetensors", "training.csv", "adapter"
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
+_KEPT = (
+    *(field.name for field in dataclasses.fields(ModelSettings)),
+    *(field.name for field in dataclasses.fields(TrainingSettings) if field.name != "ensemble"),
+    *("model", "descriptors", "views", "standardize"),
+)
+"""Settings on which a prediction depends."""
+_PROBES = 3
+_SAME_STATES = 0.1
+"""Relative difference of states up to which two LLMs are the same one; bfloat16 makes about 0.01, another LLM 1."""
+_ADAPTER_KEYS = frozenset(
+    "alpha_pattern auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode"
+    " init_lora_weights layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout modules_to_save peft_type"
+    " peft_version qalora_group_size r rank_pattern revision target_modules task_type use_dora use_qalora use_rslora"
+    " ensure_weight_tying use_bdlora".split()
+)
+"""What a LoRA's config may say to peft; other keys name modules to import or files to read, and must be empty."""
+
+
+class BundleError(KFLM2Error):
+    """A bundle that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model with all that prediction needs, in memory."""
+
+    settings: TrainSettings
+    """Only those that predictions depend on have a meaning."""
+    targets: tuple[str, ...]
+    unit: str
+    kind: Kind
+    ensemble: Ensemble
+    source: Source | None
+    """The LLM, where one is read."""
+    thresholds: np.ndarray
+    """(K,) probability from which a molecule is called active; NaN for regression."""
+    calibration: Calibration
+    domain: Domain
+    made: dict[str, Any]
+    """For people: dataset, split, figures, versions."""
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write it; the folder is there as a whole or not at all.
+
+        Args:
+            folder: a new one, or one that holds a bundle, which is replaced.
+            card: README.md.
+
+        Raises:
+            BundleError: something else lies there.
+        """
+        if folder.exists() and not (folder / _JSON).is_file() and any(folder.iterdir()):
+            raise BundleError(f"{folder} is not empty and holds no bundle; give another folder")
+        temporary = folder.with_name(f".{folder.name}-making")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            self._write(temporary, card)
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write(self, folder: Path, card: str) -> None:
+        with atomic(folder / _WEIGHTS) as path:
+            save_file({name: np.ascontiguousarray(array) for name, array in self._arrays()}, path)
+        with atomic(folder / _TRAINING) as path, open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([["smiles"], *([smiles] for smiles in self.domain.smiles)])
+        if self.source is not None and self.source.adapter is not None:
+            (folder / _ADAPTER).mkdir()
+            for name in _ADAPTER_FILES:
+                if (self.source.adapter / name).is_file():
+                    shutil.copyfile(self.source.adapter / name, folder / _ADAPTER / name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        scaler = self.ensemble.members[0].scaler
+        about: dict[str, Any] = {
+            "format": FORMAT,
+            "kflm2": __version__,
+            "targets": list(self.targets),
+            "unit": self.unit,
+            "kind": self.kind,
+            "config": {name: _plain(getattr(self.settings, name)) for name in _KEPT},
+            "members": [member.best_epoch for member in self.ensemble.members],
+            "sizes": dataclasses.asdict(self.ensemble.sizes),
+            "scaler": {"mean": scaler.mean.tolist(), "std": scaler.std.tolist()},
+            "thresholds": self.thresholds.tolist() if self.kind == "classification" else None,
+            "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
+            "llm": _reader(self.source),
+            "features": _features(self.settings),
+            "made": self.made,
+            "files": {str(path.relative_to(folder)): sha256_file(path) for path in _files(folder)},
+        }
+        write_json(folder / _JSON, {**about, "digest": _digest(about)})
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        for number, member in enumerate(self.ensemble.members):
+            for name, weight in member.model.state_dict().items():
+                yield f"member.{number}.{name}", weight.cpu().numpy()
+        if self.ensemble.scale is not None:
+            yield from ((f"descriptors.{name}", own) for name, own in self.ensemble.scale.arrays().items())
+        yield from ((f"calibration.{name}", own) for name, own in self.calibration.arrays().items())
+        yield "domain.vectors", self.domain.vectors
+        if self.source is not None:
+            yield "probe", _states(self.source, self.domain.smiles[:_PROBES], torch.device("cpu"))
+
+    @staticmethod
+    def load(folder: Path, llm: str | None = None, device: torch.device | None = None) -> "Bundle":
+        """Read a bundle, and find the LLM it reads.
+
+        Args:
+            folder: of the bundle.
+            llm: where the LLM is, for one that is not of the registry; see llm.find.
+            device: to predict on; default the CPU.
+
+        Raises:
+            BundleError: it is none, damaged, changed, or of a newer format.
+            LLMError: its LLM is not here.
+        """
+        about = _checked(folder)
+        device = device or torch.device("cpu")
+        try:
+            return _read(folder, about, llm, device)
+        except KFLM2Error:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SafetensorError, RuntimeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    """bundle.json, once all files are what it says."""
+    if not (folder / _JSON).is_file():
+        raise BundleError(f"{folder} is no bundle: no {_JSON} in it; make one with kflm2 train ... --save {folder}")
+    about = read_json(folder / _JSON, "bundle", BundleError)
+    if not isinstance(number := about.get("format"), int) or number > FORMAT:
+        raise BundleError(
+            f"bundle {folder} is of format {number}, made by kflm2 {about.get('kflm2')}; this is kflm2 {__version__},"
+            f" which reads format {FORMAT}: update it"
+        )
+    if about.get("digest") != _digest({name: value for name, value in about.items() if name != "digest"}):
+        raise BundleError(f"bundle {folder}: {_JSON} was changed: its digest is another")
+    said, found = about.get("files", {}), list(_files(folder))
+    for path in found:
+        name = path.relative_to(folder).as_posix()
+        # what a link points to lies elsewhere, and is none of the bundle's business
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"bundle {folder}: {name} is a link; a bundle holds its files itself")
+        if said.get(name) != sha256_file(path):
+            raise BundleError(f"bundle {folder}: {name} was changed: its digest is another")
+    if lost := sorted(set(said) - {path.relative_to(folder).as_posix() for path in found}):
+        raise BundleError(f"bundle {folder}: {lost[0]} is missing")
+    return about
+
+
+def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.device) -> Bundle:
+    config = about["config"]
+    values: dict[str, Any] = {name: _unplain(name, config[name]) for name in _KEPT if name in config}
+    settings = TrainSettings(**values)
+    settings.check_model()
+    settings.check_training()
+    if (made_of := about["features"]) != _features(settings):
+        raise BundleError(
+            f"bundle {folder} was made with other features than these (RDKit {made_of.get('rdkit')} there,"
+            f" {version('rdkit')} here); train it again, or predict with that release"
+        )
+    kind: Kind = about["kind"]
+    if kind not in ("regression", "classification"):
+        raise BundleError(f"bundle {folder}: unknown kind {kind!r}")
+    arrays = load_file(folder / _WEIGHTS)
+    sizes = Sizes(**about["sizes"])
+    targets = tuple(map(str, about["targets"]))
+    scaler = TargetScaler.of(np.array(about["scaler"]["mean"]), np.array(about["scaler"]["std"]))
+    members = []
+    for number, epoch in enumerate(about["members"]):
+        # without memory: what a bundle says of its sizes is believed once its file has the weights for them
+        with torch.device("meta"):
+            model = build(settings.model, sizes, len(targets), settings)
+        own = {name: torch.from_numpy(array) for name, array in _under(arrays, f"member.{number}.").items()}
+        model.load_state_dict(own, assign=True)
+        members.append(Fitted(model.to(device).eval(), scaler, kind, device, int(epoch)))
+    scale = DescriptorScaler.of(_under(arrays, "descriptors.")) if sizes.descriptors else None
+    with open(folder / _TRAINING, encoding="utf-8", newline="") as file:
+        smiles = [row["smiles"] for row in csv.DictReader(file)]
+    domain = Domain(
+        smiles, arrays["domain.vectors"], about["domain"]["least_similarity"], about["domain"]["most_distance"]
+    )
+    source = _source(folder, about["llm"], llm) if about["llm"] else None
+    if source is not None:
+        _same_llm(source, about["llm"], smiles[:_PROBES], arrays["probe"], device)
+    thresholds = np.full(len(targets), np.nan) if about["thresholds"] is None else np.array(about["thresholds"])
+    return Bundle(
+        settings=settings,
+        targets=targets,
+        unit=str(about["unit"]),
+        kind=kind,
+        ensemble=Ensemble(members, scale, sizes),
+        source=source,
+        thresholds=thresholds,
+        calibration=Calibration(kind, **_under(arrays, "calibration.")),
+        domain=domain,
+        made=about["made"],
+    )
+
+
+def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
+    """The LLM on this machine; only of the registry is one taken without being asked for."""
+    name = str(about["name"])
+    if llm is None and name not in llms.LLMS:
+        where = about.get("hub_id") or f"the folder or file that {name} was loaded from"
+        raise LLMError(f"bundle {folder} reads the LLM {name}, which is not of the registry; say --llm {where}")
+    adapter = folder / _ADAPTER if (folder / _ADAPTER).is_dir() else None
+    if adapter is not None:
+        _check_adapter(adapter)
+    try:
+        return Source.of(llms.find(llm or name), adapter, ",".join(map(str, about["layers"])))
+    except LLMError as error:
+        raise LLMError(f"bundle {folder} reads the LLM {name}, which is not here: {error}") from None
+
+
+def _check_adapter(adapter: Path) -> None:
+    config = read_json(adapter / "adapter_config.json", "adapter", BundleError)
+    if config.get("peft_type") != "LORA" or config.get("auto_mapping"):
+        raise BundleError(f"adapter {adapter}: not a plain LoRA adapter")
+    if odd := sorted(name for name, value in config.items() if value and name not in _ADAPTER_KEYS):
+        raise BundleError(f"adapter {adapter}: its config asks for {odd[0]}, which a bundle's adapter must not")
+
+
+def _same_llm(
+    source: Source, about: dict[str, Any], smiles: list[str], known: np.ndarray, device: torch.device
+) -> None:
+    """Refuse an LLM that reads molecules otherwise than the one the models were trained with."""
+    states = _states(source, smiles, device)
+    if states.shape == known.shape:
+        difference = float(np.linalg.norm(states - known) / np.linalg.norm(known))
+        if difference <= _SAME_STATES:
+            return
+    hub = f" ({about['hub_id']})" if about.get("hub_id") else ""
+    raise LLMError(
+        f"the LLM {source.name} here is not the one the bundle was made with, {about['name']}{hub}, weights"
+        f" {about['weights'][:12]}: it reads {smiles[0]} otherwise"
+    )
+
+
+def _states(source: Source, smiles: list[str], device: torch.device) -> np.ndarray:
+    """(n, D) mean states of a few molecules."""
+    return Embedder(source, device).embed(smiles, "mean", progress=False).take(np.arange(len(smiles))).values
+
+
+def _reader(source: Source | None) -> dict[str, Any] | None:
+    if source is None:
+        return None
+    own = llms.LLMS.get(source.name)
+    hub = own.hub_id if own else source.name.replace("--", "/") if "--" in source.name else ""
+    return {"name": source.name, "hub_id": hub, **source.digests, "layers": list(source.layers)}
+
+
+def _features(settings: TrainSettings) -> dict[str, Any]:
+    """What the views mean; another release of RDKit may have other descriptors."""
+    found: dict[str, Any] = {}
+    if "graph" in settings.read_views:
+        found |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES)}
+    if "rdkit" in settings.descriptors and "descriptors" in settings.read_views:
+        found |= {"descriptors": list(rdkit_names()), "rdkit": version("rdkit")}
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files that count, of those a bundle may have."""
+    names = (_WEIGHTS, _TRAINING, *(f"{_ADAPTER}/{name}" for name in _ADAPTER_FILES))
+    return (path for name in names if (path := folder / name).is_file() or path.is_symlink())
+
+
+def _digest(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _unplain(name: str, value: object) -> object:
+    kind = type(getattr(TrainSettings(), name))
+    if kind is tuple and isinstance(value, list):
+        return tuple(map(str, value))
+    # an int is a float where the setting is one
+    if not isinstance(value, (kind, int) if kind is float else kind):
+        raise SettingError(f"bundle: setting {name} is {value!r}")
+    return value
+
+
+def _under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
