@@ -15,7 +15,7 @@ from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
-from kflm2.errors import LLMError
+from kflm2.errors import LLMError, MoleculeError
 from kflm2.evaluation import evidence, report
 from kflm2.evaluation.metrics import choose_thresholds, score
 from kflm2.evaluation.uncertainty import CONFIDENCE, Calibration
@@ -121,15 +121,37 @@ def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
             trained = train(settings, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = _judged(plan, split, seed, trained, seconds)
+            one = _judged(settings, prepared, split, seed, trained, seconds)
             bar.set_postfix_str(report.short(one.scores["valid"]))
             evidence.write_run(one, plan.folder / f"{settings.split}-{seed}")
             report.draw_run(one, plan.folder / f"{settings.split}-{seed}")
             yield one
 
 
-def _judged(plan: _Plan, split: Split, seed: int, trained: "Trained", seconds: dict[str, float]) -> evidence.Run:
-    molecules = plan.prepared.molecules
+def fit_once(settings: TrainSettings, molecules: Molecules, split: Split) -> evidence.Run:
+    """One run on molecules and a split that are there, with nothing printed of it and nothing written.
+
+    Raises:
+        KFLM2Error: the settings cannot be used, or the LLM cannot read a molecule.
+    """
+    device = choose_device(settings.device)
+    prepared = prepare(settings, device, molecules)
+    if len(prepared.molecules.smiles) < len(molecules.smiles):
+        rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
+        raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")
+    trained = train(settings, prepared, split, settings.seed, device)
+    return _judged(settings, prepared, split, settings.seed, trained, prepared.seconds)
+
+
+def _judged(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    trained: "Trained",
+    seconds: dict[str, float],
+) -> evidence.Run:
+    molecules = prepared.molecules
     y_true, kind, y_pred, spread = molecules.y_true, molecules.dataset.kind, trained.y_pred, trained.spread
     thresholds = np.full(y_true.shape[1], np.nan)
     if kind == "classification":
@@ -142,9 +164,9 @@ def _judged(plan: _Plan, split: Split, seed: int, trained: "Trained", seconds: d
         if part.startswith("test")
     }
     return evidence.Run(
-        plan.settings,
+        settings,
         molecules,
-        plan.prepared.source,
+        prepared.source,
         split,
         seed,
         scores,
@@ -155,7 +177,7 @@ def _judged(plan: _Plan, split: Split, seed: int, trained: "Trained", seconds: d
         coverage,
         trained.ensemble,
         # the states of one run are enough for a map of them
-        trained.ensemble.members[0].hidden(trained.scaled) if seed == plan.settings.seed else None,
+        trained.ensemble.members[0].hidden(trained.scaled) if seed == settings.seed else None,
         seconds,
     )
 

@@ -308,10 +308,29 @@ class CrossAttention(nn.Module):
         shown |= ~shown.any(dim=1, keepdim=True)
         return vectors * shown.unsqueeze(-1)
 
+    def maps(self, views: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Who attends to whom, mean over heads.
+
+        Args:
+            views: the two that cross, of B molecules with up to L and M items.
+
+        Returns:
+            (B, L, M) from the first view's items to the second's, and (B, M, L) back. The row of a real item adds up to
+            1 and holds 0 for padding; that of padding is 0 throughout.
+        """
+        (first, first_mask), (second, second_mask) = self._normed(views)
+        _, there = self.attention[0](first, second, second, key_padding_mask=~second_mask)
+        _, back = self.attention[1](second, first, first, key_padding_mask=~first_mask)
+        return there * first_mask.unsqueeze(-1), back * second_mask.unsqueeze(-1)
+
+    def _normed(self, views: Sequence[Encoded]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each view's items (b, L, H), normed, and which of them are real."""
+        dense = (view.dense() for view in views)
+        return [(norm(items), mask) for norm, (items, mask) in zip(self.norms, dense, strict=True)]
+
     def _crossed(self, views: Sequence[Encoded]) -> torch.Tensor:
         """(b, 2, H): what the tokens learn from the atoms, and the atoms from the tokens."""
-        (first, first_mask), (second, second_mask) = (view.dense() for view in views)
-        first, second = self.norms[0](first), self.norms[1](second)
+        (first, first_mask), (second, second_mask) = self._normed(views)
         sides = (
             self._cross(0, first, first_mask, second, second_mask),
             self._cross(1, second, second_mask, first, first_mask),
@@ -335,13 +354,30 @@ class Single(nn.Module):
 
 
 class FusedModel(nn.Module):
-    """Encoders, one a view, a fusion and a linear head."""
+    """Encoders, one a view, a fusion and a linear head; and voices, where views predict by themselves too."""
 
-    def __init__(self, encoders: dict[str, nn.Module], fusion: nn.Module, hidden: int, targets: int) -> None:
+    def __init__(
+        self,
+        encoders: dict[str, nn.Module],
+        fusion: nn.Module,
+        hidden: int,
+        targets: int,
+        voices: dict[str, nn.Module] | None = None,
+    ) -> None:
+        """Put a model together.
+
+        Args:
+            encoders: of the views, in their order.
+            fusion: of these.
+            hidden: H.
+            targets: K.
+            voices: view -> what predicts (B, K) from its vector (B, H) alone.
+        """
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
         self.head = nn.Linear(hidden, targets)
+        self.voices = nn.ModuleDict(voices or {})
 
     def fit_scales(self, train: Batch) -> None:
         """Learn the scaling of the states from a batch of all training molecules."""
@@ -351,7 +387,17 @@ class FusedModel(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, K) scaled targets, or logits for classes."""
-        return self.head(self.fusion(self.encode(batch)))
+        return self.votes(batch).mean(dim=0)
+
+    def votes(self, batch: Batch) -> torch.Tensor:
+        """(V, B, K) what the fusion predicts, and each voice."""
+        views = self.encode(batch)
+        alone = [
+            self.voices[name](view.vector)
+            for name, view in zip(self.encoders, views, strict=True)
+            if name in self.voices
+        ]
+        return torch.stack([self.head(self.fusion(views)), *alone])
 
     def encode(self, batch: Batch) -> list[Encoded]:
         """The views as the fusion sees them."""
@@ -385,7 +431,17 @@ def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> Fu
         )
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
-    return FusedModel(encoders, _fusion(MODELS[model].fusion, tuple(encoders), settings), hidden, targets)
+    fusion = _fusion(MODELS[model].fusion, tuple(encoders), settings)
+    voices: dict[str, nn.Module] = {}
+    if settings.vote and len(encoders) > 1:  # one view alone is all that the fusion says
+        voices = {name: _voice(hidden, dropout, targets) for name in encoders}
+    return FusedModel(encoders, fusion, hidden, targets, voices)
+
+
+def _voice(hidden: int, dropout: float, targets: int) -> nn.Module:
+    return nn.Sequential(
+        nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, targets)
+    )
 
 
 def _fusion(name: str, names: tuple[str, ...], settings: ModelSettings) -> nn.Module:

@@ -169,6 +169,8 @@ class ModelSettings:
     """Attention heads; they must divide hidden."""
     gate_states: bool = False
     """crossAtt: what the LLM says enters through a gate that starts shut, so that training starts from the graph."""
+    vote: bool = False
+    """Every view predicts by itself too, with a loss of its own, and the mean of all and of the fusion predicts."""
     view_dropout: float = 0.0
     """crossAtt: share of molecules for which a view is hidden in training, each view by itself, so that none leans on
     another."""

@@ -46,7 +46,7 @@ _JSON, _WEIGHTS, _TRAINING, _ADAPTER = "bundle.json", "weights.safetensors", "tr
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 _KEPT = (
     *(field.name for field in dataclasses.fields(ModelSettings)),
-    *(field.name for field in dataclasses.fields(TrainingSettings) if field.name != "ensemble"),
+    *(own.name for own in dataclasses.fields(TrainingSettings) if own.name != "ensemble"),
     *("model", "descriptors", "views", "standardize"),
 )
 """Settings on which a prediction depends."""
@@ -54,12 +54,11 @@ _PROBES = 3
 _SAME_STATES = 0.1
 """Relative difference of states up to which two LLMs are the same one; bfloat16 makes about 0.01, another LLM 1."""
 _ADAPTER_KEYS = frozenset(
-    "alpha_pattern auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode"
-    " init_lora_weights layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout modules_to_save peft_type"
-    " peft_version qalora_group_size r rank_pattern revision target_modules task_type use_dora use_qalora use_rslora"
-    " ensure_weight_tying use_bdlora".split()
+    "alpha_pattern base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode init_lora_weights"
+    " layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout modules_to_save peft_type peft_version r"
+    " rank_pattern revision target_modules task_type use_dora use_rslora".split()
 )
-"""What a LoRA's config may say to peft; other keys name modules to import or files to read, and must be empty."""
+"""What a LoRA's config may say to peft. Others, unless they are its defaults, name modules to import or work to do."""
 
 
 class BundleError(KFLM2Error):
@@ -259,16 +258,19 @@ def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
         _check_adapter(adapter)
     try:
         return Source.of(llms.find(llm or name), adapter, ",".join(map(str, about["layers"])))
-    except LLMError as error:
+    except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name}, which is not here: {error}") from None
 
 
 def _check_adapter(adapter: Path) -> None:
-    config = read_json(adapter / "adapter_config.json", "adapter", BundleError)
-    if config.get("peft_type") != "LORA" or config.get("auto_mapping"):
-        raise BundleError(f"adapter {adapter}: not a plain LoRA adapter")
-    if odd := sorted(name for name, value in config.items() if value and name not in _ADAPTER_KEYS):
-        raise BundleError(f"adapter {adapter}: its config asks for {odd[0]}, which a bundle's adapter must not")
+    from peft import LoraConfig
+
+    config, plain = read_json(adapter / "adapter_config.json", "adapter", BundleError), LoraConfig().to_dict()
+    if config.get("peft_type") != "LORA":
+        raise BundleError(f"adapter {adapter}: not a LoRA adapter")
+    odd = (name for name, value in config.items() if name not in _ADAPTER_KEYS and value and value != plain.get(name))
+    if name := next(odd, None):
+        raise BundleError(f"adapter {adapter}: its config asks for {name}, which a bundle's adapter must not")
 
 
 def _same_llm(

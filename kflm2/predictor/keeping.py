@@ -18,7 +18,8 @@ def keep(run: evidence.Run, folder: Path) -> None:
         run: with its hidden states.
         folder: see Bundle.save.
     """
-    bundle_of(run).save(folder, _card(run, folder.name))
+    bundle = bundle_of(run)
+    bundle.save(folder, card(bundle, folder.name))
 
 
 def bundle_of(run: evidence.Run) -> Bundle:
@@ -41,35 +42,41 @@ def bundle_of(run: evidence.Run) -> Bundle:
         thresholds=run.thresholds,
         calibration=run.calibration,
         domain=Domain.fit(part(run.split.train), part(run.split.valid)),
-        made={key: told[key] for key in keys},
+        made={"quantity": dataset.quantity, **{key: told[key] for key in keys}},
     )
 
 
-def _card(run: evidence.Run, name: str) -> str:
-    """README.md of a bundle."""
-    dataset, source = run.molecules.dataset, run.source
-    regression = dataset.kind == "regression"
-    what = dataset.quantity or ", ".join(dataset.targets)
-    unit = f", {dataset.unit}" if dataset.unit else ""
-    parts = [part for part in run.scores if part != "train"]
+def card(bundle: Bundle, name: str) -> str:
+    """README.md of a bundle.
+
+    Args:
+        bundle: with what bundle_of says of how it was made.
+        name: of its folder.
+    """
+    made, source = bundle.made, bundle.source
+    what = made["quantity"] or ", ".join(bundle.targets)
+    unit = f", {bundle.unit}" if bundle.unit else ""
+    # without a test part, as in an estimator's fit, there are no figures of it
+    parts = [part for part, size in made["split"]["sizes"].items() if part != "train" and size]
     figures = [
-        f"| {figure} | " + " | ".join(_number(run.scores[part].mean[figure]) for part in parts) + " |"
-        for figure in NAMES[dataset.kind]
+        f"| {figure} | " + " | ".join(_number(made["metrics"][part][figure]) for part in parts) + " |"
+        for figure in NAMES[bundle.kind]
     ]
     said = [
-        f"{100 * own.confidence:g} % {'intervals' if regression else 'sets of classes'} hold"
-        f" {_number(own.share, 100)} % of {part}."
-        for part, own in run.coverage.items()
+        f"{100 * own['confidence']:g} % {'intervals' if bundle.kind == 'regression' else 'sets of classes'} hold"
+        f" {100 * own['share']:.1f} % of {part}."
+        for part, own in made["coverage"].items()
+        if own["share"] is not None
     ]
     llm = "none" if source is None else f"{source.name}, layers {', '.join(map(str, source.layers))}"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
-    rejected = len(run.molecules.rejected)
-    sizes = ", ".join(f"{size} {part}" for part, size in run.split.sizes.items())
+    sizes = ", ".join(f"{size} {part}" for part, size in made["split"]["sizes"].items())
+    versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Predicts {what}{unit} ({dataset.kind}) of a molecule from its SMILES.",
+            f"Predicts {what}{unit} ({bundle.kind}) of a molecule from its SMILES.",
             "",
             f"    kflm2 predict {name} molecules.csv -o predicted.csv",
             f"    kflm2 predict {name} CCO c1ccccc1",
@@ -78,13 +85,13 @@ def _card(run: evidence.Run, name: str) -> str:
             "",
             "| | |",
             "|---|---|",
-            f"| pipeline | {run.settings.model}: {MODELS[run.settings.model].about} |",
-            f"| models | {len(run.ensemble.members)}, whose mean predicts |",
+            f"| pipeline | {bundle.settings.model}: {MODELS[bundle.settings.model].about} |",
+            f"| models | {len(bundle.ensemble.members)}, whose mean predicts |",
             f"| LLM | {llm}{adapter} |",
-            f"| trained on | {dataset.name}, SHA-256 {run.molecules.sha256} |",
-            f"| molecules | {len(run.molecules.smiles)} used, {rejected} rejected |",
-            f"| split | {run.split.kind}, seed {run.seed}: {sizes} |",
-            f"| versions | {', '.join(f'{name} {number}' for name, number in evidence.versions().items())} |",
+            f"| trained on | {made['dataset']['name']}, SHA-256 {made['dataset']['sha256']} |",
+            f"| molecules | {made['rows']['kept']} used, {made['rows']['rejected']} rejected |",
+            f"| split | {made['split']['kind']}, seed {made['seed']}: {sizes} |",
+            f"| versions | {versions} |",
             "",
             "## How well it predicts",
             "",
@@ -93,13 +100,12 @@ def _card(run: evidence.Run, name: str) -> str:
             *figures,
             "",
             *said,
-            "",
+            *([""] if said else []),
             "## How far to trust it",
             "",
-            f"These figures are of molecules split off by {run.split.kind}. Molecules of another kind are predicted",
-            "worse, and the intervals then hold less often than they say; `in_domain` is no for a molecule that is",
-            "less like the training part, by structure or by what the model makes of it, than 95 % of the validation",
-            "part was.",
+            f"The split is {made['split']['kind']}. Molecules of another kind than those are predicted worse, and",
+            "intervals then hold less often than they say; `in_domain` is no for a molecule that is less like the",
+            "training part, by structure or by what the model makes of it, than 95 % of the validation part was.",
             "",
             "training.csv holds the SMILES of the training part: mind that before you give the folder away.",
             "",
@@ -107,5 +113,5 @@ def _card(run: evidence.Run, name: str) -> str:
     )
 
 
-def _number(value: float | None, factor: float = 1.0) -> str:
-    return "-" if value is None else f"{factor * value:.3g}" if factor != 1.0 else f"{value:.3f}"
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -195,7 +195,9 @@ def fit(
         total = 0.0
         order = rng.permutation(split.train)
         for rows in np.array_split(order, steps):
-            loss = masked_loss(model(features.batch(rows, device)), target[rows], kind, weight)
+            votes = model.votes(features.batch(rows, device))
+            # a loss for each vote, not for their mean: what one view gets wrong no other should learn to make up for
+            loss = torch.stack([masked_loss(vote, target[rows], kind, weight) for vote in votes]).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
