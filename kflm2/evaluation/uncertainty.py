@@ -102,6 +102,8 @@ class Calibration:
     def coverage(self, y_true: np.ndarray, y_pred: np.ndarray, spread: np.ndarray, confidence: float) -> "Coverage":
         """How often the true value is held, on molecules that were not used here; see Coverage."""
         known = ~np.isnan(y_true)
+        if not known.any():
+            return Coverage(confidence, None, None)
         if self.kind == "classification":
             sets = self.sets(y_pred, confidence)
             held = np.where(y_true == 1, sets[..., 1], sets[..., 0])
@@ -109,8 +111,6 @@ class Calibration:
         else:
             low, high = np.moveaxis(self.intervals(y_pred, spread, confidence), -1, 0)
             held, size = (low <= y_true) & (y_true <= high), high - low
-        if not known.any():
-            return Coverage(confidence, None, None)
         mean = float(size[known].mean())
         return Coverage(confidence, float(held[known].mean()), mean if np.isfinite(mean) else None)
 

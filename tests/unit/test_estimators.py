@@ -1,0 +1,102 @@
+"""KFLM2 among scikit-learn's own tools."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from kflm2.estimators import KFLM2Classifier, KFLM2Regressor
+from kflm2.predictor.bundle import Bundle
+
+TABLE = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(60)
+SMILES, Y = TABLE["smiles"], TABLE["expt"]
+QUICK: dict[str, Any] = {"model": "gcn_indepent", "epochs": 4, "valid_fraction": 0.2}
+
+
+@parametrize_with_checks([KFLM2Regressor(**QUICK), KFLM2Classifier(**QUICK)])
+def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Any) -> None:
+    check(estimator)
+
+
+def test_cross_validation_grid_search_and_pipelines() -> None:
+    own = KFLM2Regressor(**QUICK)
+    scores = cross_val_score(own, SMILES, Y, cv=3)
+    assert scores.shape == (3,) and np.isfinite(scores).all()
+    assert not hasattr(own, "bundle_")
+    grid = GridSearchCV(
+        clone(own).set_params(epochs=40), {"learning_rate": [1e-6, 1e-2]}, cv=KFold(2, shuffle=True, random_state=0)
+    )
+    grid.fit(list(SMILES), list(Y))
+    assert grid.best_params_ == {"learning_rate": 1e-2}
+    pipeline = Pipeline([("pick", ColumnTransformer([("own", "passthrough", ["smiles"])])), ("kflm2", clone(own))])
+    assert pipeline.fit(TABLE, Y).predict(TABLE.head(5)).shape == (5,)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    one, two, other = (KFLM2Regressor(**QUICK, random_state=seed).fit(SMILES, Y).predict(SMILES) for seed in (1, 1, 2))
+    assert np.array_equal(one, two) and not np.array_equal(one, other)
+
+
+def test_intervals_and_several_targets_with_gaps() -> None:
+    both = np.stack([Y, -Y], axis=1)
+    both[::3, 1] = np.nan
+    own = KFLM2Regressor(**{**QUICK, "epochs": 40}).fit(SMILES, both)
+    predicted = own.predict(SMILES)
+    assert predicted.shape == (60, 2) and np.corrcoef(predicted.T)[0, 1] < -0.5
+    narrow, wide = (own.predict_interval(SMILES, confidence) for confidence in (0.5, 0.85))
+    assert narrow.shape == (60, 2, 2)
+    assert (wide[:, 0, 0] <= narrow[:, 0, 0]).all() and (narrow[:, 0, 1] <= wide[:, 0, 1]).all()
+    flat = KFLM2Regressor(**QUICK).fit(SMILES, Y)
+    assert flat.predict_interval(SMILES[:4], 0.8).shape == (4, 2)
+
+
+def test_classes_of_any_name() -> None:
+    labels = np.where(Y.median() < Y, "high", "low")
+    own = KFLM2Classifier(**{**QUICK, "epochs": 60}).fit(SMILES, labels)
+    assert own.classes_.tolist() == ["high", "low"]
+    chance = own.predict_proba(SMILES)
+    np.testing.assert_allclose(chance.sum(axis=1), 1)
+    assert np.array_equal(own.predict(SMILES), own.classes_[chance.argmax(axis=1)])
+    assert own.score(SMILES, labels) > 0.7
+    assert own.predict_set(SMILES, 0.8).shape == (60, 2)
+    assert np.array_equal(own.predict_set(SMILES[:1], 0.8), own.predict_set(SMILES, 0.8)[:1])
+
+
+def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
+    own = KFLM2Regressor(**QUICK, ensemble=2, graph_encoder="gine").fit(SMILES, Y).save(tmp_path / "model")
+    again = KFLM2Regressor.load(tmp_path / "model")
+    assert np.array_equal(own.predict(SMILES), again.predict(SMILES))
+    assert (again.model, again.graph_encoder, again.epochs, again.ensemble) == ("gcn_indepent", "gine", 4, 2)
+    assert Bundle.load(tmp_path / "model").targets == ("y",)
+    with pytest.raises(ValueError, match="is of regression"):
+        KFLM2Classifier.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "y", "reason"),
+    [
+        (["CCO", "C((", "CC"], [1, 2, 3], r"X\[1\] 'C\(\('"),
+        (["CCO", 3, "CC"], [1, 2, 3], r"X\[1\] is 3, not a SMILES"),
+        (["CCO", "CC"], [1, 2, 3], "X has 2 molecules, y 3"),
+        ([["CCO", "CC"]], [1], r"shape \(1, 2\)"),
+        ([], [], "no molecule"),
+        (["CCO", "CC"], [1, 2], "too few"),
+    ],
+)
+def test_what_cannot_be_fitted_says_why(smiles: list[Any], y: list[float], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        KFLM2Regressor(**QUICK).fit(smiles, y)
+
+
+def test_three_classes_and_a_broken_smiles_to_predict() -> None:
+    with pytest.raises(ValueError, match="3 classes"):
+        KFLM2Classifier(**QUICK).fit(list(SMILES[:3]), [1, 2, 3])
+    with pytest.raises(ValueError, match=r"X\[1\] 'C1CC'"):
+        KFLM2Regressor(**QUICK).fit(SMILES, Y).predict(["C", "C1CC"])
