@@ -259,6 +259,22 @@ def test_a_shut_gate_keeps_the_llm_out_and_an_open_one_lets_it_in() -> None:
     assert not torch.allclose(_predict(model, other, [0, 3]), _predict(model, features, [0, 3]))
 
 
+@pytest.mark.parametrize("name", ["combined", "crossAtt"])
+def test_every_view_has_a_voice_of_its_own(name: str) -> None:
+    features = _features()
+    model = _model(name, features, vote=True)
+    batch = features.batch(np.array([0, 3, 4]), CPU)
+    votes = model.votes(batch)
+    assert list(model.voices) == ["states", "graph", "descriptors"] and votes.shape == (4, 3, TARGETS)
+    torch.testing.assert_close(model(batch), votes.mean(dim=0))
+    # a voice reads its view and no other
+    other = dataclasses.replace(features, states=_features(pooled=True).states)
+    changed = (model.votes(other.batch(np.array([0, 3, 4]), CPU)) - votes).abs().amax(dim=(1, 2)) > 1e-6
+    assert changed.tolist() == [True, True, False, False]
+    alone = dataclasses.replace(features, states=None, graphs=None)
+    assert not build(name, alone.sizes(), TARGETS, ModelSettings(vote=True)).voices
+
+
 def test_hidden_views_are_whole_never_all_and_in_training_only() -> None:
     torch.manual_seed(0)
     fusion = CrossAttention(3, False, 4, 0.0, 2, view_dropout=0.6)

@@ -54,6 +54,33 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     assert not np.allclose(first, other)
 
 
+def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another head of the fusion changes nothing of what the voices learn from their own heads."""
+    features, y = _features(), _targets()
+    settings = ModelSettings(states_width=16, vote=True)
+    still = TrainingSettings(epochs=1, batch_size=N)
+
+    def gradients(bias: float) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build("combined", features.sizes(), TARGETS, settings)
+        torch.nn.init.constant_(model.head.bias, bias)
+        seen = {}
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def record(*_: object) -> None:
+            seen["voice"] = model.voices["graph"][-1].weight.grad.clone()
+            seen["head"] = model.head.weight.grad.clone()
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+        fit(lambda: model, features, y, SPLIT, "regression", still, 0, CPU)
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+        return seen["voice"], seen["head"]
+
+    (voice, head), (same, other) = gradients(0.0), gradients(3.0)
+    torch.testing.assert_close(voice, same)
+    assert not torch.allclose(head, other)
+
+
 def test_test_labels_change_nothing_at_all() -> None:
     poisoned = _targets()
     poisoned[SPLIT.test] = 1e6
