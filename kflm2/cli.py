@@ -16,6 +16,7 @@ STAGES: dict[str, Stage | Command] = {
     "ablate": stages.ablate,
     "report": stages.report,
     "predict": stages.predict,
+    "explain": stages.explain,
     "datasets": stages.datasets,
     "datasets get": stages.datasets_get,
     "datasets audit": stages.datasets_audit,
@@ -31,6 +32,7 @@ usage: kflm2 finetune [options]                      stage 1: teach an LLM chemi
        kflm2 compare FOLDER ... [options]            which of several methods predicts better, and how sure that is
        kflm2 ablate [DATASET|CSV] [options]          what LLM, graph and descriptors each add to a pipeline
        kflm2 predict MODEL FILE|SMILES ... [options] molecules predicted by a model that train --save kept
+       kflm2 explain MODEL FILE|SMILES ... [options] what drives a prediction: atoms, tokens, descriptors
        kflm2 report FOLDER ... [-o FILE]             one page of what was found: figures, pictures, a map, molecules
        kflm2 datasets [NAME ...]                     which datasets are here, and what is in them
        kflm2 datasets get NAME ...|all [--from DIR]  download datasets

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from kflm2.compare_settings import CompareSettings
 from kflm2.errors import KFLM2Error, SettingError
+from kflm2.explain_settings import ExplainSettings
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.predict_settings import PredictSettings
 from kflm2.prompt_settings import PromptSettings
@@ -19,7 +20,13 @@ from kflm2.settings import TrainSettings
 
 S = TypeVar(
     "S",
-    bound=TrainSettings | FinetuneSettings | PromptSettings | CompareSettings | PredictSettings | ReportSettings,
+    bound=TrainSettings
+    | FinetuneSettings
+    | PromptSettings
+    | CompareSettings
+    | PredictSettings
+    | ExplainSettings
+    | ReportSettings,
 )
 
 
@@ -114,7 +121,8 @@ class Stage(Generic[S]):
 def words(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
     """Settings as words of a command line, so that they are read and checked as those are."""
     # those without a name come first, before an option that takes several words
-    said = [str(part) for name in positional for part in values.get(name, ())]
+    given = [values[name] for name in positional if name in values]
+    said = [str(part) for value in given for part in (value if isinstance(value, list | tuple) else [value])]
     for name, value in values.items():
         if name in positional:
             continue

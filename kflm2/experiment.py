@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -135,7 +136,8 @@ def fit_once(settings: TrainSettings, molecules: Molecules, split: Split) -> evi
         KFLM2Error: the settings cannot be used, or the LLM cannot read a molecule.
     """
     device = choose_device(settings.device)
-    prepared = prepare(settings, device, molecules)
+    with contextlib.redirect_stdout(io.StringIO()):  # which LLM was taken is for those who run a stage
+        prepared = prepare(settings, device, molecules)
     if len(prepared.molecules.smiles) < len(molecules.smiles):
         rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
         raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")

@@ -9,6 +9,7 @@ import tyro
 from kflm2.ablate_settings import AblateSettings
 from kflm2.command import Command, Stage
 from kflm2.compare_settings import CompareSettings
+from kflm2.explain_settings import ExplainSettings
 from kflm2.finetune_settings import FinetuneSettings
 from kflm2.predict_settings import PredictSettings
 from kflm2.prompt_settings import PromptSettings
@@ -109,6 +110,20 @@ def _report(settings: ReportSettings) -> None:
     run(settings)
 
 
+def _explain(settings: ExplainSettings) -> None:
+    """Show what drives predictions of a model that `kflm2 train --save` kept: atoms, tokens and descriptors.
+
+    Integrated gradients on all that the model reads, in the target's unit, with a check that the parts add up to the
+    prediction; for classes the log-odds are explained. Writes OUT/ with a picture a molecule as SVG and PNG, maps of
+    attention where tokens and atoms attend to each other, attributions.csv and explained.json. Ends with status 3 where
+    some molecules have no prediction.
+    """
+    from kflm2.explaining import run
+
+    if run(settings):
+        sys.exit(3)
+
+
 def _datasets(names: Names = ()) -> None:
     """Print a table of the datasets: which are here, their rows, targets, classes and known dirt.
 
@@ -165,6 +180,7 @@ tune = Stage(_tune, TuneSettings)
 compare = Stage(_compare, CompareSettings)
 ablate = Stage(_ablate, AblateSettings)
 predict = Stage(_predict, PredictSettings)
+explain = Stage(_explain, ExplainSettings)
 report = Stage(_report, ReportSettings)
 datasets = Command(_datasets)
 datasets_get = Command(_get)

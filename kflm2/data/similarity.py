@@ -1,9 +1,9 @@
 """How alike molecules are: Tanimoto similarity of Morgan fingerprints, nearest neighbours, clusters."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from rdkit import DataStructs
+from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from kflm2.data.molecules import parse_smiles
@@ -16,8 +16,13 @@ Fingerprints = list[DataStructs.ExplicitBitVect]
 
 def fingerprints(smiles: Sequence[str]) -> Fingerprints:
     """Morgan fingerprints of valid SMILES, radius 2, 2,048 bits, chirality ignored."""
+    return fingerprints_of(map(parse_smiles, smiles))
+
+
+def fingerprints_of(mols: Iterable[Chem.Mol]) -> Fingerprints:
+    """The same of RDKit molecules."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    return [generator.GetFingerprint(parse_smiles(text)) for text in smiles]
+    return [generator.GetFingerprint(mol) for mol in mols]
 
 
 def nearest(queries: Fingerprints, references: Fingerprints) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from crepes import ConformalClassifier, ConformalRegressor
-from rdkit import DataStructs
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from sklearn.neighbors import NearestNeighbors
@@ -208,7 +207,3 @@ class Domain:
         distance = self._tree.kneighbors(self._scaled(vectors))[0].mean(axis=1) / np.sqrt(vectors.shape[1])
         inside = (similarity >= self.least_similarity) & (distance <= self.most_distance)
         return Places(index, similarity, distance, inside)
-
-    def print_of(self, smiles: str) -> DataStructs.ExplicitBitVect:
-        """A molecule's fingerprint as `locate` wants it."""
-        return fingerprints([smiles])[0]

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rdkit import Chem
 
 from kflm2.data.molecules import parse_smiles
-from kflm2.data.similarity import fingerprints
+from kflm2.data.similarity import fingerprints_of
 from kflm2.data.structures import standard_smiles
 from kflm2.errors import MoleculeError
 from kflm2.evaluation.uncertainty import CONFIDENCE, Places
 from kflm2.featurize.descriptors import descriptor_groups
-from kflm2.featurize.embeddings import Embedder
+from kflm2.featurize.embeddings import Embedder, Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -64,46 +65,47 @@ class Predictor:
             smiles: n SMILES.
             confidence: of intervals and sets, in (0, 1).
         """
-        bundle = self.bundle
         status = [OK] * len(smiles)
         standard: dict[int, str] = {}
+        mols: dict[int, Chem.Mol] = {}
         for i, text in enumerate(smiles):
             try:
-                standard[i] = standard_smiles(text.strip(), bundle.settings.standardize)
-                parse_smiles(standard[i])
+                standard[i] = standard_smiles(text.strip(), self.bundle.settings.standardize)
+                mols[i] = parse_smiles(standard[i])
             except MoleculeError as error:
                 status[i] = str(error)
-                standard.pop(i, None)
-        rows, features = self.features(standard)
-        for i in standard.keys() - set(rows):
+        rows, states = self._states({i: standard[i] for i in mols})
+        for i in mols.keys() - set(rows):
             status[i] = TOO_LONG
-        return self._said(status, rows, [standard[i] for i in rows], features, confidence)
+        return self._said(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
 
-    def features(self, smiles: dict[int, str]) -> tuple[list[int], Features]:
-        """The views of valid SMILES, as the models read them.
-
-        Args:
-            smiles: number -> SMILES.
-
-        Returns:
-            The numbers whose SMILES fit into the LLM's context, and the features of these.
-        """
-        settings, read = self.bundle.settings, self.bundle.settings.read_views
+    def _states(self, smiles: dict[int, str]) -> tuple[list[int], Ragged | None]:
+        """The numbers whose SMILES fit into the LLM's context, and the states of these."""
+        if self._embedder is None or not smiles:
+            return list(smiles), None
+        pooling: Pooling = "tokens" if wants_tokens(self.bundle.settings) else "mean"
+        states = self._embedder.compute(list(smiles.values()), pooling)
+        fits = np.flatnonzero(states.lengths)
         rows = list(smiles)
-        states: Ragged | None = None
-        if self._embedder is not None and rows:
-            states = self._embedder.compute(list(smiles.values()), "tokens" if wants_tokens(settings) else "mean")
-            fits = np.flatnonzero(states.lengths)
-            rows, states = [rows[i] for i in fits], states.subset(fits)
-        own = [smiles[i] for i in rows]
-        graphs = graphs_of(parse_smiles(text) for text in own) if "graph" in read and own else None
+        return [rows[i] for i in fits], states.subset(fits)
+
+    def _features(self, smiles: list[str], mols: list[Chem.Mol], states: Ragged | None) -> Features:
+        """The views as the models read them."""
+        settings, read = self.bundle.settings, self.bundle.settings.read_views
         descriptors = None
-        if "descriptors" in read and own:
-            descriptors = np.concatenate([values for _, values in descriptor_groups(settings.descriptors, own)])
-        return rows, self.bundle.ensemble.scaled(Features(states, graphs, descriptors))
+        if "descriptors" in read:
+            descriptors = np.concatenate([values for _, values in descriptor_groups(settings.descriptors, smiles)])
+        graphs = graphs_of(mols) if "graph" in read else None
+        return self.bundle.ensemble.scaled(Features(states, graphs, descriptors))
 
     def _said(
-        self, status: list[str], rows: list[int], smiles: list[str], features: Features, confidence: float
+        self,
+        status: list[str],
+        rows: list[int],
+        smiles: list[str],
+        mols: list[Chem.Mol],
+        states: Ragged | None,
+        confidence: float,
     ) -> Predicted:
         bundle, count, targets = self.bundle, len(status), len(self.bundle.targets)
 
@@ -127,8 +129,9 @@ class Predictor:
                 places,
                 [""] * count,
             )
+        features = self._features(smiles, mols, states)
         raw, spread = bundle.ensemble.predict(features)
-        found = bundle.domain.locate(fingerprints(smiles), bundle.ensemble.members[0].hidden(features)["fused"])
+        found = bundle.domain.locate(fingerprints_of(mols), bundle.ensemble.members[0].hidden(features)["fused"])
         nearest = [""] * count
         for row, index in zip(rows, found.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]

@@ -166,7 +166,8 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
     _predict(model, many, "-o", tmp_path / "whole.csv")
     out = tmp_path / "out.csv"
     settings = PredictSettings(model, (str(many),), out)
-    chunks, predict = [], Predictor.predict
+    chunks: list[list[str]] = []
+    predict = Predictor.predict
 
     def stopped(self: Predictor, smiles: list[str], confidence: float) -> Any:
         if len(chunks) == 5:
@@ -248,6 +249,14 @@ def test_a_setting_that_cannot_work_is_one_line(
     assert _predict(model, "CCO", *words) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1
+
+
+def test_settings_come_from_a_file_too(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "c.json", {"model": str(model), "molecules": ["CCO", "CC"], "confidence": 0.6})
+    assert _predict("--config", tmp_path / "c.json") == 0
+    one = capsys.readouterr().out
+    assert _predict(model, "CCO", "CC", "--confidence", "0.6") == 0
+    assert capsys.readouterr().out == one and one.count("\n") == 3
 
 
 def _rewritten(model: Path, folder: Path, **changes: Any) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from kflm2 import experiment, reporting, stages
 from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
+from kflm2.evaluation import evidence
 from kflm2.report_settings import ReportSettings
 from kflm2.settings import TrainSettings
 
@@ -165,6 +167,22 @@ def test_bad_words_are_one_line(
     assert error.count("\n") == 1
 
 
+def test_the_commands_it_gives_can_be_run(results: Path) -> None:
+    own, classes = reporting.gather((str(results / f"own{EVIL}"), str(results / "classes")))
+    for method in (*own.methods, *classes.methods):
+        program, stage, *words = shlex.split(method.on_scaffolds)
+        assert (program, stage) == ("kflm2", "train")
+        # the table's name comes first, as the command line takes it
+        settings = stages.train.read(["--csv", *words], {})
+        before = method.first.made["config"]
+        assert settings.split == "scaffold"
+        wanted = {**before, "split": "scaffold"}
+        assert evidence.identity(evidence.plain(settings.resolved())) == evidence.identity(wanted)
+        assert (settings.name or settings.model) == method.name
+    words = shlex.split(own.audit_command)
+    assert words[:4] == ["kflm2", "datasets", "audit", own.methods[0].first.made["config"]["csv"]]
+
+
 def test_folders_that_cannot_be_reported_on(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "classes", tmp_path / "twice")
     with pytest.raises(DataError, match="two methods of classes are named gcn_indepent; name them by NAME=FOLDER"):
@@ -195,12 +213,12 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def opened(browser: Any, page_file: Path) -> Iterator[Any]:
     """The page, with the regression shown; it must say nothing on the console and ask nothing of any network."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", has_touch=True)
     tab = context.new_page()
-    said: list[str] = []
+    said = tab.said = []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith("data:") or said.append(request.url))
+    tab.on("request", lambda request: said.extend([request.url][: not request.url.startswith("data:")]))
     tab.goto(page_file.as_uri())
     tab.select_option("#choice select", label=f"own{EVIL}")
     yield tab
@@ -254,7 +272,8 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
 
     opened.locator("#method").focus()
     opened.keyboard.press("Tab")
-    assert card.is_visible()
+    assert smiles in card.inner_text()  # it goes on where the reader was
+    opened.keyboard.press("Home")
     first = card.inner_text()
     opened.keyboard.press("ArrowRight")
     assert card.inner_text() != first
@@ -271,9 +290,13 @@ def test_nothing_of_the_data_runs(opened: Any) -> None:
     assert EVIL in opened.locator("table[aria-label='Rejected rows']").inner_text()
     assert opened.locator("script").count() == 2
     # were a script to get into the page after all, it would not be run
-    opened.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))")
+    opened.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"
+    )
     assert opened.evaluate("window.ran") is None
-    opened.evaluate("console.clear()")
+    (refused,) = opened.said[1:]
+    assert "Content Security Policy" in refused
+    opened.said.remove(refused)
 
 
 @needs_chromium
@@ -305,3 +328,11 @@ def test_a_phone_and_the_dark(opened: Any) -> None:
         opened.select_option("#choice select", label=dataset)
         opened.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         assert opened.evaluate("document.documentElement.scrollWidth") == 390
+    plot = opened.locator("figure", has_text="Error against distance").locator("svg.plot")
+    plot.scroll_into_view_if_needed()
+    box = plot.locator("circle.dot").first.bounding_box()
+    opened.touchscreen.tap(box["x"] + 5, box["y"] + 5)  # a finger is not that exact
+    card = opened.locator("#card").bounding_box()
+    assert card["x"] >= 0 and card["x"] + card["width"] <= 390
+    opened.touchscreen.tap(2, 2)
+    assert opened.locator("#card").is_hidden()

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -21,9 +22,7 @@ SMILES = ["C" * n for n in range(1, 12)] + ["c1ccccc1", "Cc1ccccc1O", "CCN", "CC
 PARTS = ["train"] * 7 + ["valid"] * 4 + ["test"] * 5
 
 
-def _run(
-    folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1.0, share: float | None = 0.8
-) -> KeptRun:
+def _run(folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1.0, share: float = 0.8) -> KeptRun:
     """A run whose parts, labels and predictions are drawn from its seed."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(SMILES))
@@ -47,8 +46,8 @@ def _run(
     return KeptRun(folder, made)
 
 
-def _method(folder: Path, name: str = "one", split: str = "random", seeds: int = 2, **values: float) -> KeptMethod:
-    runs = [_run(folder / name / f"{split}-{seed}", seed, **values) for seed in range(seeds)]  # type: ignore[arg-type]
+def _method(folder: Path, name: str = "one", split: str = "random", seeds: int = 2, **values: Any) -> KeptMethod:
+    runs = [_run(folder / name / f"{split}-{seed}", seed, **values) for seed in range(seeds)]
     return KeptMethod(name, split, runs, "", f"kflm2 train own.csv --name {name} --split scaffold")
 
 
@@ -89,7 +88,7 @@ def test_a_missing_label_is_no_error_and_no_number(tmp_path: Path) -> None:
 
 
 def test_curves_end_where_they_must_and_their_area_is_of_the_whole(tmp_path: Path) -> None:
-    method = _method(tmp_path, seeds=3, kind="classification")  # type: ignore[arg-type]
+    method = _method(tmp_path, seeds=3, kind="classification")
     found = page_figures.curves(method, 0)
     for part in ("train", "valid", "test"):
         rows = method.first.table.query("part == @part")
@@ -102,7 +101,9 @@ def test_curves_end_where_they_must_and_their_area_is_of_the_whole(tmp_path: Pat
     tested = pd.concat([run.table.query("part == 'test'") for run in method.runs])
     assert sum(share * count for _, share, count in raw) == pytest.approx(tested["y_true_y"].sum())
     true, pred = np.arange(200) % 2.0, np.linspace(0, 1, 200)
-    xs, ys = page_figures._curve("roc", true, pred)
+    thinned = page_figures._curve("roc", true, pred)
+    assert thinned is not None
+    xs, ys = thinned
     assert len(xs) <= 60
     assert (xs[0], ys[-1]) == (0, 1)
     assert page_figures._curve("pr", np.ones(4), np.ones(4)) is None
@@ -118,7 +119,7 @@ def test_the_best_on_validation_is_shown_first(tmp_path: Path) -> None:
     assert methods[first].name == "good"  # the cluster splits have one method, and their figures do not compare
     assert "best of the 2 methods on random splits by validation RMSE (1.000" in why
     classes = [
-        _method(tmp_path / "classes", name, kind="classification", valid=value)  # type: ignore[arg-type]
+        _method(tmp_path / "classes", name, kind="classification", valid=value)
         for name, value in (("low", 0.6), ("high", 0.9))
     ]
     assert page_words.first_shown(KeptDataset(classes, {}, ""))[0] == 1
@@ -147,7 +148,9 @@ def test_a_run_that_does_not_say_its_coverage_is_measured_now(tmp_path: Path) ->
     assert len(valid) == 4 and len(test) == 5
 
 
-@pytest.mark.parametrize("text", ["</script><script>alert(1)</script>", "<!--<script>", "&lt;", "a\u2028b\u2029c", "\\"])
+@pytest.mark.parametrize(
+    "text", ["</script><script>alert(1)</script>", "<!--<script>", "&lt;", "a\u2028b\u2029c", "\\"]
+)
 def test_data_cannot_end_its_element(text: str) -> None:
     out = page.escaped({"name": text})
     assert not re.search("[<>&\u2028\u2029]", out)
@@ -180,7 +183,7 @@ def _points(d: str) -> np.ndarray:
 @pytest.mark.parametrize("smiles", ["CC(=O)Nc1ccc(O)cc1", "C[C@H](N)C(=O)O", "F/C=C/Cl", "[Na+].[Cl-]", "C"])
 def test_a_small_drawing_is_the_drawing(smiles: str) -> None:
     drawer = rdMolDraw2D.MolDraw2DSVG(*SIZE)
-    options = drawer.drawOptions()
+    options: Any = drawer.drawOptions()
     options.clearBackground, options.bondLineWidth, options.padding, options.fixedBondLength = False, 1.2, 0.06, 24
     rdMolDraw2D.PrepareAndDrawMolecule(drawer, Chem.MolFromSmiles(smiles))
     drawer.FinishDrawing()
@@ -216,9 +219,8 @@ def test_an_audit_in_words() -> None:
     }
     lines = page_words.audit(found)
     assert "3 of 1,200 rows cannot be used." in lines[0]["text"]
-    assert "5 rows repeat a structure (by InChIKey). In 1 of 4 such groups the labels differ, by 0.51 at most." == (
-        lines[1]["text"]
-    )
+    text = "5 rows repeat a structure (by InChIKey). In 1 of 4 such groups the labels differ, by 0.51 at most."
+    assert lines[1]["text"] == text
     assert lines[2]["text"] == "2 of 100 test molecules are in train or valid too, 1 of them with another label."
     assert [line["doubt"] for line in lines] == [True, True, True, False, False, False]
     assert page_words.audit({})[0]["doubt"]

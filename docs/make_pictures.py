@@ -1,0 +1,58 @@
+"""Draw docs/report.png, docs/explain-*.png: what `kflm2 report` and `kflm2 explain` make, on SAMPL.
+
+    python docs/make_pictures.py [FOLDER]
+
+Trains crossAtt and keeps it, a graph network beside it on two splits, and audits the dataset, all in FOLDER (default a
+temporary one), which takes about 15 minutes on 2 cores; what is there is not made again. It needs Chromium.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+DOCS = Path(__file__).parent
+KFLM2 = Path(sys.executable).with_name("kflm2")
+MOLECULES = {"aspirin": "CC(=O)Oc1ccccc1C(=O)O", "caffeine": "Cn1cnc2c1c(=O)n(C)c(=O)n2C"}
+WIDTH, HEIGHT = 1280, 1500
+
+
+def main() -> None:
+    """Run the commands, and keep the pictures."""
+    if len(sys.argv) > 1:
+        make(Path(sys.argv[1]))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        make(Path(name))
+
+
+def make(folder: Path) -> None:
+    """All of it, in a folder."""
+    model, results = folder / "model", folder / "results"
+    if not model.is_dir():
+        _kflm2("train", "SAMPL", "--save", model, "--runs", 3, "--out", results)
+    for split in ("random", "scaffold"):
+        if not (results / "SAMPL" / "gcn_indepent" / f"summary-{split}.json").is_file():
+            _kflm2("train", "SAMPL", "--model", "gcn_indepent", "--runs", 3, "--split", split, "--out", results)
+    _kflm2("datasets", "audit", "SAMPL", "--out", results)
+    _kflm2("explain", model, *MOLECULES.values(), "--out", folder / "explained")
+    for number, name in enumerate(MOLECULES, start=1):
+        shutil.copyfile(folder / "explained" / f"{number:03d}.png", DOCS / f"explain-{name}.png")
+    _kflm2("report", results / "SAMPL", "--out", folder / "report.html")
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto((folder / "report.html").as_uri())
+        page.screenshot(path=DOCS / "report.png")
+        browser.close()
+
+
+def _kflm2(*words: object) -> None:
+    subprocess.run([KFLM2, *map(str, words)], check=True)
+
+
+if __name__ == "__main__":
+    main()

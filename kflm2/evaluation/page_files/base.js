@@ -1,0 +1,115 @@
+"use strict";
+// What all of the page is made of. Text from the data enters by textContent alone, so that none of it can be markup.
+
+function put(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    node.append(child.nodeType ? child : document.createTextNode(String(child)));
+  }
+  return node;
+}
+const el = (tag, attributes, ...children) => put(document.createElement(tag), attributes, children);
+const shape = (tag, attributes, ...children) =>
+  put(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+
+const MISSING = "-";
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const fixed = (value, digits = 3) => (isNumber(value) ? value.toFixed(digits).replace("-", "\u2212") : MISSING);
+const short = (value) => (isNumber(value) ? String(Number(value.toPrecision(4))).replace("-", "\u2212") : MISSING);
+const count = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, ",");
+
+function select(label, options, value, change) {
+  const box = el("select", { onchange: () => change(Number(box.value)) },
+    options.map((text, index) => el("option", { value: index, selected: index === value }, text)));
+  return el("label", {}, label, box);
+}
+
+function pairs(list) {
+  return el("dl", {}, list.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+}
+
+/** A table that is sorted by the buttons in its head.
+ *  columns: {label, number, long, text(row), value(row), node(row)}; the first one names the row.
+ *  sorted: [column, whether downwards] to begin with. */
+function table(label, columns, rows, { tall = false, on = () => false, sorted = null } = {}) {
+  const body = el("tbody");
+  const heads = columns.map((column, index) =>
+    el("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": "none" },
+      el("button", { type: "button", onclick: () => sort(index) }, column.label)));
+  const lines = rows.map((row) => el("tr", { class: on(row) ? "on" : null }, columns.map((column, index) => {
+    const inside = column.node ? column.node(row) : column.text(row);
+    if (index === 0) return el("th", { scope: "row" }, inside);
+    return el("td", { class: column.number ? "number" : column.long ? "long" : null }, inside);
+  })));
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+  function sort(index, way) {
+    const before = heads[index].getAttribute("aria-sort");
+    const down = way ?? before === "ascending";
+    const values = rows.map((row) => (columns[index].value || columns[index].text)(row));
+    const order = rows.map((_, place) => place).sort((a, b) => {
+      // what is missing goes to the end, whichever way
+      const [none, other] = [values[a], values[b]].map((value) => value === null || value === undefined);
+      if (none || other) return none - other || a - b;
+      return (down ? -1 : 1) * compare(values[a], values[b]) || a - b;
+    });
+    heads.forEach((head, place) => head.setAttribute("aria-sort", place === index ? (down ? "descending" : "ascending") : "none"));
+    body.replaceChildren(...order.map((place) => lines[place]));
+  }
+  body.append(...lines);
+  if (sorted) sort(...sorted);
+  return el("div", { class: tall ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": label },
+    el("table", { "aria-label": label }, el("thead", {}, el("tr", {}, heads)), body));
+}
+
+// The molecules of the dataset that is shown; an image of SVG can run no script, whatever it holds.
+let molecules = { smiles: [], svg: {}, size: [1, 1], scale: 1 };
+function picture(mol) {
+  const inside = molecules.svg[mol];
+  if (!inside) return null;
+  const box = molecules.size.map((side) => side * molecules.scale).join(" ");
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${molecules.size[0]}" height="${molecules.size[1]}" fill-rule="evenodd">${inside}</svg>`;
+  return el("img", { class: "mol", alt: `structure of ${molecules.smiles[mol]}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
+}
+
+// One card for all dots of all plots.
+const card = {
+  node: document.getElementById("card"),
+  pinned: false,
+  show(dot, x, y) {
+    this.node.replaceChildren(...[
+      dot.mol === undefined ? null : picture(dot.mol),
+      dot.mol === undefined ? null : el("code", {}, molecules.smiles[dot.mol]),
+      pairs(dot.lines),
+    ].filter(Boolean));
+    this.node.hidden = false;
+    const { offsetWidth: width, offsetHeight: height } = this.node;
+    const [wide, high] = [document.documentElement.clientWidth, window.innerHeight];
+    const left = x + 16 + width > wide ? x - 16 - width : x + 16;
+    this.node.style.left = `${Math.max(8, Math.min(left, wide - width - 8))}px`;
+    // on a phone there is no room beside a finger: above it, or else below
+    const narrow = wide < 560;
+    const top = narrow ? (y - height - 22 > 8 ? y - height - 22 : y + 22) : y - height / 2;
+    this.node.style.top = `${Math.max(8, Math.min(top, high - height - 8))}px`;
+    for (const plot of plots) plot.mark(dot);
+  },
+  pin(on) {
+    this.pinned = on;
+    this.node.classList.toggle("pinned", on);
+  },
+  hide() {
+    this.pin(false);
+    this.node.hidden = true;
+    for (const plot of plots) plot.mark(null);
+  },
+};
+/** Plots with dots that are on the page; a molecule that is pointed at in one is marked in all. */
+let plots = [];
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") card.hide(); });
+document.addEventListener("pointerdown", (event) => {
+  if (!event.target.closest("svg.plot, #card")) card.hide();
+});
+document.addEventListener("scroll", () => { if (!card.pinned) card.hide(); }, { passive: true });
