@@ -433,8 +433,8 @@ def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> Fu
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
     fusion = _fusion(MODELS[model].fusion, tuple(encoders), settings)
     voices: dict[str, nn.Module] = {}
-    if settings.vote and len(encoders) > 1:  # one view alone is all that the fusion says
-        voices = {name: _voice(hidden, dropout, targets) for name in encoders}
+    if len(encoders) > 1:  # one view alone is all that the fusion says
+        voices = {name: _voice(hidden, dropout, targets) for name in encoders if name in settings.vote}
     return FusedModel(encoders, fusion, hidden, targets, voices)
 
 

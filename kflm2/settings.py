@@ -169,8 +169,9 @@ class ModelSettings:
     """Attention heads; they must divide hidden."""
     gate_states: bool = False
     """crossAtt: what the LLM says enters through a gate that starts shut, so that training starts from the graph."""
-    vote: bool = False
-    """Every view predicts by itself too, with a loss of its own, and the mean of all and of the fusion predicts."""
+    vote: tuple[View, ...] = ()
+    """Of the views that are read, these predict by themselves too, each with a loss of its own, and the mean of them
+    and of the fusion predicts."""
     view_dropout: float = 0.0
     """crossAtt: share of molecules for which a view is hidden in training, each view by itself, so that none leans on
     another."""
@@ -302,6 +303,8 @@ MODELS = {
             "graph_width": 128,
             "graph_depth": 4,
             "schedule": "onecycle",
+            # not the LLM: by itself it predicts worse than these, and what it adds it says in the fusion
+            "vote": ("graph", "descriptors"),
         },
     ),
 }

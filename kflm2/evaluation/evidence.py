@@ -201,7 +201,7 @@ def plain(settings: TrainSettings | FinetuneSettings | PromptSettings) -> dict[s
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
-        if name != "config" and value is not None and value != ()
+        if name != "config" and value is not None
     }
 
 

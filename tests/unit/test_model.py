@@ -262,7 +262,7 @@ def test_a_shut_gate_keeps_the_llm_out_and_an_open_one_lets_it_in() -> None:
 @pytest.mark.parametrize("name", ["combined", "crossAtt"])
 def test_every_view_has_a_voice_of_its_own(name: str) -> None:
     features = _features()
-    model = _model(name, features, vote=True)
+    model = _model(name, features, vote=("graph", "states", "descriptors"))
     batch = features.batch(np.array([0, 3, 4]), CPU)
     votes = model.votes(batch)
     assert list(model.voices) == ["states", "graph", "descriptors"] and votes.shape == (4, 3, TARGETS)
@@ -272,7 +272,9 @@ def test_every_view_has_a_voice_of_its_own(name: str) -> None:
     changed = (model.votes(other.batch(np.array([0, 3, 4]), CPU)) - votes).abs().amax(dim=(1, 2)) > 1e-6
     assert changed.tolist() == [True, True, False, False]
     alone = dataclasses.replace(features, states=None, graphs=None)
-    assert not build(name, alone.sizes(), TARGETS, ModelSettings(vote=True)).voices
+    assert not build(name, alone.sizes(), TARGETS, ModelSettings(vote=("descriptors",))).voices
+    two = dataclasses.replace(features, graphs=None)
+    assert list(_model("combined", two, vote=("graph", "descriptors")).voices) == ["descriptors"]
 
 
 def test_hidden_views_are_whole_never_all_and_in_training_only() -> None:

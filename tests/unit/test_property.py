@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another head of the fusion changes nothing of what the voices learn from their own heads."""
     features, y = _features(), _targets()
-    settings = ModelSettings(states_width=16, vote=True)
+    settings = ModelSettings(states_width=16, vote=("states", "graph"))
     still = TrainingSettings(epochs=1, batch_size=N)
 
     def gradients(bias: float) -> tuple[torch.Tensor, torch.Tensor]:
