@@ -9,25 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from kflm2.compare_settings import CompareSettings
 from kflm2.errors import KFLM2Error, SettingError
-from kflm2.explain_settings import ExplainSettings
-from kflm2.finetune_settings import FinetuneSettings
-from kflm2.predict_settings import PredictSettings
 from kflm2.prompt_settings import PromptSettings
-from kflm2.report_settings import ReportSettings
 from kflm2.settings import TrainSettings
+from kflm2.stage_settings import StageSettings
 
-S = TypeVar(
-    "S",
-    bound=TrainSettings
-    | FinetuneSettings
-    | PromptSettings
-    | CompareSettings
-    | PredictSettings
-    | ExplainSettings
-    | ReportSettings,
-)
+S = TypeVar("S", bound=TrainSettings | PromptSettings | StageSettings)
 
 
 @contextlib.contextmanager

@@ -2,18 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from kflm2.data.parts import SplitKind
 from kflm2.errors import SettingError
+from kflm2.stage_settings import StageSettings
 
 Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
 
 
 @dataclass(frozen=True)
-class CompareSettings:
+class CompareSettings(StageSettings):
     """What is held against what."""
 
     results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()
@@ -39,18 +40,7 @@ class CompareSettings:
     out: Path = field(default_factory=lambda: Path("results/compare"))
     """Folder for tables and pictures, one a dataset."""
 
-    config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
-
-    FIRST: ClassVar = ()
-    """Settings that others' defaults depend on."""
     POSITIONAL: ClassVar = ("results",)
-    """Settings without a name on the command line."""
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Settings from the given values, else the defaults; not yet checked."""
-        return cls(**values)
 
     def check(self) -> None:
         """Refuse values that cannot work.

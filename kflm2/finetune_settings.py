@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal
 
 from kflm2.errors import SettingError
+from kflm2.stage_settings import StageSettings
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(StageSettings):
     """How an LLM is taught SMILES."""
 
     llm: str = "auto"
@@ -70,17 +71,6 @@ class FinetuneSettings:
     """auto, cpu, cuda or cuda:N."""
     out: Path = field(default_factory=lambda: Path("models"))
     """Folder of adapters: the result is OUT/<LLM>/<corpus>."""
-
-    config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
-
-    FIRST: ClassVar = ()
-    """Settings that others' defaults depend on."""
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Settings from the given values, else the defaults; not yet checked."""
-        return cls(**values)
 
     def check(self) -> None:
         """Refuse values that cannot work.

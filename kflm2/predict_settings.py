@@ -2,48 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated
 
 import tyro
 
 from kflm2.errors import SettingError
+from kflm2.stage_settings import UseSettings
 
 
 @dataclass(frozen=True)
-class PredictSettings:
+class PredictSettings(UseSettings):
     """What predicts what, and where to."""
 
-    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
-    """Folder that `kflm2 train --save` made."""
-    molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
-    """A .csv, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """File for the predictions, .csv or .parquet; default standard output, as CSV. After a kill the same command goes
     on where it was."""
-    smiles_column: str = "smiles"
-    """Of a table: its column of SMILES."""
-    name_column: str | None = None
-    """Of a table: a column that is carried over, such as an id."""
     confidence: float = 0.9
     """How often an interval is to hold the true value."""
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
-    llm: str | None = None
-    """Where the model's LLM is, for one that is not of the registry."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
-
-    FIRST: ClassVar = ()
-    """Settings that others' defaults depend on."""
-    POSITIONAL: ClassVar = ("model", "molecules")
-    """Settings without a name on the command line."""
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Settings from the given values, else the defaults; not yet checked."""
-        return cls(**values)
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -51,8 +28,7 @@ class PredictSettings:
         Raises:
             SettingError: the first one found.
         """
-        if not self.molecules:
-            raise SettingError("give molecules: a .csv, .smi, .sdf or .parquet file, - for standard input, or SMILES")
+        super().check()
         if not 0 < self.confidence < 1:
             raise SettingError(f"confidence is {self.confidence}; it must be between 0 and 1, such as 0.9")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar
 
 import tyro
 
 from kflm2.errors import SettingError
+from kflm2.stage_settings import StageSettings
 
 
 @dataclass(frozen=True)
-class ReportSettings:
+class ReportSettings(StageSettings):
     """What is shown, and where the page goes."""
 
     results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()
@@ -18,18 +19,8 @@ class ReportSettings:
     (results)."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = field(default_factory=lambda: Path("report.html"))
     """The page, one file that needs no other."""
-    config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
 
-    FIRST: ClassVar = ()
-    """Settings that others' defaults depend on."""
     POSITIONAL: ClassVar = ("results",)
-    """Settings without a name on the command line."""
-
-    @classmethod
-    def of(cls, **values: Any) -> Self:
-        """Settings from the given values, else the defaults; not yet checked."""
-        return cls(**values)
 
     def check(self) -> None:
         """Refuse values that cannot work.

@@ -165,7 +165,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
 ) -> None:
     _predict(model, many, "-o", tmp_path / "whole.csv")
     out = tmp_path / "out.csv"
-    settings = PredictSettings(model, (str(many),), out)
+    settings = PredictSettings(model=model, molecules=(str(many),), out=out)
     chunks: list[list[str]] = []
     predict = Predictor.predict
 
@@ -190,7 +190,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
 def test_on_a_full_disk_what_was_written_is_safe(model: Path, many: Path, tmp_path: Path) -> None:
     _predict(model, many, "-o", tmp_path / "whole.csv")
     whole, out = (tmp_path / "whole.csv").read_bytes(), tmp_path / "out.csv"
-    settings = PredictSettings(model, (str(many),), out)
+    settings = PredictSettings(model=model, molecules=(str(many),), out=out)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # files that cannot grow further, as on a disk that is full
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
