@@ -63,6 +63,7 @@ _PAIR_HEAD = (
     "Tukey 95 %",
     "p Tukey",
     "p Conover",
+    "p Wilcoxon",
     "d",
     "better on",
     "verdict",
@@ -118,8 +119,7 @@ def _overall(one: Compared) -> list[str]:
     lines = [f"{own.name}: {_statistic(own)}, p {_p(own.p)}" for own in one.overall]
     assumed = one.assumed
     seen = f"residuals' normality (Shapiro) p {_p(assumed.shapiro)}, variances differ {assumed.variances:.1f}-fold"
-    free = "Conover's, by ranks" if len(one.table.columns) > 2 else "Wilcoxon's, by ranks"
-    return [*lines, f"{seen}: the verdicts rest on p of {'Tukey' if assumed.hold else free}"]
+    return [*lines, f"{seen}: the verdicts rest on p of {'Tukey' if assumed.hold else 'Wilcoxon'}"]
 
 
 def _statistic(own: Overall) -> str:
@@ -137,6 +137,7 @@ def _pair_row(one: Compared, pair: Pair) -> list[str]:
         f"{pair.tukey[0]:+.3f} to {pair.tukey[1]:+.3f}",
         _p(pair.p_tukey),
         "-" if pair.p_conover is None else _p(pair.p_conover),
+        _p(pair.p_wilcoxon),
         "-" if math.isnan(pair.effect) else f"{pair.effect:+.2f}",
         f"{wins[0]}:{wins[1]}",
         one.verdict(pair),
@@ -160,6 +161,7 @@ def pairs_table(one: Compared) -> pd.DataFrame:
             "tukey_high": pair.tukey[1],
             "p_tukey": pair.p_tukey,
             "p_conover": pair.p_conover,
+            "p_wilcoxon": pair.p_wilcoxon,
             "p": pair.p,
             "d": pair.effect,
             "first_smaller": pair.wins,

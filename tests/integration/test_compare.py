@@ -360,7 +360,7 @@ def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.Captur
     ],
 )
 def test_verdicts(difference: float, low: float, high: float, p: float, verdict: str) -> None:
-    pair = Pair("a", "b", difference, low, high, (low, high), p, None, p, 1.0, 1, 1)
+    pair = Pair("a", "b", difference, low, high, (low, high), p, None, p, p, 1.0, 1, 1)
     table = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})
     made = [table, Assumptions(1.0, 1.0), [], [pair], []]
     method = Method("a", "One", "a", "regression", None, ("y",), "random", {})

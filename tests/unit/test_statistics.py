@@ -134,7 +134,9 @@ def test_the_p_that_counts_is_that_of_the_test_whose_assumptions_hold() -> None:
     skewed.loc[[3, 11], "m3"] += 4.0
     assumed, _, pairs = statistics.compare(skewed, 0.25)
     assert not assumed.hold
-    assert all(own.p == own.p_conover for own in pairs)
+    assert all(own.p == own.p_wilcoxon for own in pairs)
+    raw = [stats.wilcoxon(skewed[own.first], skewed[own.second]).pvalue for own in pairs]
+    assert [own.p for own in pairs] == pytest.approx(multipletests(raw, method="holm")[1])
 
     unequal = normal.copy()
     unequal["m3"] += np.random.default_rng(1).normal(0, 1, 25)
@@ -150,13 +152,25 @@ def test_the_p_that_counts_is_that_of_the_test_whose_assumptions_hold() -> None:
     assert only.p == stats.wilcoxon(two["m0"], two["m3"]).pvalue
 
 
+def test_a_clear_difference_stays_one_whatever_stands_beside_it() -> None:
+    """Conover's test asks how all others rank around two; 25 wins of 25 must not depend on that."""
+    table = _table(effects=(0.0, 0.5, 5.0, 10.0))
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        table[f"wild{number}"] = rng.standard_t(2, size=25) * 30
+    assumed, _, pairs = statistics.compare(table, 0.25)
+    own = _pair(pairs, "m0", "m1")
+    assert not assumed.hold and (own.wins, own.losses) == (25, 0)
+    assert own.p < 0.001 < own.p_conover
+
+
 @pytest.mark.filterwarnings("error")
 def test_equal_figures_are_no_error() -> None:
     table = _table()
     table["m1"] = table["m0"]
     _, _, pairs = statistics.compare(table, 0.25)
     own = _pair(pairs, "m0", "m1")
-    assert (own.difference, own.low, own.high, own.p_tukey, own.p_conover) == (0, 0, 0, 1, 1)
+    assert (own.difference, own.low, own.high, own.p_tukey, own.p_conover, own.p_wilcoxon) == (0, 0, 0, 1, 1, 1)
     assert np.isnan(own.effect)
 
 
