@@ -112,6 +112,8 @@ class _Estimator(BaseEstimator):
         self.random_state = random_state
 
     def _settings(self) -> TrainSettings:
+        if not isinstance(self.random_state, int | np.integer):
+            raise ValueError(f"random_state is {self.random_state!r}; it must be an integer")
         chosen = {name: value for name, value in self.get_params().items() if name not in _OWN and value is not None}
         settings = TrainSettings.of(
             **chosen, csv=Path("memory"), target_columns=("y",), kind=self._kind, runs=1, seed=self.random_state
@@ -208,14 +210,15 @@ class KFLM2Regressor(RegressorMixin, _Estimator):
 
         Args:
             X: (n,) SMILES.
-            y: (n,) or (n, K) targets.
+            y: (n,) or (n, K) targets, NaN where a label is missing.
 
         Raises:
             ValueError: a SMILES or a target that cannot be used, by its number.
         """
         smiles, y_true = _texts(X), np.asarray(y, dtype=float)
         _same_length(smiles, y_true)
-        self._flat_ = y_true.ndim == 1
+        if np.isinf(y_true).any():
+            raise ValueError("y holds infinity")
         self._fit(smiles, y_true.reshape(len(smiles), -1))
         return self
 
@@ -230,11 +233,7 @@ class KFLM2Regressor(RegressorMixin, _Estimator):
         return self._shaped(intervals)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
-        return values[:, 0] if self._flat_ else values
-
-    def _loaded(self, bundle: Bundle) -> None:
-        super()._loaded(bundle)
-        self._flat_ = len(bundle.targets) == 1
+        return values[:, 0] if values.shape[1] == 1 else values
 
     def __sklearn_tags__(self) -> Any:
         """It takes several targets."""
@@ -264,6 +263,7 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
         if labels.ndim != 1 or len(self.classes_) != 2:
             raise ValueError(f"y has {len(self.classes_)} classes; two are told apart")
         self._fit(smiles, places.astype(float)[:, None])
+        self.bundle_.made["classes"] = self.classes_.tolist()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -285,7 +285,7 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
         super()._loaded(bundle)
         if len(bundle.targets) > 1:
             raise ValueError(f"the bundle predicts {len(bundle.targets)} targets; kflm2 predict reads it")
-        self.classes_ = np.array([0, 1])
+        self.classes_ = np.array(bundle.made.get("classes", [0, 1]))
 
     def __sklearn_tags__(self) -> Any:
         """Two classes, no more."""

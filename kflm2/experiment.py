@@ -27,6 +27,7 @@ from kflm2.featurize.embeddings import Embedder, Source
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
 from kflm2.model import build
+from kflm2.predictor.bundle import place
 from kflm2.predictor.keeping import keep
 from kflm2.settings import MODELS, TrainSettings, wants_tokens
 from kflm2.trainers.property import Ensemble, fit
@@ -99,6 +100,8 @@ class _Plan:
 
 def _plan(settings: TrainSettings, molecules: Molecules | None = None) -> _Plan:
     settings = settings.resolved()
+    if settings.save is not None:
+        place(settings.save)  # a place where nothing can be kept should show now, not after training
     assert settings.runs is not None and settings.split is not None
     device = choose_device(settings.device)
     prepared = prepare(settings, device, molecules)
@@ -106,7 +109,9 @@ def _plan(settings: TrainSettings, molecules: Molecules | None = None) -> _Plan:
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(settings.seed, settings.seed + settings.runs)
     splits = make_splits(settings.split, molecules.smiles, seeds, settings.fractions, molecules.parts)
-    folder = settings.out / molecules.dataset.name / (settings.name or settings.model)
+    # what is kept has other settings than the runs that are compared, which must not be overwritten
+    name = settings.name or (f"{settings.model}-saved" if settings.save else settings.model)
+    folder = settings.out / molecules.dataset.name / name
     folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
     return _Plan(settings, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
 

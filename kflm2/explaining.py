@@ -14,7 +14,7 @@ from kflm2.data.molecules import parse_smiles
 from kflm2.data.streams import Stream
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
-from kflm2.errors import MoleculeError, one_of
+from kflm2.errors import DataError, MoleculeError, one_of
 from kflm2.evaluation import attribution, attribution_picture
 from kflm2.evaluation.attribution import Attribution
 from kflm2.evaluation.attribution_picture import Explained
@@ -25,7 +25,7 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
-from kflm2.files import atomic, write_json, write_text
+from kflm2.files import atomic, read_json, write_json, write_text
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
 from kflm2.settings import wants_tokens
@@ -267,7 +267,8 @@ def _clear(out: Path) -> None:
     """Remove what an earlier run left, whose pictures would pass for this one's."""
     if not (out / _JSON).is_file():
         return
+    known = read_json(out / _JSON, "explanations", DataError)
     (out / _JSON).unlink()
-    for path in out.iterdir():
-        if _OURS.fullmatch(path.name):
-            path.unlink()
+    for name in (str(name) for one in known.get("molecules", []) for name in one.get("files", [])):
+        if _OURS.fullmatch(name):
+            (out / name).unlink(missing_ok=True)

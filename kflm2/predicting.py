@@ -27,6 +27,8 @@ from kflm2.predictor.predictor import OK, Predicted, Predictor
 
 CHUNK = 1024
 """Rows predicted at once. A run that goes on after a kill cuts at the same places, and so writes the same bits."""
+_ROW_GROUP = 65_536
+"""Rows of a Parquet file that are written together."""
 _SHOWN = 5
 _COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status")
 
@@ -46,11 +48,30 @@ def run(settings: PredictSettings) -> int:
     device = choose_device(settings.device)
     bundle = Bundle.load(settings.model, settings.llm, device)
     stream = Stream.of(settings.molecules, settings.smiles_column, settings.name_column)
+    if settings.out is not None:
+        _check_place(settings.out, stream, settings.model)
     job = _Job(settings, Predictor(bundle, device), stream)
     start = time.perf_counter()
-    statuses = job.write(sys.stdout, job.first, Counter()) if settings.out is None else _to_file(settings, job)
+    try:
+        statuses = job.write(sys.stdout, job.first, Counter()) if settings.out is None else _to_file(settings, job)
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     _say(statuses, time.perf_counter() - start, settings.out)
     return sum(count for status, count in statuses.items() if status != OK)
+
+
+def _check_place(out: Path, stream: Stream, model: Path) -> None:
+    """Refuse an output that cannot be, or would take the place of the input, before anything is predicted."""
+    if out.is_dir():
+        raise DataError(f"out {out} is a folder; give a file")
+    if stream.path is not None and out.exists() and out.samefile(stream.path):
+        raise DataError(f"out {out} is the input itself; give another file")
+    if out.resolve().is_relative_to(model.resolve()):
+        raise DataError(f"out {out} lies in the model; give another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"out {out}: its folder cannot be written to")
 
 
 class _Job:
@@ -124,8 +145,7 @@ def table(bundle: Bundle, smiles: list[str], found: Predicted) -> pd.DataFrame:
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in found.status], dtype=bool)
-    for k, name in enumerate(bundle.targets):
-        target = f"{name}_predicted" if name in _COLUMNS else name
+    for k, target in enumerate(_names(bundle)):
         columns[target] = found.y_pred[:, k]
         if found.intervals is not None:
             columns[f"{target}_low"], columns[f"{target}_high"] = found.intervals[:, k].T
@@ -138,6 +158,17 @@ def table(bundle: Bundle, smiles: list[str], found: Predicted) -> pd.DataFrame:
     columns["similarity"], columns["distance"] = found.places.similarity, found.places.distance
     columns["status"] = np.array(found.status, dtype=object)
     return pd.DataFrame(columns)
+
+
+def _names(bundle: Bundle) -> list[str]:
+    """The targets' columns: their names, or longer ones where others would share a column."""
+    taken, names = set(_COLUMNS), []
+    for name in bundle.targets:
+        while taken & (own := {name, *(f"{name}_{end}" for end in ("low", "high", "class", "possible"))}):
+            name = f"{name}_predicted"
+        taken |= own
+        names.append(name)
+    return names
 
 
 def _chunks(rows: Iterator[Given]) -> Iterator[list[Given]]:
@@ -161,7 +192,6 @@ def _to_file(settings: PredictSettings, job: _Job) -> Counter[str]:
     """Write beside the output, and put it in its place when it is whole."""
     out = settings.out
     assert out is not None
-    out.parent.mkdir(parents=True, exist_ok=True)
     part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     # what the rows depend on: another command must not go on where this one was
     given = [job.stream.digest(), str(settings.confidence), str(settings.shard), str(settings.name_column)]
@@ -182,14 +212,15 @@ def _to_file(settings: PredictSettings, job: _Job) -> Counter[str]:
         _put(part, out, job.table([], 0, Counter()))
     except OSError as error:
         done = _safe(part, journal, of)[0]
+        again = "and the same command goes on after them" if job.stream.digest() else "but standard input is gone"
         raise DataError(
-            f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, and the same"
-            " command goes on after them"
+            f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, {again}"
         ) from None
     finally:
-        lock.release()
+        # before it is let go: nobody may wait for a file that is about to go
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
+        lock.release()
     part.unlink(missing_ok=True)
     journal.unlink(missing_ok=True)
     return statuses
@@ -209,25 +240,23 @@ def _put(part: Path, out: Path, columns: pd.DataFrame) -> None:
         os.replace(part, out)
         return
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
-    # types as they are, not as the first rows look
-    kinds = {
-        name: pa.int64()
-        if pd.api.types.is_integer_dtype(kind)
-        else pa.float64()
-        if pd.api.types.is_float_dtype(kind)
-        else pa.string()
-        for name, kind in columns.dtypes.items()
-    }
-    options = csv.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=False)
-    with (
-        atomic(out) as temporary,
-        csv.open_csv(part, convert_options=options) as reader,
-        parquet.ParquetWriter(temporary, reader.schema) as writer,
-    ):
-        for batch in reader:
-            writer.write_batch(batch)
+    # types as they are, not as the first rows look; a cell with nothing in it is missing only where it is a number
+    types = columns.dtypes.items()
+    numbers = {name: kind.name for name, kind in types if kind.name in ("int64", "Int64", "float64")}
+    kinds = {"int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64()}
+    schema = pa.schema([(name, kinds[numbers[name]] if name in numbers else pa.string()) for name in columns])
+    reader = pd.read_csv(
+        part,
+        chunksize=_ROW_GROUP,
+        dtype={name: numbers.get(name, str) for name in columns},
+        keep_default_na=False,
+        na_values={name: [""] for name in numbers},
+    )
+    with atomic(out) as temporary, reader, parquet.ParquetWriter(temporary, schema) as writer:
+        for chunk in reader:
+            writer.write_table(pa.Table.from_pandas(chunk, schema, preserve_index=False))
 
 
 def _say(statuses: Counter[str], seconds: float, out: Path | None) -> None:

@@ -3,14 +3,16 @@
 Nothing is dropped: a row that cannot be read comes with the reason. Blank lines are no rows.
 """
 
+import codecs
 import csv
 import hashlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rdkit import Chem, rdBase
 
@@ -28,6 +30,7 @@ _SUFFIXES: dict[str, Format] = {
 }
 _HEAD = 1 << 16
 _LONGEST_CELL = 1 << 26
+_END = re.compile(r"^M  END", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Stream:
                 raise DataError(f"no file {path}")
             if known is None:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
+            if name_column is not None and known in ("smi", "sdf"):
+                raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             return Stream(known, path, smiles_column=smiles_column, name_column=name_column)
         if files := [word for word in words if Path(word).is_file()]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
@@ -89,15 +94,17 @@ class Stream:
         return "" if self.path is None else sha256_file(self.path)
 
     def count(self) -> int | None:
-        """Rows there are; None for standard input."""
+        """Rows there are; None for standard input.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         if self.format == "words":
             return len(self.words)
         if self.path is None:
             return None
         if self.format == "parquet":
-            from pyarrow import parquet
-
-            return int(parquet.ParquetFile(self.path).metadata.num_rows)
+            return int(self._opened_parquet().metadata.num_rows)
         return sum(1 for _ in self.rows())
 
     def rows(self) -> Iterator[Given]:
@@ -111,7 +118,8 @@ class Stream:
         elif self.format == "parquet":
             yield from self._parquet()
         elif self.path is None:
-            yield from _lines(sys.stdin)
+            # what is no UTF-8 can only misspell a name
+            yield from _lines(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
         else:
             with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
                 if self.format == "csv":
@@ -131,7 +139,7 @@ class Stream:
 
     def _csv(self, file: io.TextIOWrapper) -> Iterator[Given]:
         assert self.path is not None
-        wanted = [self.smiles_column, *([self.name_column] if self.name_column else [])]
+        wanted = self._wanted()
         head = file.read(_HEAD)
         if not head.strip():
             raise DataError(f"{self.path} is empty")
@@ -143,12 +151,16 @@ class Stream:
             first = True
             lines = csv.reader(file, delimiter=delimiter, strict=True)
             for cells in lines:
-                if not any(cell.strip() for cell in cells) and (first or len(cells) < max(2, len(header))):
+                # a blank line is no row; a quoted cell of nothing, as pandas writes a missing SMILES, is one
+                if not cells or (first and not any(cell.strip() for cell in cells)):
                     continue
                 if first:
                     first = False
                 elif len(cells) != len(header):
-                    yield Given(problem=f"a row of {len(cells)} cells, where the header has {len(header)}")
+                    # so that the row can be found again
+                    name = cells[places[1]] if self.name_column and places[1] < len(cells) else ""
+                    problem = f"a row of {len(cells)} cells, where the header has {len(header)}"
+                    yield Given(name=name, problem=problem)
                 else:
                     yield Given(*(cells[place] for place in places))
         except csv.Error as error:
@@ -157,28 +169,45 @@ class Stream:
             csv.field_size_limit(before)
 
     def _parquet(self) -> Iterator[Given]:
-        from pyarrow import ArrowInvalid, parquet
+        wanted = self._wanted()
+        for batch in self._opened_parquet().iter_batches(batch_size=1024, columns=wanted):
+            columns = [batch.column(name).to_pylist() for name in wanted]
+            for cells in zip(*columns, strict=True):
+                yield Given(*("" if cell is None else str(cell) for cell in cells))
+
+    def _opened_parquet(self) -> Any:
+        from pyarrow import ArrowException, parquet
 
         assert self.path is not None
-        wanted = [self.smiles_column, *([self.name_column] if self.name_column else [])]
         try:
             file = parquet.ParquetFile(self.path)
-            for name in wanted:
-                if name not in file.schema_arrow.names:
-                    raise DataError(
-                        f"{self.path}: no column {name!r}; it has: {', '.join(map(repr, file.schema_arrow.names))}"
-                    )
-            for batch in file.iter_batches(batch_size=1024, columns=wanted):
-                columns = [batch.column(name).to_pylist() for name in wanted]
-                for cells in zip(*columns, strict=True):
-                    yield Given(*("" if cell is None else str(cell) for cell in cells))
-        except (ArrowInvalid, OSError) as error:
+        except (ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        names = file.schema_arrow.names
+        for name in self._wanted():
+            if (times := names.count(name)) != 1:
+                held = f"{times} columns are" if times else "no column is"
+                raise DataError(f"{self.path}: {held} named {name!r}; it has: {', '.join(map(repr, names))}")
+        return file
+
+    def _wanted(self) -> list[str]:
+        return [self.smiles_column, *([self.name_column] if self.name_column else [])]
 
 
 def _encoding(path: Path) -> str:
+    """UTF-8, UTF-16 with a byte order mark, or else Windows' Latin-1, as tables to train on are read."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
     with open(path, "rb") as file:
-        return "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        if (block := file.read(_HEAD)).startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "utf-16"
+        try:
+            while block:
+                decoder.decode(block)
+                block = file.read(_HEAD)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "cp1252"
+    return "utf-8-sig"
 
 
 def _lines(file: Iterator[str]) -> Iterator[Given]:
@@ -203,6 +232,8 @@ def _blocks(file: Iterator[str]) -> Iterator[Given]:
 
 
 def _of_block(block: str) -> str:
+    if len(_END.findall(block)) > 1:
+        raise MoleculeError("two molecules in one SDF block; a line $$$$ is missing")  # RDKit would read the first only
     with rdBase.BlockLogs():
         mol = Chem.MolFromMolBlock(block)
         if mol is None:

@@ -14,16 +14,18 @@ import csv
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from kflm2 import __version__
@@ -43,6 +45,7 @@ from kflm2.trainers.property import Ensemble, Fitted, TargetScaler
 
 FORMAT = 1
 _JSON, _WEIGHTS, _TRAINING, _ADAPTER = "bundle.json", "weights.safetensors", "training.csv", "adapter"
+_CARD = "README.md"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 _KEPT = (
     *(field.name for field in dataclasses.fields(ModelSettings)),
@@ -54,9 +57,8 @@ _PROBES = 3
 _SAME_STATES = 0.1
 """Relative difference of states up to which two LLMs are the same one; bfloat16 makes about 0.01, another LLM 1."""
 _ADAPTER_KEYS = frozenset(
-    "alpha_pattern base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode init_lora_weights"
-    " layers_pattern layers_to_transform lora_alpha lora_bias lora_dropout modules_to_save peft_type peft_version r"
-    " rank_pattern revision target_modules task_type use_dora use_rslora".split()
+    "base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights lora_alpha lora_dropout peft_type"
+    " peft_version r revision target_modules task_type use_rslora".split()
 )
 """What a LoRA's config may say to peft. Others, unless they are its defaults, name modules to import or work to do."""
 
@@ -88,14 +90,13 @@ class Bundle:
         """Write it; the folder is there as a whole or not at all.
 
         Args:
-            folder: a new one, or one that holds a bundle, which is replaced.
+            folder: see place; a bundle that is there is replaced.
             card: README.md.
 
         Raises:
             BundleError: something else lies there.
         """
-        if folder.exists() and not (folder / _JSON).is_file() and any(folder.iterdir()):
-            raise BundleError(f"{folder} is not empty and holds no bundle; give another folder")
+        folder = place(folder)
         temporary = folder.with_name(f".{folder.name}-making")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -116,7 +117,7 @@ class Bundle:
             for name in _ADAPTER_FILES:
                 if (self.source.adapter / name).is_file():
                     shutil.copyfile(self.source.adapter / name, folder / _ADAPTER / name)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / _CARD).write_text(card, encoding="utf-8")
         scaler = self.ensemble.members[0].scaler
         about: dict[str, Any] = {
             "format": FORMAT,
@@ -161,15 +162,34 @@ class Bundle:
             BundleError: it is none, damaged, changed, or of a newer format.
             LLMError: its LLM is not here.
         """
-        about = _checked(folder)
-        device = device or torch.device("cpu")
         try:
-            return _read(folder, about, llm, device)
+            return _read(folder, _checked(folder), llm, device or torch.device("cpu"))
         except KFLM2Error:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, SafetensorError, RuntimeError) as error:
+        except Exception as error:  # a damaged or hostile file makes readers fail in any way
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
+
+
+def place(folder: Path) -> Path:
+    """Where a bundle can be written: a new folder, an empty one, or one that holds a bundle and nothing else.
+
+    Raises:
+        BundleError: another one.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder} is a file; a model is kept in a folder")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    known = {_JSON, _WEIGHTS, _TRAINING, _ADAPTER, _CARD} if _JSON in held else set()
+    if odd := sorted(held - known):
+        raise BundleError(f"{folder} holds {odd[0]}, which is no part of a model; give another folder")
+    if folder == Path.cwd():
+        raise BundleError(f"{folder} is the folder you are in; give another one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder.parent, os.W_OK):
+        raise BundleError(f"{folder} cannot be written: its parent folder is closed to you")
+    return folder
 
 
 def _checked(folder: Path) -> dict[str, Any]:
@@ -177,7 +197,9 @@ def _checked(folder: Path) -> dict[str, Any]:
     if not (folder / _JSON).is_file():
         raise BundleError(f"{folder} is no bundle: no {_JSON} in it; make one with kflm2 train ... --save {folder}")
     about = read_json(folder / _JSON, "bundle", BundleError)
-    if not isinstance(number := about.get("format"), int) or number > FORMAT:
+    if (folder / _JSON).is_symlink():
+        raise BundleError(f"bundle {folder}: {_JSON} is a link; a bundle holds its files itself")
+    if type(number := about.get("format")) is not int or not 1 <= number <= FORMAT:
         raise BundleError(
             f"bundle {folder} is of format {number}, made by kflm2 {about.get('kflm2')}; this is kflm2 {__version__},"
             f" which reads format {FORMAT}: update it"
@@ -198,6 +220,7 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.device) -> Bundle:
+    """The bundle of a bundle.json that is as it was written; whatever it says is checked once, here."""
     config = about["config"]
     values: dict[str, Any] = {name: _unplain(name, config[name]) for name in _KEPT if name in config}
     settings = TrainSettings(**values)
@@ -214,7 +237,9 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
     arrays = load_file(folder / _WEIGHTS)
     sizes = Sizes(**about["sizes"])
     targets = tuple(map(str, about["targets"]))
-    scaler = TargetScaler.of(np.array(about["scaler"]["mean"]), np.array(about["scaler"]["std"]))
+    scaler = TargetScaler.of(*(_finite(about["scaler"][name], (len(targets),)) for name in ("mean", "std")))
+    if not targets or not about["members"]:
+        raise BundleError(f"bundle {folder} has no target or no model")
     members = []
     for number, epoch in enumerate(about["members"]):
         # without memory: what a bundle says of its sizes is believed once its file has the weights for them
@@ -226,13 +251,19 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
     scale = DescriptorScaler.of(_under(arrays, "descriptors.")) if sizes.descriptors else None
     with open(folder / _TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
-    domain = Domain(
-        smiles, arrays["domain.vectors"], about["domain"]["least_similarity"], about["domain"]["most_distance"]
+    bounds = (float(about["domain"][name]) for name in ("least_similarity", "most_distance"))
+    domain = Domain(smiles, _finite(arrays["domain.vectors"], (len(smiles), settings.hidden)), *bounds)
+    known = _under(arrays, "calibration.")
+    shape = (len(known["y_true"]), len(targets))
+    calibration = Calibration(
+        kind, known["y_true"].reshape(shape), _finite(known["y_pred"], shape), _finite(known["spread"], shape)
     )
     source = _source(folder, about["llm"], llm) if about["llm"] else None
     if source is not None:
         _same_llm(source, about["llm"], smiles[:_PROBES], arrays["probe"], device)
-    thresholds = np.full(len(targets), np.nan) if about["thresholds"] is None else np.array(about["thresholds"])
+    thresholds = np.full(len(targets), np.nan)
+    if kind == "classification":
+        thresholds = _finite(about["thresholds"], (len(targets),))
     return Bundle(
         settings=settings,
         targets=targets,
@@ -241,25 +272,39 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
         ensemble=Ensemble(members, scale, sizes),
         source=source,
         thresholds=thresholds,
-        calibration=Calibration(kind, **_under(arrays, "calibration.")),
+        calibration=calibration,
         domain=domain,
         made=about["made"],
     )
 
 
+def _finite(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a shape.
+
+    Raises:
+        ValueError: they are not.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"its numbers are damaged: {array.shape}, where {shape} are needed, all finite")
+    return array
+
+
 def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
     """The LLM on this machine; only of the registry is one taken without being asked for."""
-    name = str(about["name"])
-    if llm is None and name not in llms.LLMS:
-        where = about.get("hub_id") or f"the folder or file that {name} was loaded from"
-        raise LLMError(f"bundle {folder} reads the LLM {name}, which is not of the registry; say --llm {where}")
+    name, hub = str(about["name"]), str(about.get("hub_id") or "")
+    if llm is None and (name not in llms.LLMS or not llms.is_here(llms.LLMS[name])):
+        # nothing is fetched because a folder from elsewhere says so, nor is what it says printed as it is
+        where = hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else "and the folder or file that it was loaded from"
+        where = name if name in llms.LLMS else where
+        raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here; say --llm {where}")
     adapter = folder / _ADAPTER if (folder / _ADAPTER).is_dir() else None
     if adapter is not None:
         _check_adapter(adapter)
     try:
         return Source.of(llms.find(llm or name), adapter, ",".join(map(str, about["layers"])))
     except (LLMError, SettingError) as error:
-        raise LLMError(f"bundle {folder} reads the LLM {name}, which is not here: {error}") from None
+        raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
 
 
 def _check_adapter(adapter: Path) -> None:
@@ -270,7 +315,13 @@ def _check_adapter(adapter: Path) -> None:
         raise BundleError(f"adapter {adapter}: not a LoRA adapter")
     odd = (name for name, value in config.items() if name not in _ADAPTER_KEYS and value and value != plain.get(name))
     if name := next(odd, None):
-        raise BundleError(f"adapter {adapter}: its config asks for {name}, which a bundle's adapter must not")
+        raise BundleError(f"adapter {adapter}: its config asks for {name}, which a kept model's adapter must not")
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
+        ranks = {weights.get_slice(key).get_shape()[0] for key in weights.keys() if ".lora_A." in key}
+    modules = config.get("target_modules")
+    plain_names = isinstance(modules, list) and all(re.fullmatch(r"[\w.]+", str(name)) for name in modules)
+    if {config.get("r")} != ranks or not plain_names or not isinstance(config.get("init_lora_weights"), bool):
+        raise BundleError(f"adapter {adapter}: its config says otherwise than its weights")
 
 
 def _same_llm(
@@ -282,16 +333,15 @@ def _same_llm(
         difference = float(np.linalg.norm(states - known) / np.linalg.norm(known))
         if difference <= _SAME_STATES:
             return
-    hub = f" ({about['hub_id']})" if about.get("hub_id") else ""
     raise LLMError(
-        f"the LLM {source.name} here is not the one the bundle was made with, {about['name']}{hub}, weights"
-        f" {about['weights'][:12]}: it reads {smiles[0]} otherwise"
+        f"the LLM {source.name} here is not the one the bundle was made with, {about['name']!r}, weights"
+        f" {str(about['weights'])[:12]!r}: it reads {smiles[0]!r} otherwise"
     )
 
 
 def _states(source: Source, smiles: list[str], device: torch.device) -> np.ndarray:
     """(n, D) mean states of a few molecules."""
-    return Embedder(source, device).embed(smiles, "mean", progress=False).take(np.arange(len(smiles))).values
+    return Embedder(source, device).compute(smiles, "mean").values
 
 
 def _reader(source: Source | None) -> dict[str, Any] | None:
@@ -326,12 +376,16 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
+_HINTS = get_type_hints(TrainSettings)
+
+
 def _unplain(name: str, value: object) -> object:
-    kind = type(getattr(TrainSettings(), name))
+    hint, kind = _HINTS[name], type(getattr(TrainSettings(), name))
     if kind is tuple and isinstance(value, list):
         return tuple(map(str, value))
-    # an int is a float where the setting is one
-    if not isinstance(value, (kind, int) if kind is float else kind):
+    known = get_origin(hint) is not Literal or value in get_args(hint)
+    kinds = (float, int) if kind is float else (kind,)  # an int will do for a float
+    if not known or isinstance(value, bool) != (kind is bool) or not isinstance(value, kinds):
         raise SettingError(f"bundle: setting {name} is {value!r}")
     return value
 

@@ -205,6 +205,50 @@ def test_on_a_full_disk_what_was_written_is_safe(model: Path, many: Path, tmp_pa
     assert out.read_bytes() == whole
 
 
+def test_the_input_is_not_written_over(model: Path, many: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("smiles\nCCO\n")
+    os.symlink(table, tmp_path / "link.csv")
+    for out in (table, tmp_path / "link.csv", model / "out.csv", tmp_path):
+        settings = PredictSettings(model=model, molecules=(str(table),), out=out)
+        with pytest.raises(DataError, match="out "):
+            predicting.run(settings)
+    assert table.read_text() == "smiles\nCCO\n"
+
+
+def test_no_two_columns_share_a_name(tmp_path: Path) -> None:
+    table = pd.DataFrame({"smiles": SMILES[:60], **{name: range(60) for name in ("y", "y_low", "name", "row")}})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    words = ("--model", "gcn_indepent", "--target-columns", "y", "y_low", "name", "row")
+    folder = _train(tmp_path / "model", *words, csv=tmp_path / "t.csv")
+    (tmp_path / "in.smi").write_text("CCO ethanol\n")
+    assert _predict(folder, tmp_path / "in.smi", "-o", tmp_path / "o.csv") == 0
+    found = pd.read_csv(tmp_path / "o.csv")
+    assert found.columns.is_unique and len(found.columns) == 3 + 4 * 3 + 5
+    row = found.iloc[0]
+    for name in ("y", "y_low_predicted", "name_predicted", "row_predicted"):
+        assert row[f"{name}_low"] < row[name] < row[f"{name}_high"]
+    assert (row["row"], row["name"]) == (1, "ethanol")
+
+
+def test_parquet_bears_names_of_several_lines_and_any_length(model: Path, many: Path, tmp_path: Path) -> None:
+    names = ["two\nlines", "x" * 3_000_000, 'a "quote"', "", "ä"] * 10
+    pd.DataFrame({"smiles": SMILES[:50], "id": names}).to_csv(tmp_path / "t.csv", index=False)
+    assert _predict(model, tmp_path / "t.csv", "--name-column", "id", "-o", tmp_path / "o.parquet") == 0
+    assert pd.read_parquet(tmp_path / "o.parquet")["name"].tolist() == names
+
+
+def test_standard_input_of_any_bytes_and_a_reader_that_has_seen_enough(model: Path) -> None:
+    lines = b"\xef\xbb\xbfCCO a\xff\n" + b"CC b\n" * 3
+    command = [KFLM2, "predict", str(model), "-"]
+    done = subprocess.run(command, input=lines, capture_output=True, timeout=200, check=True)
+    assert [line.split(b",")[2] for line in done.stdout.splitlines()[1:]] == [b"CCO", b"CC", b"CC", b"CC"]
+    piped = subprocess.run(
+        f"{' '.join(command)} | head -n 1", shell=True, input=b"CCO\n" * 3000, capture_output=True, timeout=200
+    )
+    assert piped.stdout.startswith(b"row,") and b"error" not in piped.stderr and b"Traceback" not in piped.stderr
+
+
 def test_another_command_does_not_go_on_where_this_one_was(model: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     _predict(model, many, "-o", out)
@@ -301,9 +345,56 @@ def test_a_bundle_from_elsewhere_is_data_and_no_more(model: Path, tmp_path: Path
     os.symlink(model / "training.csv", folder / "training.csv")
     assert "training.csv is a link" in _refused(folder)
     # a path in it is never opened
-    assert "not of the registry" in _refused(
-        _rewritten(model, tmp_path / "llm", llm={"name": "/etc", "layers": [1], "weights": "0"})
+    asked = _refused(_rewritten(model, tmp_path / "llm", llm={"name": "/etc", "layers": [1], "weights": "0"}))
+    assert "'/etc', which is not here" in asked
+    # nor is anything fetched, or printed as it stands
+    hub = {"name": "DS_7B", "hub_id": "a/b\n\x1b[31mrm -rf", "layers": [1], "weights": "0"}
+    assert _refused(_rewritten(model, tmp_path / "hub", llm=hub)).endswith("say --llm DS_7B")
+    own = {**hub, "name": "x\ny"}
+    assert "rm" not in _refused(_rewritten(model, tmp_path / "own", llm=own))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": True},
+        {"format": -1},
+        {"members": []},
+        {"targets": []},
+        {"kind": "classification"},
+        {"kind": "x"},
+        {"scaler": {"mean": ["a"], "std": [1]}},
+        {"scaler": {"mean": [1, 2], "std": [1, 2]}},
+        {"domain": {"least_similarity": "x", "most_distance": 1}},
+        {"files": None},
+        {"sizes": {"atoms": "x"}},
+    ],
+)
+def test_a_damaged_bundle_is_one_line(model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(model, folder)
+    about = {**json.loads((folder / "bundle.json").read_text()), **changes}
+    del about["digest"]
+    write_json(folder / "bundle.json", {**about, "digest": _digest(about)})
+    assert str(folder) in _refused(folder)
+
+
+@pytest.mark.parametrize("setting", [{"standardize": "x"}, {"descriptors": "x"}, {"model": "x"}, {"hidden": True}])
+def test_a_setting_that_is_none_is_refused(model: Path, tmp_path: Path, setting: dict[str, Any]) -> None:
+    config = json.loads((model / "bundle.json").read_text())["config"]
+    assert str(tmp_path) in (said := _refused(_rewritten(model, tmp_path / "b", config={**config, **setting}))) or (
+        f"setting {next(iter(setting))}" in said
     )
+
+
+@pytest.mark.parametrize("name", ["calibration.y_pred", "domain.vectors"])
+def test_numbers_that_are_none_are_refused(model: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(model, folder)
+    arrays = load_file(folder / "weights.safetensors")
+    arrays[name] = arrays[name] * np.nan
+    save_file(arrays, folder / "weights.safetensors")
+    assert "damaged" in _refused(_rewritten(folder, tmp_path / "b"))
 
 
 def test_other_features_are_refused(model: Path, tmp_path: Path) -> None:
@@ -341,8 +432,16 @@ def test_an_adapter_that_asks_for_more_is_refused(
     Bundle.load(folder, str(tiny_decoder))
     path = folder / "adapter" / "adapter_config.json"
     config = json.loads(path.read_text())
-    write_json(path, {**config, "megatron_config": {"x": 1}, "megatron_core": "antigravity"})
-    assert "asks for megatron_" in _refused(_rewritten(folder, tmp_path / "b"), llm=str(tiny_decoder))
+    hostile: list[dict[str, Any]] = [
+        {"megatron_config": {"x": 1}, "megatron_core": "antigravity"},
+        {"r": 5_000_000},
+        {"target_modules": "(a+)+$"},
+        {"init_lora_weights": "pissa"},
+    ]
+    for number, odd in enumerate(hostile):
+        write_json(path, {**config, **odd})
+        said = _refused(_rewritten(folder, tmp_path / str(number)), llm=str(tiny_decoder))
+        assert "asks for megatron_" in said or "otherwise than its weights" in said
 
 
 def test_a_folder_of_something_else_is_not_overwritten(model: Path, tmp_path: Path) -> None:
@@ -350,8 +449,14 @@ def test_a_folder_of_something_else_is_not_overwritten(model: Path, tmp_path: Pa
     folder.mkdir()
     (folder / "thesis.txt").write_text("years")
     bundle = Bundle.load(model)
-    with pytest.raises(BundleError, match="not empty"):
+    with pytest.raises(BundleError, match=r"holds thesis\.txt"):
         bundle.save(folder, "")
+    write_json(folder / "bundle.json", {})
+    with pytest.raises(BundleError, match=r"holds thesis\.txt"):
+        bundle.save(folder, "")
+    assert (folder / "thesis.txt").read_text() == "years"
+    with pytest.raises(BundleError, match="is a file"):
+        bundle.save(folder / "thesis.txt", "")
     bundle.save(tmp_path / "new", "card")
     bundle.save(tmp_path / "new", "another card")
     assert (tmp_path / "new" / "README.md").read_text() == "another card"

@@ -79,6 +79,15 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
         KFLM2Classifier.load(tmp_path / "model")
 
 
+@pytest.mark.parametrize("names", [("active", "inactive"), (-1, 1), (False, True)])
+def test_classes_are_kept(tmp_path: Path, names: tuple[Any, Any]) -> None:
+    labels = np.where(Y.median() < Y, *names)
+    own = KFLM2Classifier(**QUICK).fit(SMILES, labels).save(tmp_path / "model")
+    again = KFLM2Classifier.load(tmp_path / "model")
+    assert again.classes_.tolist() == sorted(names)
+    assert again.score(SMILES, labels) == own.score(SMILES, labels)
+
+
 @pytest.mark.parametrize(
     ("smiles", "y", "reason"),
     [
@@ -88,11 +97,17 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
         ([["CCO", "CC"]], [1], r"shape \(1, 2\)"),
         ([], [], "no molecule"),
         (["CCO", "CC"], [1, 2], "too few"),
+        (["CCO", "CC", "C"], [1, 2, np.inf], "infinity"),
     ],
 )
 def test_what_cannot_be_fitted_says_why(smiles: list[Any], y: list[float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         KFLM2Regressor(**QUICK).fit(smiles, y)
+
+
+def test_a_seed_must_be_one() -> None:
+    with pytest.raises(ValueError, match="random_state is None"):
+        KFLM2Regressor().set_params(random_state=None).fit(SMILES, Y)
 
 
 def test_three_classes_and_a_broken_smiles_to_predict() -> None:

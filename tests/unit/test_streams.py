@@ -40,7 +40,20 @@ def test_a_row_of_another_width_is_a_row(tmp_path: Path) -> None:
     path.write_text('smiles,id\nCCO,1\nCC,2,3\nC\n,\n"C,C",4\n')
     words = [text for text, _ in _rows(_stream(path))]
     assert words[0] == "CCO" and words[3:] == ["", "C,C"]
+    assert dict(_rows(_stream(path, "id")))[words[1]] == "2"
     assert words[1] == "! a row of 3 cells, where the header has 2" and words[2].startswith("! a row of 1 cells")
+
+
+def test_a_missing_smiles_as_pandas_writes_it_is_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    pd.DataFrame({"smiles": ["CCO", None, "C"]}).to_csv(path, index=False)
+    assert _rows(_stream(path)) == [("CCO", ""), ("", ""), ("C", "")]
+
+
+def test_windows_letters_in_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("smiles,id\nCCO,Äthanol\n".encode("cp1252"))
+    assert _rows(_stream(path, "id")) == [("CCO", "Äthanol")]
 
 
 def test_a_cell_longer_than_csv_allows_is_read(tmp_path: Path) -> None:
@@ -69,6 +82,22 @@ def test_a_broken_block_of_an_sdf_is_a_row_and_the_rest_goes_on(tmp_path: Path) 
     assert [Chem.CanonSmiles(rows[i][0]) for i in (0, 2)] == [Chem.CanonSmiles("C[C@H](N)C(=O)O"), "c1ccccc1"]
 
 
+def test_two_molecules_in_one_block_are_no_molecule(tmp_path: Path) -> None:
+    blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(smiles)) for smiles in ("CCO", "c1ccccc1", "CCN")]
+    path = tmp_path / "a.sdf"
+    path.write_text(f"{blocks[0]}{blocks[1]}$$$$\n{blocks[2]}$$$$\n")
+    assert [text for text, _ in _rows(_stream(path))] == [
+        "! two molecules in one SDF block; a line $$$$ is missing",
+        "CCN",
+    ]
+
+
+def test_names_of_files_that_have_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_text("C x\n")
+    with pytest.raises(DataError, match="has names of its own, and no column 'id'"):
+        _stream(tmp_path / "a.smi", "id")
+
+
 def test_parquet_with_gaps(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pd.DataFrame({"s": ["CCO", None, "C"], "id": [1, 2, 3]}).to_parquet(path)
@@ -85,7 +114,6 @@ def test_words_are_smiles() -> None:
         ("a.csv", "SMILES,x\nC,1\n", "no column 'smiles'; it has: 'SMILES', 'x'"),
         ("a.csv", "", "is empty"),
         ("a.csv", 'smiles\n"C\n', "line 2 cannot be read as CSV: unexpected end of data"),
-        ("a.parquet", "no", "cannot be read as Parquet"),
         ("a.xlsx", "no", "unknown format; .csv, "),
     ],
 )
@@ -94,6 +122,15 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, text: str, r
     with pytest.raises(DataError) as caught:
         list(_stream(tmp_path / name).rows())
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_parquet_that_cannot_be_read_shows_before_its_rows_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("no")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        _stream(tmp_path / "a.parquet").count()
+    pd.DataFrame({"s": ["C"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="no column is named 'smiles'; it has: 's'"):
+        _stream(tmp_path / "b.parquet").count()
 
 
 def test_a_file_that_is_not_there_and_one_among_words(tmp_path: Path) -> None:

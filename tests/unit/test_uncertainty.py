@@ -29,6 +29,14 @@ def test_intervals_are_the_plain_formula(members: bool) -> None:
     np.testing.assert_allclose(found[0, 0], [1 - width, 1 + width])
 
 
+@pytest.mark.parametrize(("count", "confidence"), [(9, 0.9), (19, 0.9), (99, 0.9), (9, 0.8), (49, 0.8), (19, 0.95)])
+def test_where_the_rank_is_a_whole_number_it_is_that_one(count: int, confidence: float) -> None:
+    y_true, y_pred, spread = _regression(7, count, members=False)
+    found = Calibration("regression", y_true, y_pred, spread).intervals(np.zeros((1, 1)), np.zeros((1, 1)), confidence)
+    rank = round((count + 1) * confidence)
+    assert found[0, 0, 1] == pytest.approx(np.sort(np.abs(y_true - y_pred)[:, 0])[rank - 1])
+
+
 @pytest.mark.parametrize("confidence", [0.8, 0.9])
 def test_intervals_hold_as_often_as_they_say(confidence: float) -> None:
     shares, widths = [], []
