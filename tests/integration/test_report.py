@@ -226,6 +226,16 @@ def opened(browser: Any, page_file: Path) -> Iterator[Any]:
     assert said == [page_file.as_uri()]
 
 
+def _scroll_to(tab: Any, plot: Any) -> None:
+    """Brings a plot into view; the page hears of that a frame later, and hides its card then."""
+    plot.scroll_into_view_if_needed()
+    _next_frame(tab)
+
+
+def _next_frame(tab: Any) -> None:
+    tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def _column(tab: Any, table: str, column: int) -> list[str]:
     return tab.locator(f"table[aria-label^='{table}'] tbody tr > *:nth-child({column})").all_inner_texts()
 
@@ -251,7 +261,7 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
     card = opened.locator("#card")
     assert card.is_hidden()
     plot = opened.locator("figure", has_text="Predicted against measured").locator("svg.plot")
-    plot.scroll_into_view_if_needed()
+    _scroll_to(opened, plot)
     # the last test molecule lies above all others
     box = plot.locator("circle.dot").last.bounding_box()
     opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -260,6 +270,7 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
     # parts are drawn one after another, test last
     last = [i for i, part in enumerate(shown["part"]) if part == "test"][-1]
     smiles = own["molecules"]["smiles"][shown["mol"][last]]
+    assert card.is_visible()
     text = card.inner_text()
     assert smiles in text
     assert "measured" in text and "predicted" in text and "test" in text
@@ -281,6 +292,15 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
     assert card.inner_text() == first
     opened.keyboard.press("Escape")
     assert card.is_hidden()
+
+    # Tab to a plot that is out of view: it is brought there, and the card stays
+    opened.evaluate("scrollTo(0, document.body.scrollHeight)")
+    _next_frame(opened)
+    opened.locator("#method").evaluate("box => box.focus({ preventScroll: true })")
+    opened.keyboard.press("Tab")
+    _next_frame(opened)
+    assert plot.bounding_box()["y"] >= 0
+    assert card.is_visible()
 
 
 @needs_chromium
@@ -329,9 +349,10 @@ def test_a_phone_and_the_dark(opened: Any) -> None:
         opened.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
         assert opened.evaluate("document.documentElement.scrollWidth") == 390
     plot = opened.locator("figure", has_text="Error against distance").locator("svg.plot")
-    plot.scroll_into_view_if_needed()
+    _scroll_to(opened, plot)
     box = plot.locator("circle.dot").first.bounding_box()
     opened.touchscreen.tap(box["x"] + 5, box["y"] + 5)  # a finger is not that exact
+    assert opened.locator("#card").is_visible()
     card = opened.locator("#card").bounding_box()
     assert card["x"] >= 0 and card["x"] + card["width"] <= 390
     opened.touchscreen.tap(2, 2)

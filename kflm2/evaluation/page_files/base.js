@@ -79,7 +79,10 @@ function picture(mol) {
 const card = {
   node: document.getElementById("card"),
   pinned: false,
-  show(dot, x, y) {
+  // shows the dot again where it is now: Tab brings a plot into view, and the page hears of that only later
+  follow: null,
+  show(dot, x, y, follow = null) {
+    this.follow = follow;
     this.node.replaceChildren(...[
       dot.mol === undefined ? null : picture(dot.mol),
       dot.mol === undefined ? null : el("code", {}, molecules.smiles[dot.mol]),
@@ -112,4 +115,8 @@ document.addEventListener("keydown", (event) => { if (event.key === "Escape") ca
 document.addEventListener("pointerdown", (event) => {
   if (!event.target.closest("svg.plot, #card")) card.hide();
 });
-document.addEventListener("scroll", () => { if (!card.pinned) card.hide(); }, { passive: true });
+document.addEventListener("scroll", () => {
+  if (card.pinned) return;
+  if (card.follow) card.follow();
+  else card.hide();
+}, { passive: true });

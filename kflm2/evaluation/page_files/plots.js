@@ -86,10 +86,10 @@ class Frame {
     node.setAttribute("aria-label", `${this.label}. ${this.dots.length} dots; arrow keys go from one to the next, Escape closes.`);
     const byX = [...this.dots].sort((a, b) => a.cx - b.cx), byY = [...this.dots].sort((a, b) => a.cy - b.cy);
     let now = null;
-    const show = (dot) => {
+    const show = (dot, byKey = false) => {
       now = dot;
       const at = new DOMPoint(dot.cx, dot.cy).matrixTransform(node.getScreenCTM());
-      card.show(dot, at.x, at.y);
+      card.show(dot, at.x, at.y, byKey ? () => show(dot, true) : null);
     };
     const near = (event) => {
       const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(node.getScreenCTM().inverse());
@@ -112,15 +112,15 @@ class Frame {
       show(dot);
       card.pin(true);
     });
-    node.addEventListener("focus", () => { if (node.matches(":focus-visible")) show(now || byX[0]); });
+    node.addEventListener("focus", () => { if (node.matches(":focus-visible")) show(now || byX[0], true); });
     node.addEventListener("blur", () => card.hide());
     node.addEventListener("keydown", (event) => {
       const move = { ArrowRight: [byX, 1], ArrowLeft: [byX, -1], ArrowDown: [byY, 1], ArrowUp: [byY, -1] }[event.key];
       if (move) {
         const place = move[0].indexOf(now) + move[1];
-        show(move[0][Math.max(0, Math.min(place, move[0].length - 1))]);
-      } else if (event.key === "Home") show(byX[0]);
-      else if (event.key === "End") show(byX[byX.length - 1]);
+        show(move[0][Math.max(0, Math.min(place, move[0].length - 1))], true);
+      } else if (event.key === "Home") show(byX[0], true);
+      else if (event.key === "End") show(byX[byX.length - 1], true);
       else return;
       event.preventDefault();
     });
