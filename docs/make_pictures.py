@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 1280, 1950
 def main() -> None:
     """Run the commands, and keep the pictures."""
     if len(sys.argv) > 1:
-        make(Path(sys.argv[1]))
+        make(Path(sys.argv[1]).resolve())  # a browser takes whole paths
         return
     with tempfile.TemporaryDirectory() as name:
         make(Path(name))
