@@ -44,7 +44,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"csv": own, "target_columns": ("expt",), "epochs": 2, "runs": 2, "split": "scaffold"},
         {"csv": own, "target_columns": ("expt",), "epochs": 1, "runs": 2, "name": EVIL},
         {"csv": folder / "classes.csv", "target_columns": ("low", "odd"), "kind": "classification", "epochs": 2}
-        | {"runs": 2},
+        | {"runs": 2, "ensemble": 2},
     ):
         settings = TrainSettings.of("gcn_indepent", **common, **more)
         settings.check()
@@ -332,6 +332,8 @@ def test_choices_change_what_is_shown(opened: Any) -> None:
     opened.select_option("#choice select", label="classes")
     for title in ("ROC", "Precision against recall", "Calibration", "Learning curves", "Error against distance"):
         assert opened.locator("figure", has_text=title).count() == 1
+    curves = opened.locator("figure", has_text="Learning curves").inner_text()
+    assert "Seed 0, 2 models; thin: 2 of other seeds." in curves
     areas = opened.locator("figure", has_text="ROC").locator(".legend").inner_text()
     opened.select_option("#target", label="odd")
     assert opened.locator("figure", has_text="ROC").locator(".legend").inner_text() != areas

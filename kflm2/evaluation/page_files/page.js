@@ -148,14 +148,15 @@ function learning(set, method) {
   const [low, high] = extent(values.map(Math.log10), 0.06).map((power) => 10 ** power);
   const frame = new Frame("Learning curves: loss after each epoch", { of: [Math.min(1, longest - 1), longest], label: "epoch", ticks: ticks([1, longest]).filter(Number.isInteger) },
     { of: [low, high], log: true, label: set.kind === "regression" ? "squared error, scaled target" : "cross-entropy" }, { height: 380 });
-  const first = history[0].seed, epochs = (losses) => losses.map((_, i) => i + 1);
+  const first = history[0].seed, own = history.filter((one) => one.seed === first).length;
+  const epochs = (losses) => losses.map((_, i) => i + 1);
   for (const one of [...history].reverse()) {
     const thin = one.seed === first ? {} : { "stroke-width": 1, opacity: 0.4 };
     for (const part of ["train", "valid"]) frame.line(epochs(one[part]), one[part], { stroke: css(part), ...thin });
   }
   frame.add(history.map((one) => ({ x: one.best, y: one.valid[one.best - 1], color: css("test"), lines: [["kept", `epoch ${one.best}`], ["validation loss", short(one.valid[one.best - 1])], ["seed", one.seed]] })), { r: 4.5, opacity: 1 });
   return figure("Learning curves", frame.live(), [[css("train"), "train", true], [css("valid"), "valid", true], [css("test"), "kept"]],
-    `Seed ${first}${history.length > 1 ? `; thin: ${history.length - 1} more` : ""}. Training losses are with dropout.`);
+    `Seed ${first}${own > 1 ? `, ${own} models` : ""}${history.length > own ? `; thin: ${history.length - own} of other seeds` : ""}. Training losses are with dropout.`);
 }
 
 function distance(set, method) {
