@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kflm2.config.pipelines import MODELS
 from kflm2.data.datasets import DATASETS
-from kflm2.settings import MODELS
 
 OUT = Path("results")
 LOG = "benchmark.log"

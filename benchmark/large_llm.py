@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from kflm2.featurize import llm as llms
-from kflm2.featurize.embeddings import Embedder, Source
-from kflm2.featurize.loading import LoadedLLM
+from kflm2.config.finetune import FinetuneSettings
+from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
-from kflm2.finetune_settings import FinetuneSettings
-from kflm2.trainers.lessons import tokens_and_labels
-from kflm2.trainers.lora import TaughtLLM
+from kflm2.llm import checkpoints, registry
+from kflm2.llm.decoding import tokens_and_labels
+from kflm2.llm.loading import LoadedLLM
+from kflm2.llm.resolve import Source
+from kflm2.trainers.lora.model import TaughtLLM
 
 NAME = "DS_1.5B"
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ CONTEXT = 512
 
 def random_llm() -> Qwen2ForCausalLM:
     """A Qwen2 of the LLM's shape in float32."""
-    shape = llms.LLMS[NAME].shape
+    shape = registry.LLMS[NAME].shape
     assert shape is not None
     config = Qwen2Config(
         vocab_size=shape.vocabulary,
@@ -63,7 +64,7 @@ def lora_step(smiles: list[str]) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     assert torch.isfinite(loss)
     molecules, tokens = batch["input_ids"].shape
-    shape = llms.LLMS[NAME].shape
+    shape = registry.LLMS[NAME].shape
     assert shape is not None
     estimate = shape.lora_bytes(molecules, tokens, FLOAT32, settings.rank)
     return {"molecules": molecules, "tokens": tokens, "seconds": seconds, "peak": _peak(), "estimate": estimate}
@@ -73,7 +74,7 @@ def embedding_batch(smiles: list[str]) -> dict[str, Any]:
     """One batch of mean states of the last layer; the sizes, seconds and bytes of it."""
     tokenizer = _tokenizer()
     model = random_llm().model.eval().requires_grad_(False)
-    shape = llms.LLMS[NAME].shape
+    shape = registry.LLMS[NAME].shape
     assert shape is not None
     embedder = Embedder(Source(NAME, project_folder(), None, (shape.layers,), {}), CPU)
     embedder.loaded = LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
@@ -88,7 +89,7 @@ def embedding_batch(smiles: list[str]) -> dict[str, Any]:
 
 
 def _tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED]))
+    return AutoTokenizer.from_pretrained(checkpoints.checkpoint_folder(registry.LLMS[registry.EMBEDDED]))
 
 
 def _peak() -> int:

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kflm2.config.finetune import FinetuneSettings
 from kflm2.data.corpus import Selection
-from kflm2.featurize import llm as llms
 from kflm2.files import project_folder
-from kflm2.finetune_settings import FinetuneSettings
-from kflm2.trainers.decoder import cut, load_decoder
-from kflm2.trainers.lessons import Collator, DescriptorTargets, Lessons
-from kflm2.trainers.lora import TaughtLLM
+from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm.decoding import cut, load_decoder
+from kflm2.trainers.lora.dataset import Collator, DescriptorTargets, Lessons
+from kflm2.trainers.lora.model import TaughtLLM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ CUT = FinetuneSettings(layers=12, knowledge="descriptors", next_token_every=3, d
 
 def fresh(settings: FinetuneSettings, descriptors: int = 0) -> "tuple[TaughtLLM, PreTrainedTokenizerBase, Any]":
     """The embedded LLM with a new adapter, its tokenizer, and an optimizer."""
-    llm, tokenizer = load_decoder(llms.checkpoint_folder(llms.find(llms.EMBEDDED)), CPU)
+    llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), CPU)
     cut(llm, settings.layers)
     model = TaughtLLM(llm, settings, descriptors).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -107,7 +107,7 @@ def main() -> None:
         warm_up()
 
     print(
-        f"\n{llms.EMBEDDED}, {len(smiles)} molecules, {tokens} real tokens, float32,"
+        f"\n{registry.EMBEDDED}, {len(smiles)} molecules, {tokens} real tokens, float32,"
         f" torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
     print("            original      ours   ratio       cut   ratio")

@@ -23,11 +23,11 @@ import torch
 
 from kflm2.data import datasets
 from kflm2.data.molecules import read_table
-from kflm2.data.prompts import read_wording
-from kflm2.featurize import llm as llms
 from kflm2.files import project_folder
-from kflm2.trainers.decoder import load_decoder
-from kflm2.trainers.prompting import Prompter
+from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm.decoding import load_decoder
+from kflm2.llm.prompter import Prompter
+from kflm2.stages.prompt.templates import read_wording
 
 NEW_TOKENS = 8
 """As many as an answer under the grammar with two digits and two decimals may take."""
@@ -63,7 +63,7 @@ def main() -> None:
     dataset = datasets.find("SAMPL")
     wording = read_wording(project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.kind)
     prompts = [wording.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
-    llm, tokenizer = load_decoder(llms.checkpoint_folder(llms.find(llms.EMBEDDED)), torch.device("cpu"))
+    llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), torch.device("cpu"))
     prompter = Prompter(llm.eval(), tokenizer)
 
     def ours() -> list[str]:
@@ -75,7 +75,7 @@ def main() -> None:
     original_way(prompter, prompts[:2])
     prompter.answers(prompts[:2], NUMBER)
     print(
-        f"\n{llms.EMBEDDED}, {len(prompts)} prompts, {NEW_TOKENS} new tokens at most, float32,"
+        f"\n{registry.EMBEDDED}, {len(prompts)} prompts, {NEW_TOKENS} new tokens at most, float32,"
         f" torch {torch.__version__}, {torch.get_num_threads()} threads\n"
     )
     print("            original      ours   ratio   grammar   ratio")

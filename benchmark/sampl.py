@@ -16,9 +16,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kflm2.experiment import run
+from kflm2.config.pipelines import MODELS
+from kflm2.config.train import TrainSettings
 from kflm2.files import atomic
-from kflm2.settings import MODELS, TrainSettings
+from kflm2.stages.train.stage import run
 
 OUT = Path("results")
 PICTURE = Path(__file__).parents[1] / "docs" / "sampl.png"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from kflm2.evaluation.evidence import write_csv
+from kflm2.results.runs import write_csv
 
 
 def stacked(tables: list[pd.DataFrame], equal: bool) -> tuple[pd.DataFrame, np.ndarray]:

@@ -14,18 +14,18 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from kflm2 import experiment
+from kflm2.config.train import TrainSettings
 from kflm2.data.datasets import Dataset, Kind
 from kflm2.data.molecules import Molecules, parse_smiles
 from kflm2.data.splits import Split
 from kflm2.data.structures import standardize
 from kflm2.errors import MoleculeError
-from kflm2.evaluation.uncertainty import CONFIDENCE
 from kflm2.files import sha256_texts
-from kflm2.predictor import keeping
+from kflm2.metrics.conformal import CONFIDENCE
+from kflm2.predictor import export as keeping
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.predictor import OK, Predicted, Predictor
-from kflm2.settings import TrainSettings
+from kflm2.stages.train import experiment
 
 _OWN = ("valid_fraction", "random_state")
 """Parameters that are no settings of stage 2."""

@@ -13,8 +13,9 @@ from torch import nn
 from torch_geometric.nn import GCNConv, GINEConv
 from torch_geometric.utils import scatter, to_dense_batch
 
+from kflm2.config.pipelines import MODELS
+from kflm2.config.train import Attend, ModelSettings
 from kflm2.featurize.features import Batch, Sizes
-from kflm2.settings import MODELS, Attend, ModelSettings
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from kflm2.data.datasets import locate
-from kflm2.featurize import llm as llms
 from kflm2.files import cache_folder
+from kflm2.llm import checkpoints, registry
 
 # the converted embedded LLM is shared by all tests, and by people's own runs
 _REAL_CACHE = cache_folder()
@@ -121,7 +121,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def embedded() -> Path:
     """The real embedded LLM's checkpoint folder, converted when it is not there yet."""
-    return llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED])
+    return checkpoints.checkpoint_folder(registry.LLMS[registry.EMBEDDED])
 
 
 @pytest.fixture

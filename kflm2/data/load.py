@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
+from kflm2.config.table import TableSettings
 from kflm2.data import datasets
 from kflm2.data.datasets import Dataset, File
 from kflm2.data.molecules import Molecules, read_table
 from kflm2.data.structures import deduplicate, standardize
 from kflm2.files import sha256_file
-from kflm2.settings import TableSettings
 
 
 def load(settings: TableSettings) -> Molecules:

@@ -9,7 +9,7 @@ from rdkit import Chem, rdBase
 
 from kflm2.data.datasets import Dataset
 from kflm2.data.parts import PARTS
-from kflm2.data.table import Table, read_csv
+from kflm2.data.tables import Table, read_csv
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import sha256_file, sha256_texts
 

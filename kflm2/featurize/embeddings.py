@@ -1,98 +1,25 @@
 """Hidden states of SMILES: what the LLM makes of a molecule, pooled or token by token, cached on disk."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from kflm2.errors import SettingError
-from kflm2.featurize import adapters
-from kflm2.featurize import llm as llms
 from kflm2.featurize.cache import FeatureCache, StoredRows
-from kflm2.featurize.loading import LoadedLLM, load
 from kflm2.featurize.ragged import Ragged
+from kflm2.llm.loading import LoadedLLM, load
 
 if TYPE_CHECKING:
     import torch
+from kflm2.llm.resolve import Source
 
 Pooling = Literal["mean", "tokens"]
-
 TOKEN_BUDGET = {"cpu": 512, "cuda": 16384}
 """Tokens in a forward pass, padding included. A CPU is busy with few, and few means little padding."""
 _GROUP_BYTES = 256 << 20
 """Size of a cache shard at which it is written, so that a killed run loses little."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An LLM, its adapter and its layers: everything states depend on besides the SMILES."""
-
-    name: str
-    folder: Path
-    adapter: Path | None
-    layers: tuple[int, ...]
-    """1..depth; the last is after the final norm, 0 the token embeddings."""
-    digests: dict[str, str]
-    """Of weights, tokenizer and, where there is one, adapter."""
-
-    @staticmethod
-    def of(llm: llms.LLM, adapter: Path | None, layers: str) -> "Source":
-        """Find an LLM's files and what identifies them; nothing is loaded.
-
-        Args:
-            llm: from llm.find.
-            adapter: folder of a PEFT adapter, or None for the base LLM.
-            layers: see parse_layers.
-
-        Raises:
-            LLMError: LLM or adapter cannot be had or do not fit.
-            SettingError: no such layer.
-        """
-        folder = llms.checkpoint_folder(llm)
-        digests = llms.checkpoint_digest(folder)
-        cut = None
-        if adapter is not None:
-            adapters.check(adapter, llm, folder)
-            digests["adapter"] = adapters.digest(adapter)
-            cut = adapters.layers_of(adapter)
-        if cut is not None and layers in ("middle", "last"):
-            # stage 1 kept the first layers only, and taught the last of these what a molecule is
-            return Source(llm.name, folder, adapter, (cut,), digests)
-        try:
-            chosen = parse_layers(layers, cut or llms.folder_depth(folder))
-        except SettingError as error:
-            if cut is None:
-                raise
-            raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
-        return Source(llm.name, folder, adapter, chosen, digests)
-
-
-def parse_layers(text: str, depth: int) -> tuple[int, ...]:
-    """Layers of an LLM from a setting: `middle`, `last`, `fifths` or numbers such as `6,12,-1`.
-
-    `middle` is the one two fifths of the way up, `fifths` are five, evenly spaced, the last among them.
-
-    Raises:
-        SettingError: not a layer of an LLM with this depth.
-    """
-    if text == "middle":
-        return (max(1, round(depth * 2 / 5)),)
-    if text == "last":
-        return (depth,)
-    if text == "fifths":
-        return tuple(dict.fromkeys(max(1, round(depth * fifth / 5)) for fifth in range(1, 6)))
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        raise SettingError(f"layers {text!r}: give middle, last, fifths, or numbers such as 6,12,-1") from None
-    layers = tuple(number + depth + 1 if number < 0 else number for number in numbers)
-    if any(not 0 <= layer <= depth for layer in layers) or len(set(layers)) < len(layers):
-        raise SettingError(f"layers {text!r}: each must be one of 0 to {depth}, or -1 for the last, once")
-    return layers
 
 
 class Embedder:

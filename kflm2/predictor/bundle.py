@@ -29,19 +29,20 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from kflm2 import __version__
+from kflm2.config.train import ModelSettings, TrainingSettings, TrainSettings
 from kflm2.data.datasets import Kind
 from kflm2.errors import KFLM2Error, LLMError, SettingError
-from kflm2.evaluation.uncertainty import Calibration, Domain
-from kflm2.featurize import adapters
-from kflm2.featurize import llm as llms
 from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
-from kflm2.featurize.embeddings import Embedder, Source
+from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
 from kflm2.files import atomic, read_json, sha256_file, write_json
+from kflm2.llm import adapters, checkpoints, registry, resolve
+from kflm2.llm.resolve import Source
+from kflm2.metrics.applicability_domain import Domain
+from kflm2.metrics.conformal import Calibration
 from kflm2.model import build
-from kflm2.settings import ModelSettings, TrainingSettings, TrainSettings
-from kflm2.trainers.property import Ensemble, Fitted, TargetScaler
+from kflm2.trainers.supervised import Ensemble, Fitted, TargetScaler
 
 FORMAT = 1
 _JSON, _WEIGHTS, _TRAINING, _ADAPTER = "bundle.json", "weights.safetensors", "training.csv", "adapter"
@@ -293,16 +294,16 @@ def _finite(values: Any, shape: tuple[int, ...]) -> np.ndarray:
 def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
     """The LLM on this machine; only of the registry is one taken without being asked for."""
     name, hub = str(about["name"]), str(about.get("hub_id") or "")
-    if llm is None and (name not in llms.LLMS or not llms.is_here(llms.LLMS[name])):
+    if llm is None and (name not in registry.LLMS or not checkpoints.is_here(registry.LLMS[name])):
         # nothing is fetched because a folder from elsewhere says so, nor is what it says printed as it is
         where = hub if re.fullmatch(r"[\w.-]+/[\w.-]+", hub) else "and the folder or file that it was loaded from"
-        where = name if name in llms.LLMS else where
+        where = name if name in registry.LLMS else where
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here; say --llm {where}")
     adapter = folder / _ADAPTER if (folder / _ADAPTER).is_dir() else None
     if adapter is not None:
         _check_adapter(adapter)
     try:
-        return Source.of(llms.find(llm or name), adapter, ",".join(map(str, about["layers"])))
+        return Source.of(resolve.find(llm or name), adapter, ",".join(map(str, about["layers"])))
     except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
 
@@ -347,7 +348,7 @@ def _states(source: Source, smiles: list[str], device: torch.device) -> np.ndarr
 def _reader(source: Source | None) -> dict[str, Any] | None:
     if source is None:
         return None
-    own = llms.LLMS.get(source.name)
+    own = registry.LLMS.get(source.name)
     hub = own.hub_id if own else source.name.replace("--", "/") if "--" in source.name else ""
     return {"name": source.name, "hub_id": hub, **source.digests, "layers": list(source.layers)}
 

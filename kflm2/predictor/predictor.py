@@ -7,18 +7,19 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from kflm2.config.train import wants_tokens
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.similarity import fingerprints_of
 from kflm2.data.structures import standard_smiles
 from kflm2.errors import MoleculeError
-from kflm2.evaluation.uncertainty import CONFIDENCE, Places
 from kflm2.featurize.descriptors import descriptor_groups
 from kflm2.featurize.embeddings import Embedder, Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
+from kflm2.metrics.applicability_domain import Places
+from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.predictor.bundle import Bundle
-from kflm2.settings import wants_tokens
 
 OK = "ok"
 TOO_LONG = "longer than the LLM's context"

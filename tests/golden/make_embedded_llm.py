@@ -13,8 +13,8 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer
 
-from kflm2.featurize import llm as llms
 from kflm2.files import write_json
+from kflm2.llm import checkpoints, registry
 
 TEXTS = ["CC(=O)Oc1ccccc1C(=O)O", "C1CC2 (10) 345 67", " C[C@H](N)C(=O)O", "logS = -3.25 mol/L"]
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "O", "C[N+](C)(C)CC([O-])=O"]
@@ -23,7 +23,7 @@ EVERY = 37
 
 def main() -> None:
     """Run the LLM and write the file."""
-    folder = llms.checkpoint_folder(llms.LLMS[llms.EMBEDDED])
+    folder = checkpoints.checkpoint_folder(registry.LLMS[registry.EMBEDDED])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     states = {}

@@ -15,9 +15,8 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kflm2.featurize import adapters
-from kflm2.featurize import llm as llms
 from kflm2.files import write_json
+from kflm2.llm import adapters, checkpoints, registry
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "O", "C[N+](C)(C)CC([O-])=O"]
 EVERY = 37
@@ -26,8 +25,8 @@ LAYER = 12
 
 def main() -> None:
     """Run the LLM with the adapter and write the file."""
-    llm = llms.LLMS[llms.EMBEDDED]
-    folder, adapter = llms.checkpoint_folder(llm), adapters.default_adapter(llm)
+    llm = registry.LLMS[registry.EMBEDDED]
+    folder, adapter = checkpoints.checkpoint_folder(llm), adapters.default_adapter(llm)
     assert adapter is not None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # the whole LLM: the adapter has nothing for the layers above, which layer 12 does not see

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from kflm2 import ablation, stages
-from kflm2.ablate_settings import AblateSettings
+from kflm2.cli import stages
+from kflm2.config.ablate import AblateSettings
 from kflm2.errors import SettingError
+from kflm2.stages import ablate as ablation
 
 PARTS = (
     "LLM",

@@ -14,14 +14,16 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.metrics import root_mean_squared_error
 
-from kflm2 import comparing, experiment, stages
-from kflm2.compare_settings import CompareSettings
+from kflm2.cli import stages
+from kflm2.config.compare import CompareSettings
+from kflm2.config.train import TrainSettings
 from kflm2.errors import DataError
-from kflm2.evaluation import methods
-from kflm2.evaluation.compare_report import Compared
-from kflm2.evaluation.methods import Method
-from kflm2.evaluation.statistics import Assumptions, Pair
-from kflm2.settings import TrainSettings
+from kflm2.metrics.statistics import Assumptions, Pair
+from kflm2.results import methods
+from kflm2.results.methods import Method
+from kflm2.stages.compare import stage as comparing
+from kflm2.stages.compare.report import Compared
+from kflm2.stages.train import stage as experiment
 
 SEEDS = (0, 1, 2, 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kflm2 import stages
+from kflm2.cli import stages
 from kflm2.predictor.predictor import TOO_LONG
 
 GIVEN = (

@@ -15,7 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kflm2 import stages
+from kflm2.cli import stages
 
 ROOT = Path(__file__).parents[2]
 SMALL: tuple[object, ...] = ("--batch-size", 4, "--rank", 4, "--alpha", 8, "--save-steps", 2)

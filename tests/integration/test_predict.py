@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from kflm2 import predicting, stages
+from kflm2.cli import stages
+from kflm2.config.predict import PredictSettings
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
-from kflm2.predict_settings import PredictSettings
 from kflm2.predictor.bundle import Bundle, BundleError, _digest
 from kflm2.predictor.predictor import Predictor
+from kflm2.stages import predict as predicting
 
 ROOT = Path(__file__).parents[2]
 SMILES = pd.read_csv(ROOT / "dataset" / "SAMPL.csv")["smiles"].tolist()

@@ -9,12 +9,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
-from kflm2 import prompting, stages
-from kflm2.featurize import adapters
-from kflm2.finetune_settings import FinetuneSettings
-from kflm2.prompt_settings import PromptSettings
-from kflm2.trainers.decoder import cut, load_decoder
-from kflm2.trainers.lora import TaughtLLM
+from kflm2.cli import stages
+from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.prompt import PromptSettings
+from kflm2.llm import adapters
+from kflm2.llm.decoding import cut, load_decoder
+from kflm2.stages.prompt import stage as prompting
+from kflm2.trainers.lora.model import TaughtLLM
 
 SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
 

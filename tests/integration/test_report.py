@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kflm2 import experiment, reporting, stages
+from kflm2.cli import stages
+from kflm2.config.report import ReportSettings
+from kflm2.config.train import TrainSettings
 from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
-from kflm2.evaluation import evidence
-from kflm2.report_settings import ReportSettings
-from kflm2.settings import TrainSettings
+from kflm2.results import runs as evidence
+from kflm2.stages.report import stage as reporting
+from kflm2.stages.train import stage as experiment
 
 EVIL = "<script>document.title='owned'<"
 """Stands as a SMILES, in a method's name and in a dataset's name."""

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from kflm2 import stages
-from kflm2.featurize import adapters
+from kflm2.cli import stages
+from kflm2.llm import adapters
 
 ROOT = Path(__file__).parents[2]
 MODELS = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")

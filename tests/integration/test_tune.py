@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kflm2 import stages
-from kflm2.tune_settings import TuneSettings
+from kflm2.cli import stages
+from kflm2.config.tune import TuneSettings
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
 KFLM2 = str(Path(sys.executable).parent / "kflm2")

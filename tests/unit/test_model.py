@@ -10,6 +10,8 @@ from rdkit import Chem
 from torch import nn
 
 from kflm2 import model as models
+from kflm2.config.pipelines import MODELS
+from kflm2.config.train import ModelSettings
 from kflm2.featurize.features import Batch, Features, Sizes
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -24,7 +26,6 @@ from kflm2.model import (
     build,
     pool_mean,
 )
-from kflm2.settings import MODELS, ModelSettings
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "C", "C#N", "O=S(=O)(O)c1ccc2[nH]ccc2c1", "CCN"]
 LENGTHS = [6, 1, 2, 9, 3]

@@ -1,0 +1,1 @@
+"""Every setting of every stage. Nothing heavy is imported here."""

@@ -1,0 +1,81 @@
+"""Every setting of a comparison. Nothing heavy is imported here."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from kflm2.config.base import StageSettings
+from kflm2.data.parts import SplitKind
+from kflm2.errors import SettingError
+
+Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
+
+
+@dataclass(frozen=True)
+class CompareSettings(StageSettings):
+    """What is held against what."""
+
+    results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()
+    """Folders of results, of a model (results/SAMPL/crossAtt) or of a dataset (results/SAMPL), of one dataset or
+    several; all runs that are paired must have the same data and the same splits."""
+    practical: tuple[str, ...] = ()
+    """The smallest difference that matters to you, in the figure's unit: say it before you see any figure. For several
+    datasets NAME=VALUE each, or one value for all."""
+    figure: str | None = None
+    """What is compared, on the test parts; default RMSE, for classes ROC-AUC."""
+    split: SplitKind | None = None
+    """Which runs; default the only kind there is."""
+    baselines: tuple[Baseline, ...] = ()
+    """Run these on the same splits too, and keep their results beside the models': mean (of the training part), knn
+    (mean of the five most similar), or on RDKit and Morgan descriptors forest (random forest), xgboost (where it is
+    installed) or svm."""
+    chemprop: Path | None = None
+    """Run chemprop 2 on the same splits too: path of its command, in whatever environment it is installed."""
+    predictions: tuple[str, ...] = ()
+    """NAME=FILE: predictions of another program for the same test parts, a CSV with the columns seed, row, y_pred."""
+    published: Path | None = None
+    """CSV of published runs, with the columns method, dataset, split, metric, run, value; shown, but not paired."""
+    out: Path = field(default_factory=lambda: Path("results/compare"))
+    """Folder for tables and pictures, one a dataset."""
+
+    POSITIONAL: ClassVar = ("results",)
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            SettingError: the first one found.
+        """
+        if not self.results:
+            raise SettingError("give folders of results to compare, such as results/SAMPL/crossAtt")
+        if not self.practical:
+            raise SettingError(
+                "say with --practical, before any figure is read, from which difference on it matters to you: 0.1, or"
+                " SAMPL=0.2 Delaney=0.1"
+            )
+        for word in self.practical:
+            self._number(word)
+
+    def practical_of(self, dataset: str) -> float:
+        """The smallest difference that matters.
+
+        Raises:
+            SettingError: none was said for this dataset.
+        """
+        said = dict(self._number(word) for word in self.practical)
+        if dataset not in said and None not in said:
+            raise SettingError(f"practical names no difference for {dataset}")
+        return said.get(dataset, said.get(None, 0.0))
+
+    @staticmethod
+    def _number(word: str) -> tuple[str | None, float]:
+        name, equals, value = word.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise SettingError(f"practical {word!r}: {value!r} is no difference; give a number, 0 or more")
+        return (name if equals else None), number

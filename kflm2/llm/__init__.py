@@ -1,0 +1,1 @@
+"""Large language models: which there are, where their files are, how they are loaded and read."""

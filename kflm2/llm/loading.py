@@ -1,0 +1,124 @@
+"""An LLM in memory, with or without an adapter, cut to its first layers."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from kflm2.device import llm_dtype
+from kflm2.errors import LLMError
+from kflm2.llm.registry import EMBEDDED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoadedLLM:
+    """An LLM in memory, without vocabulary head, in evaluation mode."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    causal: bool
+    """A decoder: no token sees what comes after it."""
+    context: int
+    """Tokens it can read at once."""
+
+
+def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: int | None = None) -> LoadedLLM:
+    """Load an LLM from a checkpoint folder.
+
+    Args:
+        folder: from checkpoint_folder.
+        adapter: PEFT adapter put on top, merged into the weights.
+        device: bfloat16 on CUDA, float32 elsewhere.
+        keep_layers: keep the first layers only and leave out the final norm; None keeps all.
+
+    Raises:
+        LLMError: transformers cannot load it.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            dtype = llm_dtype(device)
+            if adapter is not None:
+                model = _with_adapter(folder, adapter, dtype, keep_layers)
+            else:
+                # the checkpoint's own number format would be taken if none were given
+                model, info = AutoModel.from_pretrained(
+                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+                )
+                # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
+                if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+                    raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
+                _cut(model, keep_layers)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            what = f"with adapter {adapter} " if adapter else ""
+            raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
+    nn.Module.to(model, device)
+    model.eval().requires_grad_(False)
+    causal = _is_causal(model)
+    context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
+    return LoadedLLM(model, tokenizer, causal, context)
+
+
+def _cut(model: nn.Module, keep_layers: int | None) -> None:
+    """Keep the first layers only, and no final norm."""
+    blocks = getattr(model, "layers", None)
+    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
+    if keep_layers is None or not isinstance(blocks, nn.ModuleList) or not hasattr(model, "norm"):
+        return
+    if keep_layers < len(blocks):
+        model.layers = blocks[:keep_layers]
+        model.norm = nn.Identity()
+
+
+def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: int | None = None) -> "PreTrainedModel":
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    # stage 1 wraps the class with the vocabulary head, and the adapter's tensors are named by it
+    architectures = AutoConfig.from_pretrained(folder).architectures or []
+    headed = any(name.endswith("ForCausalLM") for name in architectures)
+    model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    # before peft sees it: an adapter of the first layers lacks tensors for the others, and peft warns of every one
+    _cut(model.base_model if headed else model, keep_layers)
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    return merged.base_model if headed else merged
+
+
+def _is_causal(model: "PreTrainedModel") -> bool:
+    # the same shape twice, so that the same sums are made: a first token that cannot see the others gives the same bits
+    with torch.inference_mode():
+        first, second = (
+            model(input_ids=torch.tensor([row], device=model.device)).last_hidden_state[0, 0]
+            for row in ([1, 2, 3, 4], [1, 4, 2, 5])
+        )
+    return torch.equal(first, second)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No loading bar of transformers, and no notes on unused head weights: stage 2 leaves the head out on purpose."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers by a name that is on its way out
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()

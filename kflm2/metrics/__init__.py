@@ -1,0 +1,1 @@
+"""Metrics, statistics and uncertainty: arrays in, numbers out."""

@@ -1,0 +1,44 @@
+"""What made a result: versions, commit, memory."""
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from kflm2 import __version__
+
+_PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
+
+
+def peak_memory_mb() -> int | None:
+    """The most memory this process held, in MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what computed the result."""
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"kflm2": __version__, "python": platform.python_version(), **packages}
+
+
+@functools.cache
+def commit() -> str | None:
+    """The checkout's commit, with a + when files differ from it; None outside a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
+    git = ["git", "-C", str(checkout)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.returncode else "")

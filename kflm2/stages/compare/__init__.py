@@ -1,0 +1,1 @@
+"""Hold methods against each other."""

@@ -1,0 +1,1 @@
+"""Stage 1: teach an LLM chemistry."""

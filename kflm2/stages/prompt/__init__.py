@@ -1,0 +1,1 @@
+"""Stage 3: ask the LLM itself."""

@@ -1,0 +1,235 @@
+"""One run of stage 2: features, trained models, predictions and their metrics."""
+
+import contextlib
+import dataclasses
+import io
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kflm2.config.pipelines import MODELS
+from kflm2.config.train import TrainSettings, wants_tokens
+from kflm2.data.load import load
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import Split
+from kflm2.device import choose_device
+from kflm2.errors import LLMError, MoleculeError
+from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+from kflm2.featurize.embeddings import Embedder
+from kflm2.featurize.features import Features
+from kflm2.featurize.graphs import build_graphs
+from kflm2.llm import adapters, registry, resolve
+from kflm2.llm.resolve import Source
+from kflm2.metrics.conformal import CONFIDENCE, Calibration
+from kflm2.metrics.scores import choose_thresholds, score
+from kflm2.model import build
+from kflm2.results import runs as evidence
+from kflm2.stages.train import report
+from kflm2.trainers.supervised import Ensemble, fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A table's molecules and their views, before any split."""
+
+    molecules: Molecules
+    features: Features
+    """Descriptors as computed; each run scales them on its own training rows."""
+    source: Source | None
+    """The LLM, where the model reads one."""
+    seconds: dict[str, float]
+
+
+def fit_once(settings: TrainSettings, molecules: Molecules, split: Split) -> evidence.Run:
+    """One run on molecules and a split that are there, with nothing printed of it and nothing written.
+
+    Raises:
+        KFLM2Error: the settings cannot be used, or the LLM cannot read a molecule.
+    """
+    device = choose_device(settings.device)
+    with contextlib.redirect_stdout(io.StringIO()):  # which LLM was taken is for those who run a stage
+        prepared = prepare(settings, device, molecules)
+    if len(prepared.molecules.smiles) < len(molecules.smiles):
+        rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
+        raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")
+    trained = train(settings, prepared, split, settings.seed, device)
+    return _judged(settings, prepared, split, settings.seed, trained, prepared.seconds)
+
+
+def _judged(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    trained: "Trained",
+    seconds: dict[str, float],
+) -> evidence.Run:
+    molecules = prepared.molecules
+    y_true, kind, y_pred, spread = molecules.y_true, molecules.dataset.kind, trained.y_pred, trained.spread
+    thresholds = np.full(y_true.shape[1], np.nan)
+    if kind == "classification":
+        thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
+    scores = {part: score(y_true[own], y_pred[own], kind, thresholds) for part, own in split.parts.items()}
+    calibration = Calibration(kind, y_true[split.valid], y_pred[split.valid], spread[split.valid])
+    coverage = {
+        part: calibration.coverage(y_true[own], y_pred[own], spread[own], CONFIDENCE)
+        for part, own in split.parts.items()
+        if part.startswith("test")
+    }
+    return evidence.Run(
+        settings,
+        molecules,
+        prepared.source,
+        split,
+        seed,
+        scores,
+        thresholds,
+        y_pred,
+        spread,
+        calibration,
+        coverage,
+        trained.ensemble,
+        # the states of one run are enough for a map of them
+        trained.ensemble.members[0].hidden(trained.scaled) if seed == settings.seed else None,
+        seconds,
+    )
+
+
+def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules | None = None) -> Prepared:
+    """Compute the views the model takes; what the cache holds is not computed again.
+
+    Args:
+        settings: see TrainSettings.
+        device: to run the LLM on.
+        molecules: default those of the table.
+    """
+    if molecules is None:
+        molecules = load(settings)
+        if molecules.rejected:
+            print(report.rejections(molecules), flush=True)
+    seconds: dict[str, float] = {}
+    source, states = None, None
+    if "states" in settings.read_views:
+        source = find_source(settings)
+        with _timed("embeddings", seconds):
+            embedder = Embedder(source, device)
+            states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(settings) else "mean")
+        too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
+        if too_long:
+            molecules = molecules.reject(too_long)
+            states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
+            print(report.rejections(molecules), flush=True)
+    graphs, descriptors = None, None
+    if "graph" in settings.read_views:
+        with _timed("graphs", seconds):
+            graphs = build_graphs(molecules.smiles)
+    if "descriptors" in settings.read_views:
+        with _timed("descriptors", seconds):
+            descriptors = compute_descriptors(settings.descriptors, molecules.smiles)
+    return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
+
+
+def find_source(settings: TrainSettings) -> Source:
+    """The LLM, its adapter and its layers that the settings name; what auto takes is printed."""
+    if settings.llm == registry.AUTO:
+        llm, why = resolve.auto()
+        print(f"LLM: auto takes {llm.name} ({why})", flush=True)
+    else:
+        llm = resolve.find(settings.llm)
+    adapter = None
+    if not MODELS[settings.model].adapter:
+        if settings.adapter not in ("auto", "none"):
+            raise LLMError(f"{settings.model} reads the base LLM always; --adapter {settings.adapter} cannot be used")
+    elif settings.adapter == "auto":
+        adapter = adapters.default_adapter(llm)
+        print(f"adapter: {adapter or f'none found in models/{llm.name}, the base LLM is used'}", flush=True)
+    elif settings.adapter != "none":
+        adapter = Path(settings.adapter)
+    return Source.of(llm, adapter, settings.layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The models of one run, and what they say of all n molecules."""
+
+    ensemble: Ensemble
+    scaled: Features
+    """As the models read them."""
+    y_pred: np.ndarray
+    """(n, K) mean of the members."""
+    spread: np.ndarray
+    """(n, K) their standard deviation."""
+
+
+def train(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    after_epoch: Callable[[], object] = lambda: None,
+) -> Trained:
+    """Train the models of one run."""
+    with _threads(settings.threads):
+        return _train(settings, prepared, split, seed, device, after_epoch)
+
+
+def _train(
+    settings: TrainSettings,
+    prepared: Prepared,
+    split: Split,
+    seed: int,
+    device: torch.device,
+    after_epoch: Callable[[], object],
+) -> Trained:
+    features, scale = prepared.features, None
+    if features.descriptors is not None:
+        scale = DescriptorScaler(features.descriptors[split.train])
+        features = dataclasses.replace(features, descriptors=scale(features.descriptors))
+    y_true = prepared.molecules.y_true
+    kind = prepared.molecules.dataset.kind
+    sizes = features.sizes()
+    members = [
+        fit(
+            lambda: build(settings.model, sizes, y_true.shape[1], settings),
+            features,
+            y_true,
+            split,
+            kind,
+            settings,
+            # members of one run differ from each other and from all other runs' members
+            seed=seed * 1000 + member,
+            device=device,
+            after_epoch=after_epoch,
+        )
+        for member in range(settings.members)
+    ]
+    ensemble = Ensemble(members, scale, sizes)
+    return Trained(ensemble, features, *ensemble.predict(features))
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """CPU threads of torch inside a block; the LLM before it takes all there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _timed:
+    """Seconds spent in a block, under a name."""
+
+    def __init__(self, name: str, seconds: dict[str, float]) -> None:
+        self.name, self.seconds = name, seconds
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = round(time.perf_counter() - self.start, 3)

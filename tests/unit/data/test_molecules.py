@@ -1,0 +1,222 @@
+"""Tables of molecules: every row is kept or rejected with its reason, and bad tables are refused in one line."""
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kflm2.data import datasets
+from kflm2.data.datasets import Dataset, File
+from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles, read_table
+from kflm2.errors import DataError, MoleculeError, SettingError
+
+GOOD = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "F/C=C/F"]
+BAD = {
+    "C(C": "RDKit cannot read it: not a SMILES",
+    "C(C)(C)(C)(C)C": "valence",
+    "c1cccc1": "kekulize",
+    "": "no SMILES",
+    "C" * (MAX_SMILES_LENGTH + 1): "are read at most",
+    "C1" * 1001: "digits",
+    "CCO ethanol": "a blank inside",
+    "CÉ": "a character that SMILES do not have",
+}
+
+
+def _table(folder: Path, text: str | bytes, targets: tuple[str, ...] = ("y",), **columns: str) -> Dataset:
+    path = folder / "table.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Dataset("table", (File(path),), targets, **columns)
+
+
+@pytest.mark.parametrize(("smiles", "reason"), BAD.items())
+def test_an_unusable_smiles_says_why_and_rdkit_keeps_quiet(
+    smiles: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(MoleculeError, match=f"(?i){reason}"):
+        parse_smiles(smiles)
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.sampled_from([*GOOD, *BAD]), min_size=1, max_size=12))
+def test_rows_read_are_rows_kept_plus_rows_rejected(tmp_path: Path, smiles: list[str]) -> None:
+    table = _table(tmp_path, "smiles,y\n" + "".join(f"{text},{i}\n" for i, text in enumerate(smiles)))
+    good = [i for i, text in enumerate(smiles) if text in GOOD]
+    if not good:
+        with pytest.raises(DataError, match=f"none of {len(smiles)} rows is a valid molecule; row 1 "):
+            read_table(table)
+        return
+    molecules = read_table(table)
+    assert molecules.read == len(smiles) == len(molecules.smiles) + len(molecules.rejected)
+    assert molecules.smiles == [smiles[i] for i in good]
+    assert molecules.rows.tolist() == [i + 1 for i in good]
+    assert molecules.y_true[:, 0].tolist() == good
+    assert [(own.row, own.smiles) for own in molecules.rejected] == [
+        (i + 1, text) for i, text in enumerate(smiles) if text in BAD
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "is empty"),
+        ("smiles,y\n", "no rows"),
+        ("SMILES,y\nCC,1\n", "no column 'smiles'; it has: 'SMILES', 'y'"),
+        ("smiles,z\nCC,1\n", "no column 'y'; it has: 'smiles', 'z'"),
+        ("smiles,y\nCC,1\nCO,low\n", "row 2: column 'y' is 'low', not a number"),
+        ("smiles,y\nCC,inf\n", "row 1: column 'y' is 'inf', not a number"),
+        ("smiles,y\nCC,-inf\n", "row 1: column 'y' is '-inf', not a number"),
+        ("smiles,y\nCC,1_0\n", "row 1: column 'y' is '1_0', not a number"),
+        ("smiles;y\nCC;1,5\n", "row 1: column 'y' is '1,5', not a number"),
+        ("smiles,y,y\nCC,1,2\n", "2 columns are named 'y'"),
+        ("smiles,y\nCC,1\nCO,2,3\n", "row 2 (line 3) has 3 cells, the header 2"),
+        ("smiles,y\nCC,1\nCO\n", "row 2 (line 3) has 1 cells, the header 2"),
+        ('smiles,y\nCC,"1"2\n', "row 1 (line 2) cannot be read as CSV"),
+        ('"smiles,y\nCC,1\n', "the header cannot be read as CSV"),
+        ("\n \n", "is empty"),
+        ('smiles,y\n"CC,1\n', "cannot be read as CSV"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, told: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_table(_table(tmp_path, text))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "table.csv" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file .*none\.csv"):
+        read_table(Dataset("x", (File(tmp_path / "none.csv"),), ("y",)))
+
+
+def test_a_class_is_0_or_1(tmp_path: Path) -> None:
+    table = _table(tmp_path, "smiles,y\nCC,1\nCO,0.0\nCN,2\n", kind="classification")
+    with pytest.raises(DataError, match="row 3: column 'y' is '2'; a class is 0 or 1"):
+        read_table(table)
+    assert read_table(table, limit=2).y_true[:, 0].tolist() == [1.0, 0.0]
+
+
+def test_a_blank_target_is_a_missing_label_and_none_at_all_a_rejection(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, "smiles,a,b\nCC,1, \nCO,,\nCN,,-3e2\n", ("b", "a")))
+    np.testing.assert_array_equal(molecules.y_true, [[np.nan, 1.0], [-300.0, np.nan]])
+    assert [(own.row, own.reason) for own in molecules.rejected] == [(2, "no target value")]
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "N/A", "null", "None", " "])
+def test_what_spreadsheets_write_for_nothing_is_a_missing_label(tmp_path: Path, word: str) -> None:
+    molecules = read_table(_table(tmp_path, f"smiles,a,b\nCC,1,{word}\nCO,2,3\n", ("a", "b")))
+    np.testing.assert_array_equal(molecules.y_true, [[1.0, np.nan], [2.0, 3.0]])
+    assert molecules.missing == 1
+
+
+ROWS = [("CC", 'a, "b"', "1"), (" C#N", "é", "2"), ("C(", "", "-3.5"), ("c1ccccc1", "x|y;z\t", "1e-3")]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_encodings_line_ends_quotes_and_blank_lines(
+    tmp_path: Path, delimiter: str, end: str, encoding: str, quoting: Literal[0, 1]
+) -> None:
+    """The standard library's writer is the oracle."""
+    path = tmp_path / "own.csv"
+    with open(path, "w", encoding=encoding, newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator=end, quoting=quoting)
+        writer.writerow(["smiles", "name", "y"])
+        for row in ROWS:
+            writer.writerow(row)
+            file.write(end)
+        file.write(f"  {end}{end}")
+    molecules = read_table(Dataset("own", (File(path),), ("y",)))
+    assert (molecules.read, molecules.padded) == (4, 1)
+    assert molecules.smiles == ["CC", "C#N", "c1ccccc1"]
+    assert molecules.rows.tolist() == [1, 2, 4]
+    assert molecules.y_true[:, 0].tolist() == [1.0, 2.0, 0.001]
+    assert [own.row for own in molecules.rejected] == [3]
+
+
+def test_a_byte_that_is_no_letter_spoils_its_row_only(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, b"smiles,name,y\nCC,caf\xe9,1\nC\xe9,b,2\n"))
+    assert molecules.smiles == ["CC"]
+    assert [own.row for own in molecules.rejected] == [2]
+
+
+def test_one_row_is_a_table_and_a_row_of_empty_cells_is_a_row(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, "smiles,y\nCC,1\n,\n"))
+    assert (molecules.read, molecules.smiles) == (2, ["CC"])
+    assert [own.reason for own in molecules.rejected] == ["no SMILES"]
+
+
+def test_lines_of_nothing_above_the_header_are_passed_over(tmp_path: Path) -> None:
+    assert read_table(_table(tmp_path, "\n,\n \nsmiles,y\nCC,1\n")).smiles == ["CC"]
+
+
+def test_a_split_columns_words_are_checked_with_their_place(tmp_path: Path) -> None:
+    text = "smiles,y,part\nCC,1,train\nC(,2,valid\nCO,3, test \nCN,4,test_two\n"
+    molecules = read_table(_table(tmp_path, text), split_column="part")
+    assert molecules.parts == ["train", "test", "test_two"]
+    for word in ("Test", "", "tests"):
+        table = _table(tmp_path, f"{text}CS,5,{word}\n")
+        with pytest.raises(DataError, match=rf"table\.csv: row 5: column 'part' is '{word}'; a part is train"):
+            read_table(table, split_column="part")
+
+
+def test_a_column_that_is_not_asked_for_may_stand_twice(tmp_path: Path) -> None:
+    assert read_table(_table(tmp_path, "id,smiles,id,y\n1,CC,1,5\n")).y_true.tolist() == [[5.0]]
+
+
+def test_files_of_one_dataset_are_read_one_after_another(tmp_path: Path) -> None:
+    for name, rows in (("train", "CC,1\nC(,2"), ("one", "CO,3"), ("two", "N(,4\nCN,5")):
+        (tmp_path / f"{name}.csv").write_text(f"smiles,y\n{rows}\n")
+    files = (("train", "train"), ("one", "test_one"), ("two", "test_two"))
+    dataset = Dataset("x", tuple(File(tmp_path / f"{name}.csv", part=part) for name, part in files), ("y",))
+    molecules = read_table(dataset)
+    assert molecules.rows.tolist() == [1, 3, 5]
+    assert molecules.parts == ["train", "test_one", "test_two"]
+    assert [own.row for own in molecules.rejected] == [2, 4]
+    # a row's number is its own, however many rows are read
+    first = read_table(dataset, limit=1)
+    assert (first.read, first.rows.tolist(), [own.row for own in first.rejected]) == (3, [1, 3], [4])
+    (tmp_path / "two.csv").write_text("smiles,y\nCC,low\n")
+    with pytest.raises(DataError, match=r"two\.csv: row 1: column 'y' is 'low'"):
+        read_table(dataset)
+
+
+def test_the_first_rows_only(tmp_path: Path) -> None:
+    molecules = read_table(_table(tmp_path, "smiles,y\nCC,1\nC(,2\nCO,3\nCN,4\n"), limit=3)
+    assert (molecules.read, molecules.smiles) == (3, ["CC", "CO"])
+
+
+def test_rejecting_later_keeps_count_order_and_parts(tmp_path: Path) -> None:
+    table = _table(tmp_path, "smiles,y,part\nCC,1,train\nC(,2,test\nCO,3,test\nCN,4,valid\n")
+    molecules = read_table(table, split_column="part").reject({1: "too long"})
+    assert molecules.read == 4
+    assert molecules.smiles == ["CC", "CN"]
+    assert molecules.parts == ["train", "valid"]
+    assert molecules.y_true[:, 0].tolist() == [1.0, 4.0]
+    assert [own.row for own in molecules.rejected] == [2, 3]
+    with pytest.raises(DataError, match="none of 4 rows"):
+        molecules.reject({0: "a", 1: "b"})
+
+
+def test_sampl_is_the_papers_file() -> None:
+    molecules = read_table(datasets.find("SAMPL"))
+    assert molecules.sha256 == "a4fbf3b28fe2e604d6bd7ea0e20b4494ff732400a80f58d1b393677cfbc1b06c"
+    assert (molecules.read, len(molecules.smiles), molecules.rejected) == (642, 642, ())
+    assert sum(parse_smiles(text).GetNumAtoms() <= 2 for text in molecules.smiles) == 14
+    with pytest.raises(SettingError, match="choose one of: SAMPL"):
+        datasets.find("sampl")
+
+
+def test_zinc_sample_holds_5000_molecules() -> None:
+    lines = (Path(__file__).parents[3] / "dataset" / "zinc_sample.smi").read_text().splitlines()
+    assert len(set(lines)) == 5000
+    for text in lines[::50]:
+        parse_smiles(text)

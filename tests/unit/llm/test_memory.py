@@ -1,0 +1,111 @@
+"""Sizes of LLMs: counted as transformers counts, and memory as a real run takes it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers.utils import logging
+
+from kflm2.cli import stages
+from kflm2.llm.memory import Machine, Shape
+from kflm2.llm.registry import EMBEDDED, LLMS
+from kflm2.stages.llms import table
+
+SMALL = Shape(width=24, layers=3, inner=40, heads=6, kv_heads=2, vocabulary=50, tied=False, qkv_bias=True)
+
+
+def _model(shape: Shape) -> PreTrainedModel:
+    """transformers' model of a shape, without memory for its weights."""
+    config = (Qwen2Config if shape.qkv_bias else LlamaConfig)(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        intermediate_size=shape.inner,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+    )
+    logging.set_verbosity_error()
+    with torch.device("meta"):
+        # eager attention is made of plain products, which can be counted
+        return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+@pytest.mark.parametrize("name", [*LLMS, "small"])
+def test_parameters_are_counted_as_transformers_counts_them(name: str) -> None:
+    shape = SMALL if name == "small" else LLMS[name].shape
+    assert shape is not None
+    model = _model(shape)
+    assert shape.parameters() == sum(weight.numel() for weight in model.parameters())
+    assert shape.parameters(head=False) == sum(weight.numel() for weight in model.model.parameters())
+
+
+def test_a_lora_adapter_is_counted_as_peft_counts_it() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(_model(SMALL), LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert SMALL.lora_parameters(5) == model.get_nb_trainable_parameters()[0]
+    assert SMALL.lora_parameters(5, layers=1) * 3 == SMALL.lora_parameters(5)
+
+
+def test_operations_are_those_of_the_matrix_products() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = _model(SMALL).model.to_empty(device="cpu")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(input_ids=torch.ones(1, 7, dtype=torch.long))
+    assert SMALL.flops(7) == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+_RUN = """
+import resource, sys, torch, transformers, peft
+from kflm2.llm.checkpoints import checkpoint_folder
+from kflm2.llm.loading import load
+from kflm2.llm.registry import EMBEDDED, LLMS
+folder = checkpoint_folder(LLMS[EMBEDDED])
+kind, batch, tokens = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ids = torch.randint(0, 40000, (batch, tokens))
+if kind == "embed":
+    model = load(folder, None, torch.device("cpu")).model
+    with torch.inference_mode():
+        model(input_ids=ids, output_hidden_states=True, use_cache=False)
+else:
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = peft.LoraConfig(r=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(model, config).train()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    optimizer.step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how memory is counted differs from system to system")
+@pytest.mark.parametrize(("kind", "batch", "tokens"), [("embed", 48, 100), ("lora", 12, 32)])
+@pytest.mark.usefixtures("embedded")
+def test_memory_is_what_the_embedded_llm_takes_within_a_quarter(kind: str, batch: int, tokens: int) -> None:
+    shape = LLMS[EMBEDDED].shape
+    assert shape is not None
+    words = [sys.executable, "-c", _RUN, kind, str(batch), str(tokens)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    estimate = shape.embedding_bytes(batch, tokens, 4) if kind == "embed" else shape.lora_bytes(batch, tokens, 4, 16)
+    assert estimate == pytest.approx(int(done.stdout.split()[-1]), rel=0.25)
+
+
+def test_the_table_tells_what_fits_where(capsys: pytest.CaptureFixture[str]) -> None:
+    large = table(16, 32, 16, None, Machine("GPU", 80e9, 2, "bfloat16")).splitlines()
+    small = table(16, 32, 16, None, Machine("GPU", 8.5e9, 2, "bfloat16")).splitlines()
+    for name, where, fits in (("DS_1.5B", small, "embed"), ("DS_7B", small, "no"), ("DS_7B", large, "both")):
+        (line,) = [line for line in where if line.startswith(f"{name} ")]
+        assert fits in line.split()
+    stages.llms.from_command_line(["--layers", "12"])
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[1 : 1 + len(LLMS)]] == list(LLMS)
+    assert "the first 12 layers" in printed
+    with pytest.raises(SystemExit) as stop:
+        stages.llms.from_command_line(["--batch", "0"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: batch is 0; it must be at least 1\n"

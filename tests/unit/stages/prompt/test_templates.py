@@ -1,0 +1,100 @@
+"""Prompts from a table: the words that were asked for, and a line for every table that cannot be used."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kflm2.data.datasets import DATASETS
+from kflm2.errors import DataError
+from kflm2.files import project_folder
+from kflm2.stages.prompt.templates import Wording, parse, read_wording
+
+TABLE = project_folder() / "prompt" / "prompts.toml"
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_dataset_has_words_of_its_own(name: str) -> None:
+    dataset = DATASETS[name]
+    wording = read_wording(TABLE, name, dataset.targets[0], dataset.kind)
+    assert len(wording.templates) == 4
+    assert f"[{name}]" in TABLE.read_text()
+    assert wording.unit == dataset.unit
+    for template in wording.templates:
+        prompt = wording.ask("CCO", template)
+        assert prompt.count("CCO") == 1
+        assert "{" not in prompt
+
+
+def test_the_papers_prompt_with_examples() -> None:
+    wording = read_wording(TABLE, "SAMPL", "expt", "regression")
+    assert wording.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
+    assert wording.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
+        "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
+        "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
+        "SMILES: CCO\nhydration free energy (kcal/mol):"
+    )
+    own = read_wording(TABLE, "mine", "logS", "regression")
+    assert own.ask("CCO", "plain") == "SMILES: CCO\nlogS:"
+    tox = read_wording(TABLE, "Tox21", "SR-p53", "classification")
+    assert tox.quantity == "is active in the toxicity assay SR-p53"
+    assert (tox.write(0.0), tox.write(1.0)) == (" no", " yes")
+    with pytest.raises(DataError, match=r"0\.5 is no class"):
+        tox.write(0.5)
+
+
+GOOD = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
+WORDING = Wording({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
+
+
+@given(st.floats(-999_999, 999_999))
+def test_a_value_is_written_so_that_it_is_read_again(value: float) -> None:
+    text = WORDING.write(value)
+    assert text.startswith(" ")
+    assert parse(text) == pytest.approx(value, abs=0.00501)
+    assert text != " -0.00"
+
+
+def test_a_value_that_is_too_large_is_refused() -> None:
+    with pytest.raises(DataError, match="more than 6 digits before the point"):
+        WORDING.write(-1e6)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-5.01", -5.01), (" 3", 3.0), ("7.", 7.0), (".5", 0.5), ("\n 2.0\n", 2.0), ("- 5", None), ("5 kcal/mol", None),
+     ("about 5", None), ("", None), ("nan", None), ("inf", None), ("1e3", None), ("1_000", None), ("--1", None),
+     ("+5", None), ("5.0.1", None), ("\u0665", None)],
+)  # fmt: skip
+def test_only_a_number_is_read_as_one(text: str, value: float | None) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ("[templates", "is not TOML"),
+        ("a = 1", r"no \[templates\.regression\]"),
+        ("templates = 1", r"no \[templates\.regression\]"),
+        ("[templates.regression]\nplain = 'x'", "must have {smiles}"),
+        ("[templates.regression]\nplain = '{smiles} {color}'", "must have {smiles}, and may have"),
+        ("[templates.regression]\nplain = '{smiles:d}'", "must have {smiles}, and may have"),
+        ("[templates.regression]\nplain = '{smiles'", "template plain: "),
+        ("[templates.regression]\nplain = '{smiles}: '", "ends with a blank"),
+        (GOOD + "decimals = 9", "decimals of SAMPL is 9"),
+        (GOOD + "answers = 3", "must be two words, each with a blank"),
+        (GOOD + "answers = ['no', 'yes']", "must be two words, each with a blank"),
+        (GOOD + "answers = [' a', ' ab']", "one begins like the other"),
+        (GOOD + "units = 'x'", "unknown key 'units'; there are: quantity, unit, decimals, answers"),
+        ("default = 1\n" + GOOD, "default is no table"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_line(table: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.toml"
+    path.write_text(table)
+    with pytest.raises(DataError, match=told) as caught:
+        read_wording(path, "SAMPL", "expt", "regression")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="No such file"):
+        read_wording(tmp_path / "none.toml", "SAMPL", "expt", "regression")

@@ -1,0 +1,236 @@
+"""Stage 2's trainer: what it may know, what it keeps, and that it is the same twice."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from kflm2.config.train import ModelSettings, TrainingSettings
+from kflm2.data.splits import Split
+from kflm2.errors import KFLM2Error
+from kflm2.featurize.features import Features
+from kflm2.featurize.graphs import build_graphs
+from kflm2.featurize.ragged import Ragged
+from kflm2.model import FusedModel, StatesEncoder, build
+from kflm2.trainers import supervised as property_trainer
+from kflm2.trainers.supervised import Fitted, TargetScaler, fit, masked_loss, positive_weights
+
+N, TARGETS = 40, 2
+CPU = torch.device("cpu")
+SPLIT = Split("random", np.arange(0, 28), np.arange(28, 34), np.arange(34, 40))
+SETTINGS = TrainingSettings(epochs=4, batch_size=8)
+
+
+def _features() -> Features:
+    rng = np.random.default_rng(0)
+    smiles = ["C" * (1 + i % 7) + "NOS"[i % 3] + "C" * (i // 7) for i in range(N)]
+    rows = [rng.normal(size=(1 + i % 4, 6)).astype(np.float32) for i in range(N)]
+    return Features(states=Ragged.pack(rows), graphs=build_graphs(smiles))
+
+
+def _targets() -> np.ndarray:
+    y = np.random.default_rng(1).normal(loc=[5.0, -300.0], scale=[2.0, 40.0], size=(N, TARGETS))
+    y[::5, 1] = np.nan
+    return y
+
+
+def _build(features: Features, targets: int = TARGETS) -> Callable[[], FusedModel]:
+    return lambda: build("combinedSepAtt", features.sizes(), targets, ModelSettings(states_width=16))
+
+
+def _fit(y: np.ndarray, seed: int = 0, settings: TrainingSettings = SETTINGS) -> tuple[Fitted, np.ndarray]:
+    features = _features()
+    fitted = fit(_build(features), features, y, SPLIT, "regression", settings, seed, CPU)
+    return fitted, fitted.predict(features)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    first, second, other = (_fit(_targets(), seed)[1] for seed in (3, 3, 4))
+    assert first.shape == (N, TARGETS)
+    assert first.dtype == np.float64
+    np.testing.assert_array_equal(first, second)
+    assert not np.allclose(first, other)
+
+
+def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another head of the fusion changes nothing of what the voices learn from their own heads."""
+    features, y = _features(), _targets()
+    settings = ModelSettings(states_width=16, vote=("states", "graph"))
+    still = TrainingSettings(epochs=1, batch_size=N)
+
+    def gradients(bias: float) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model = build("combined", features.sizes(), TARGETS, settings)
+        torch.nn.init.constant_(model.head.bias, bias)
+        seen = {}
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def record(*_: object) -> None:
+            seen["voice"] = model.voices["graph"][-1].weight.grad.clone()
+            seen["head"] = model.head.weight.grad.clone()
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+        fit(lambda: model, features, y, SPLIT, "regression", still, 0, CPU)
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+        return seen["voice"], seen["head"]
+
+    (voice, head), (same, other) = gradients(0.0), gradients(3.0)
+    torch.testing.assert_close(voice, same)
+    assert not torch.allclose(head, other)
+
+
+def test_test_labels_change_nothing_at_all() -> None:
+    poisoned = _targets()
+    poisoned[SPLIT.test] = 1e6
+    np.testing.assert_array_equal(_fit(poisoned)[1], _fit(_targets())[1])
+
+
+def test_class_weights_come_from_training_labels_only() -> None:
+    features = _features()
+    y = (np.arange(N) % 4 == 1).astype(float)[:, None]
+    settings = TrainingSettings(epochs=2, batch_size=8, class_weight="balanced")
+    predicted = []
+    for labels in (y[SPLIT.test], 1 - y[SPLIT.test]):
+        y[SPLIT.test] = labels
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        predicted.append(fitted.predict(features))
+    np.testing.assert_array_equal(*predicted)
+
+
+def test_targets_are_scaled_with_training_labels_only() -> None:
+    y = _targets()
+    scaler = TargetScaler(y[SPLIT.train], "regression")
+    for target in range(TARGETS):
+        known = y[SPLIT.train, target]
+        known = known[~np.isnan(known)]
+        assert scaler.mean[target] == pytest.approx(known.mean())
+        assert scaler.std[target] == pytest.approx(known.std())
+    np.testing.assert_allclose(scaler.restore(scaler.scale(y)), y)
+    fitted, _ = _fit(y)
+    np.testing.assert_array_equal(fitted.scaler.mean, scaler.mean)
+
+
+def test_states_are_scaled_with_training_rows_only() -> None:
+    features = _features()
+    fitted, _ = _fit(_targets())
+    encoder = fitted.model.encoders["states"]
+    assert isinstance(encoder, StatesEncoder)
+    assert features.states is not None
+    train = features.states.values[: features.states.ptr[28]]
+    np.testing.assert_allclose(encoder.scale.mean.numpy(), train.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_constant_target_and_classes_are_not_divided_by_zero() -> None:
+    assert TargetScaler(np.full((5, 1), 3.0), "regression").scale(np.array([[3.0]])) == 0.0
+    y = np.array([[0.0], [1.0], [1.0]])
+    np.testing.assert_array_equal(TargetScaler(y, "classification").scale(y), y)
+    with pytest.raises(KFLM2Error, match="target 2"):
+        TargetScaler(np.array([[1.0, np.nan], [2.0, np.nan]]), "regression")
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_missing_labels_are_left_out_of_loss_and_gradient(kind: str) -> None:
+    torch.manual_seed(0)
+    output = torch.randn(5, 3, requires_grad=True)
+    target = torch.randint(0, 2, (5, 3)).float()
+    target[0, 1] = target[3, :] = torch.nan
+    loss = masked_loss(output, target, kind)
+    loss.backward()
+    terms = []
+    for i in range(5):
+        for k in range(3):
+            if not torch.isnan(target[i, k]):
+                one = (output[i, k], target[i, k])
+                how = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
+                terms.append(how(*one))
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+    assert output.grad is not None
+    assert torch.isfinite(output.grad).all()
+    torch.testing.assert_close(output.grad == 0, torch.isnan(target))
+    assert masked_loss(output, torch.full((5, 3), torch.nan), kind) == 0
+
+
+def test_balanced_classes_weigh_alike_whatever_their_numbers() -> None:
+    """Each target's positive labels together cost what its negative ones do, for a model that knows nothing."""
+    y = np.full((20, 3), 0.0)
+    y[:4, 0] = y[:19, 1] = 1
+    y[::3, 0] = np.nan
+    weight = positive_weights(y)
+    assert weight[2] == 1  # no positive at all
+    for k in (0, 1):
+        target, output = torch.from_numpy(y[:, [k]]), torch.zeros(20, 1, dtype=torch.float64, requires_grad=True)
+        masked_loss(output, target, "classification", torch.from_numpy(weight[[k]])).backward()
+        assert output.grad is not None
+        assert output.grad.sum().item() == pytest.approx(0, abs=1e-12)
+        assert output.grad.abs().sum() > 0
+
+
+def test_weighting_raises_the_probabilities_of_a_rare_class() -> None:
+    features = _features()
+    y = np.zeros((N, 1))
+    y[[2, 9, 16, 30, 36]] = 1
+    predicted = {}
+    for how in ("none", "balanced"):
+        settings = TrainingSettings(epochs=10, batch_size=8, class_weight=how)
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        predicted[how] = fitted.predict(features).mean()
+    assert predicted["balanced"] > predicted["none"] + 0.1
+
+
+def test_the_scaling_of_states_is_learnt_from_training_molecules_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = _features()
+    monkeypatch.setattr(property_trainer, "_SCALE_ROWS", 10)
+    fitted, _ = _fit(_targets())
+    encoder = fitted.model.encoders["states"]
+    assert isinstance(encoder, StatesEncoder)
+    rows = features.states.take(np.arange(0, 28, 3)).values
+    np.testing.assert_allclose(encoder.scale.mean.numpy(), rows.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_weights_that_were_best_on_validation_are_kept() -> None:
+    """An over-large step makes late epochs worse; the prediction must be the best epoch's, not the last one's."""
+    settings = TrainingSettings(epochs=12, batch_size=8, learning_rate=0.05)
+    fitted, y_pred = _fit(_targets(), settings=settings)
+    valid = fitted.history["valid"]
+    assert len(valid) == 12
+    assert fitted.best_epoch == int(np.argmin(valid)) + 1 < 12
+    y = torch.from_numpy(fitted.scaler.scale(_targets()))[SPLIT.valid]
+    again = masked_loss(torch.from_numpy(fitted.scaler.scale(y_pred))[SPLIT.valid], y, "regression").item()
+    assert again == pytest.approx(min(valid), rel=1e-4)
+    stopped, _ = _fit(_targets(), settings=TrainingSettings(epochs=fitted.best_epoch, batch_size=8, learning_rate=0.05))
+    np.testing.assert_array_equal(stopped.predict(_features()), y_pred)
+
+
+def test_early_stopping_waits_for_patience_epochs() -> None:
+    settings = TrainingSettings(epochs=60, batch_size=8, learning_rate=0.05, patience=3)
+    fitted, _ = _fit(_targets(), settings=settings)
+    epochs = len(fitted.history["valid"])
+    assert epochs == fitted.best_epoch + 3 < 60
+
+
+def test_predictions_keep_row_order_and_units() -> None:
+    features = _features()
+    y = np.stack([np.arange(N) * 100.0, np.arange(N) * -1.0], axis=1)
+    settings = TrainingSettings(epochs=60, batch_size=8)
+    split = Split("random", np.arange(N), np.arange(6), np.arange(6))
+    y_pred = fit(_build(features), features, y, split, "regression", settings, 0, CPU).predict(features)
+    assert np.corrcoef(y_pred[:, 0], y[:, 0])[0, 1] > 0.9
+    assert np.abs(y_pred - y).mean(axis=0)[0] < 600
+
+
+def test_classes_are_predicted_as_probabilities() -> None:
+    features = _features()
+    y = (np.arange(N) % 3 == 1).astype(float)[:, None]  # whether the hetero atom is oxygen
+    y[3] = np.nan
+    split = Split("random", np.arange(N), np.arange(9), np.arange(9))
+    settings = TrainingSettings(epochs=60, batch_size=8)
+    y_pred = fit(_build(features, 1), features, y, split, "classification", settings, 0, CPU).predict(features)
+    assert ((y_pred >= 0) & (y_pred <= 1)).all()
+    assert y_pred[1::3].mean() > y_pred[2::3].mean() + 0.3
+
+
+def test_a_diverging_loss_is_an_error_and_no_result() -> None:
+    with pytest.raises(KFLM2Error, match="diverged"):
+        _fit(_targets(), settings=TrainingSettings(epochs=4, learning_rate=1e30))
