@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kflm2.config.pipelines import MODELS
+from kflm2.config.pipelines import PIPELINES
 from kflm2.data.datasets import DATASETS
 
 OUT = Path("results")
@@ -47,7 +47,7 @@ def main() -> None:
     """Run what is asked for, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
-    parser.add_argument("--model", choices=tuple(MODELS), default="combinedAtt")
+    parser.add_argument("--model", choices=tuple(PIPELINES), default="combinedAtt")
     parser.add_argument("--jobs", type=int, default=2, help="datasets at a time; default 2")
     parser.add_argument("--hiv-limit", type=int, default=4000, help="rows of HIV; 0 for all")
     parser.add_argument("--show", action="store_true", help="train nothing")

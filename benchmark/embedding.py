@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import registry, resolve
-from kflm2.llm.resolve import Source
+from kflm2.llm.resolve import LLMSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,7 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
 
-    source, middle_source = (Source.of(resolve.find(registry.EMBEDDED), None, layers) for layers in ("last", "middle"))
+    source, middle_source = (
+        LLMSource.of(resolve.find(registry.EMBEDDED), None, layers) for layers in ("last", "middle")
+    )
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
     embedder, middle = (Embedder(own, torch.device("cpu")) for own in (source, middle_source))

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.finetune import FinetuneConfig
 from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import checkpoints, registry
 from kflm2.llm.decoding import tokens_and_labels
 from kflm2.llm.loading import LoadedLLM
-from kflm2.llm.resolve import Source
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.llm.resolve import LLMSource
+from kflm2.trainers.lora.model import LoRAModel
 
 NAME = "DS_1.5B"
 CPU = torch.device("cpu")
@@ -52,10 +52,10 @@ def random_llm() -> Qwen2ForCausalLM:
 
 def lora_step(smiles: list[str]) -> dict[str, Any]:
     """Forward, backward and AdamW on one batch; the sizes, seconds and bytes of it."""
-    settings = FinetuneSettings()
-    model = TaughtLLM(random_llm(), settings, 0).train()
+    config = FinetuneConfig()
+    model = LoRAModel(random_llm(), config, 0).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, settings.learning_rate)
+    optimizer = torch.optim.AdamW(weights, config.learning_rate)
     batch = tokens_and_labels(_tokenizer(), smiles, CONTEXT)
     start = time.perf_counter()
     loss = model(**batch)["loss"]
@@ -66,7 +66,7 @@ def lora_step(smiles: list[str]) -> dict[str, Any]:
     molecules, tokens = batch["input_ids"].shape
     shape = registry.LLMS[NAME].shape
     assert shape is not None
-    estimate = shape.lora_bytes(molecules, tokens, FLOAT32, settings.rank)
+    estimate = shape.lora_bytes(molecules, tokens, FLOAT32, config.rank)
     return {"molecules": molecules, "tokens": tokens, "seconds": seconds, "peak": _peak(), "estimate": estimate}
 
 
@@ -76,7 +76,7 @@ def embedding_batch(smiles: list[str]) -> dict[str, Any]:
     model = random_llm().model.eval().requires_grad_(False)
     shape = registry.LLMS[NAME].shape
     assert shape is not None
-    embedder = Embedder(Source(NAME, project_folder(), None, (shape.layers,), {}), CPU)
+    embedder = Embedder(LLMSource(NAME, project_folder(), None, (shape.layers,), {}), CPU)
     embedder.loaded = LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
     ids = tokenizer(smiles)["input_ids"]
     (batch, *_) = embedder.batches([len(own) for own in ids])

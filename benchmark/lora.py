@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.data.corpus import Selection
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.data.corpus import CorpusFilter
 from kflm2.files import project_folder
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.decoding import cut, load_decoder
-from kflm2.trainers.lora.dataset import Collator, DescriptorTargets, Lessons
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
+from kflm2.trainers.lora.model import LoRAModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 PADDED_TO = 80
 ACCUMULATION = 8
-OURS = FinetuneSettings()
-CUT = FinetuneSettings(layers=12, knowledge="descriptors", next_token_every=3, dropout=0.0)
+OURS = FinetuneConfig()
+CUT = FinetuneConfig(layers=12, knowledge="descriptors", next_token_every=3, dropout=0.0)
 
 
-def fresh(settings: FinetuneSettings, descriptors: int = 0) -> "tuple[TaughtLLM, PreTrainedTokenizerBase, Any]":
+def fresh(config: FinetuneConfig, descriptors: int = 0) -> "tuple[LoRAModel, PreTrainedTokenizerBase, Any]":
     """The embedded LLM with a new adapter, its tokenizer, and an optimizer."""
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), CPU)
-    cut(llm, settings.layers)
-    model = TaughtLLM(llm, settings, descriptors).train()
+    cut(llm, config.layers)
+    model = LoRAModel(llm, config, descriptors).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return model, tokenizer, torch.optim.AdamW(weights, settings.learning_rate)
+    return model, tokenizer, torch.optim.AdamW(weights, config.learning_rate)
 
 
 def original_way(smiles: list[str]) -> Callable[[], None]:
@@ -66,14 +66,14 @@ def original_way(smiles: list[str]) -> Callable[[], None]:
     return teach
 
 
-def our_way(settings: FinetuneSettings, smiles: list[str]) -> Callable[[], None]:
+def our_way(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
     """One pass over the molecules in steps of equal length."""
     corpus = project_folder() / "dataset" / "zinc_sample.smi"
-    targets = DescriptorTargets(smiles) if settings.knowledge == "descriptors" else None
-    model, tokenizer, optimizer = fresh(settings, len(targets.columns) if targets else 0)
+    targets = DescriptorTargets(smiles) if config.knowledge == "descriptors" else None
+    model, tokenizer, optimizer = fresh(config, len(targets.columns) if targets else 0)
     collator = Collator(tokenizer, PADDED_TO, 0.0, targets)
-    size = settings.batch_size
-    lessons = list(Lessons(Selection(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
+    size = config.batch_size
+    lessons = list(CorpusDataset(CorpusFilter(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
 
     def teach() -> None:
         for start in range(0, len(lessons), size):

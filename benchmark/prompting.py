@@ -27,7 +27,7 @@ from kflm2.files import project_folder
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.prompter import Prompter
-from kflm2.stages.prompt.templates import read_wording
+from kflm2.stages.prompt.templates import read_prompt_spec
 
 NEW_TOKENS = 8
 """As many as an answer under the grammar with two digits and two decimals may take."""
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
     options = parser.parse_args()
     dataset = datasets.find("SAMPL")
-    wording = read_wording(project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.kind)
+    wording = read_prompt_spec(project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.kind)
     prompts = [wording.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), torch.device("cpu"))
     prompter = Prompter(llm.eval(), tokenizer)

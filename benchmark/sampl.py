@@ -16,8 +16,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import TrainSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import TrainConfig
 from kflm2.files import atomic
 from kflm2.stages.train.stage import run
 
@@ -46,9 +46,9 @@ def main() -> None:
     for split in splits:
         for model, graph in reversed(ROWS):
             own = {"graph_encoder": graph} if graph else {}
-            settings = TrainSettings.of(model, dataset="SAMPL", split=split, adapter="none", out=_folder(graph), **own)
-            settings.check()
-            run(settings)
+            config = TrainConfig.of(model, dataset="SAMPL", split=split, adapter="none", out=_folder(graph), **own)
+            config.check()
+            run(config)
     figures = {
         (model, graph, split): json.loads(path.read_text())["metrics"]["test"]["RMSE"]
         for model, graph in ROWS
@@ -72,7 +72,7 @@ def table(figures: dict[tuple[str, str, str], dict]) -> str:
         for split in SPLITS:
             test = figures.get((model, graph, split))
             cells.append(f"{test['mean']:.3f} ± {test['sd']:.3f}" if test else "-")
-        lines.append(f"| {model} | {MODELS[model].about} | {graph or '-'} | {' | '.join(cells)} |")
+        lines.append(f"| {model} | {PIPELINES[model].about} | {graph or '-'} | {' | '.join(cells)} |")
     published = " | ".join(f"{PUBLISHED[split]:.3f}" for split in SPLITS)
     lines.append(f"| published KFLM2 | the authors' five runs of ten, 1.5 B LLM | gcn | {published} |")
     return "\n".join(lines)

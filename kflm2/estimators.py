@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from kflm2.config.train import TrainSettings
-from kflm2.data.datasets import Dataset, Kind
+from kflm2.config.train import TrainConfig
+from kflm2.data.datasets import Dataset, Task
 from kflm2.data.molecules import Molecules, parse_smiles
 from kflm2.data.splits import Split
 from kflm2.data.structures import standardize
@@ -34,7 +34,7 @@ _OWN = ("valid_fraction", "random_state")
 class _Estimator(BaseEstimator):
     """What both have in common."""
 
-    _kind: Kind
+    _kind: Task
 
     def __init__(
         self,
@@ -111,18 +111,18 @@ class _Estimator(BaseEstimator):
         self.valid_fraction = valid_fraction
         self.random_state = random_state
 
-    def _settings(self) -> TrainSettings:
+    def _config(self) -> TrainConfig:
         if not isinstance(self.random_state, int | np.integer):
             raise ValueError(f"random_state is {self.random_state!r}; it must be an integer")
         chosen = {name: value for name, value in self.get_params().items() if name not in _OWN and value is not None}
-        settings = TrainSettings.of(
+        config = TrainConfig.of(
             **chosen, csv=Path("memory"), target_columns=("y",), kind=self._kind, runs=1, seed=self.random_state
         )
-        settings.check()
-        return settings
+        config.check()
+        return config
 
     def _fit(self, smiles: list[str], y_true: np.ndarray) -> None:
-        settings = self._settings()
+        config = self._config()
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction is {self.valid_fraction}; it must be between 0 and 1")
         count = len(smiles)
@@ -144,11 +144,11 @@ class _Estimator(BaseEstimator):
             missing=int(np.isnan(y_true).sum()),
             padded=0,
         )
-        molecules = standardize(molecules, settings.standardize)
+        molecules = standardize(molecules, config.standardize)
         if molecules.rejected:
             first = molecules.rejected[0]
             raise ValueError(f"X[{first.row - 1}] {first.smiles!r}: {first.reason}")
-        self.bundle_ = keeping.bundle_of(experiment.fit_once(settings, molecules, split))
+        self.bundle_ = keeping.bundle_of(experiment.fit_once(config, molecules, split))
 
     def _said(self, X: Any, confidence: float = CONFIDENCE) -> Predicted:
         check_is_fitted(self)
@@ -181,8 +181,8 @@ class _Estimator(BaseEstimator):
         bundle = Bundle.load(Path(folder), llm, torch.device("cpu"))
         if bundle.kind != cls._kind:
             raise ValueError(f"bundle {folder} is of {bundle.kind}, and {cls.__name__} of {cls._kind}")
-        names = set(cls._get_param_names()) & bundle.settings.__dataclass_fields__.keys()
-        kept = {name: getattr(bundle.settings, name) for name in names - {"llm", "adapter", "layers", "device"}}
+        names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
+        kept = {name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "device"}}
         kept["ensemble"] = len(bundle.ensemble.members)
         own = cls(**kept)
         own._loaded(bundle)

@@ -13,8 +13,8 @@ from torch import nn
 from torch_geometric.nn import GCNConv, GINEConv
 from torch_geometric.utils import scatter, to_dense_batch
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import Attend, ModelSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import Attend, ModelConfig
 from kflm2.featurize.features import Batch, Sizes
 
 
@@ -411,31 +411,31 @@ class FusedModel(nn.Module):
         return {**own, "fused": self.fusion(views)}
 
 
-def build(model: str, sizes: Sizes, targets: int, settings: ModelSettings) -> FusedModel:
+def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedModel:
     """Make a model with fresh weights.
 
     Args:
         model: a key of MODELS.
         sizes: widths of the views that are read.
         targets: K.
-        settings: see ModelSettings.
+        config: see ModelConfig.
     """
-    hidden, dropout = settings.hidden, settings.dropout
+    hidden, dropout = config.hidden, config.dropout
     encoders: dict[str, nn.Module] = {}
     if sizes.states:
-        encoders["states"] = StatesEncoder(sizes.states, hidden, dropout, settings.states_width)
+        encoders["states"] = StatesEncoder(sizes.states, hidden, dropout, config.states_width)
     if sizes.atoms:
         encoders["graph"] = (
             GCNEncoder(sizes.atoms, hidden, dropout)
-            if settings.graph_encoder == "gcn"
-            else GINEEncoder(sizes.atoms, sizes.bonds, hidden, dropout, settings.graph_width, settings.graph_depth)
+            if config.graph_encoder == "gcn"
+            else GINEEncoder(sizes.atoms, sizes.bonds, hidden, dropout, config.graph_width, config.graph_depth)
         )
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
-    fusion = _fusion(MODELS[model].fusion, tuple(encoders), settings)
+    fusion = _fusion(PIPELINES[model].fusion, tuple(encoders), config)
     voices: dict[str, nn.Module] = {}
     if len(encoders) > 1:  # one view alone is all that the fusion says
-        voices = {name: _voice(hidden, dropout, targets) for name in encoders if name in settings.vote}
+        voices = {name: _voice(hidden, dropout, targets) for name in encoders if name in config.vote}
     return FusedModel(encoders, fusion, hidden, targets, voices)
 
 
@@ -445,16 +445,16 @@ def _voice(hidden: int, dropout: float, targets: int) -> nn.Module:
     )
 
 
-def _fusion(name: str, names: tuple[str, ...], settings: ModelSettings) -> nn.Module:
-    views, hidden, dropout = len(names), settings.hidden, settings.dropout
+def _fusion(name: str, names: tuple[str, ...], config: ModelConfig) -> nn.Module:
+    views, hidden, dropout = len(names), config.hidden, config.dropout
     attending = [view != "descriptors" for view in names]
     if name == "cross":
-        gate_first = settings.gate_states and names[0] == "states" and views > 1
+        gate_first = config.gate_states and names[0] == "states" and views > 1
         return CrossAttention(
-            views, sum(attending) == 2, hidden, dropout, settings.heads, gate_first, settings.view_dropout
+            views, sum(attending) == 2, hidden, dropout, config.heads, gate_first, config.view_dropout
         )
     if name == "separate":
-        return SeparateAttention(attending, hidden, dropout, settings.heads, settings.attend)
+        return SeparateAttention(attending, hidden, dropout, config.heads, config.attend)
     if name == "weighted" and views > 1:
         return Weighted(views, hidden, dropout)
     # one view that descriptors join is no longer alone

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from kflm2.config.base import StageSettings
-from kflm2.config.prompt import PromptSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.base import StageConfig
+from kflm2.config.prompt import PromptConfig
+from kflm2.config.train import TrainConfig
 from kflm2.errors import KFLM2Error, SettingError
 
-S = TypeVar("S", bound=TrainSettings | PromptSettings | StageSettings)
+S = TypeVar("S", bound=TrainConfig | PromptConfig | StageConfig)
 
 
 @contextlib.contextmanager

@@ -7,21 +7,21 @@ from typing import Annotated
 import tyro
 
 from kflm2.cli.command import Command, Stage
-from kflm2.config.ablate import AblateSettings
-from kflm2.config.compare import CompareSettings
-from kflm2.config.explain import ExplainSettings
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.config.predict import PredictSettings
-from kflm2.config.prompt import PromptSettings
-from kflm2.config.report import ReportSettings
-from kflm2.config.table import TableSettings
-from kflm2.config.train import TrainSettings
-from kflm2.config.tune import TuneSettings
+from kflm2.config.ablate import AblateConfig
+from kflm2.config.compare import CompareConfig
+from kflm2.config.explain import ExplainConfig
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.config.predict import PredictConfig
+from kflm2.config.prompt import PromptConfig
+from kflm2.config.report import ReportConfig
+from kflm2.config.table import TableConfig
+from kflm2.config.train import TrainConfig
+from kflm2.config.tune import TuneConfig
 
 Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME ...|all]")]
 
 
-def _train(settings: TrainSettings) -> None:
+def _train(settings: TrainConfig) -> None:
     """Predict molecular properties: LLM states of SMILES fused with a graph network over atoms.
 
     Reads a table of molecules, splits it, trains one pipeline for every seed, and prints and writes how well it
@@ -33,7 +33,7 @@ def _train(settings: TrainSettings) -> None:
     run(settings)
 
 
-def _finetune(settings: FinetuneSettings) -> None:
+def _finetune(settings: FinetuneConfig) -> None:
     """Teach an LLM chemistry: LoRA on a corpus of SMILES, by the next token and by RDKit's descriptors.
 
     Writes OUT/<LLM>/<corpus>/ with an adapter that peft loads, a model card, losses and checkpoints; stage 2 finds it
@@ -44,7 +44,7 @@ def _finetune(settings: FinetuneSettings) -> None:
     run(settings)
 
 
-def _prompt(settings: PromptSettings) -> None:
+def _prompt(settings: PromptConfig) -> None:
     """Ask the LLM itself: fine-tuned on a dataset's prompts, it answers with the property, without any graph.
 
     Prints how well beside a trivial answer and a pipeline of stage 2 on the same split, and writes
@@ -55,7 +55,7 @@ def _prompt(settings: PromptSettings) -> None:
     run(settings)
 
 
-def _tune(settings: TuneSettings) -> None:
+def _tune(settings: TuneConfig) -> None:
     """Search for settings of stage 2 that predict well, without a look at the test part.
 
     Several processes may run the same command and share the study; a killed one loses nothing. Writes
@@ -66,7 +66,7 @@ def _tune(settings: TuneSettings) -> None:
     run(settings)
 
 
-def _compare(settings: CompareSettings) -> None:
+def _compare(settings: CompareConfig) -> None:
     """Hold methods against each other on the same runs, and say which differences can be believed.
 
     Reads folders of results, runs baselines on their splits, and prints and writes paired differences with intervals,
@@ -77,7 +77,7 @@ def _compare(settings: CompareSettings) -> None:
     run(settings)
 
 
-def _ablate(settings: AblateSettings) -> None:
+def _ablate(settings: AblateConfig) -> None:
     """Leave parts of a pipeline out, and say what each adds: LLM, graph, descriptors, and the LLM's own knowledge.
 
     Trains every choice of views, an LLM before stage 1 and one with random weights, on the same splits; runs that are
@@ -88,7 +88,7 @@ def _ablate(settings: AblateSettings) -> None:
     run(settings)
 
 
-def _predict(settings: PredictSettings) -> None:
+def _predict(settings: PredictConfig) -> None:
     """Predict molecules with a model that `kflm2 train --save` kept: a row for every row, in order.
 
     Each with an interval that holds the true value as often as --confidence says, whether the molecule is of the kind
@@ -101,7 +101,7 @@ def _predict(settings: PredictSettings) -> None:
         sys.exit(3)
 
 
-def _report(settings: ReportSettings) -> None:
+def _report(settings: ReportConfig) -> None:
     """Put what runs left on disk on one page for a browser: figures, pictures, a map of molecules, the worst ones.
 
     The page is one file, asks nothing of any network, and is the same bytes for the same results.
@@ -111,7 +111,7 @@ def _report(settings: ReportSettings) -> None:
     run(settings)
 
 
-def _explain(settings: ExplainSettings) -> None:
+def _explain(settings: ExplainConfig) -> None:
     """Show what drives predictions of a model that `kflm2 train --save` kept: atoms, tokens and descriptors.
 
     Integrated gradients on all that the model reads, in the target's unit, with a check that the parts add up to the
@@ -148,7 +148,7 @@ def _get(names: Names, from_: Annotated[Path | None, tyro.conf.arg(name="from")]
     get(names, from_)
 
 
-def _audit(settings: Annotated[TableSettings, tyro.conf.arg(name="")]) -> None:
+def _audit(settings: Annotated[TableConfig, tyro.conf.arg(name="")]) -> None:
     """Look for what makes a dataset's figures doubtful: unreadable rows, duplicates, leakage, tests close to training.
 
     Writes OUT/<dataset>/audit-<split>-<seed>/ with rejected.csv, duplicates.csv, leakage.csv, similarity.csv,
@@ -174,15 +174,15 @@ def _llms(batch: int = 16, tokens: int = 32, rank: int = 16, layers: int | None 
     print(table(batch, tokens, rank, layers, Machine.here()))
 
 
-train = Stage(_train, TrainSettings)
-finetune = Stage(_finetune, FinetuneSettings)
-prompt = Stage(_prompt, PromptSettings)
-tune = Stage(_tune, TuneSettings)
-compare = Stage(_compare, CompareSettings)
-ablate = Stage(_ablate, AblateSettings)
-predict = Stage(_predict, PredictSettings)
-explain = Stage(_explain, ExplainSettings)
-report = Stage(_report, ReportSettings)
+train = Stage(_train, TrainConfig)
+finetune = Stage(_finetune, FinetuneConfig)
+prompt = Stage(_prompt, PromptConfig)
+tune = Stage(_tune, TuneConfig)
+compare = Stage(_compare, CompareConfig)
+ablate = Stage(_ablate, AblateConfig)
+predict = Stage(_predict, PredictConfig)
+explain = Stage(_explain, ExplainConfig)
+report = Stage(_report, ReportConfig)
 datasets = Command(_datasets)
 datasets_get = Command(_get)
 datasets_audit = Command(_audit)

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from kflm2.config.compare import CompareSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.compare import CompareConfig
+from kflm2.config.train import TrainConfig
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import SettingError
 
 
 @dataclass(frozen=True)
-class AblateSettings(TrainSettings):
+class AblateConfig(TrainConfig):
     """Settings of stage 2, of whose pipeline parts are left out."""
 
     practical: float | None = None
@@ -32,13 +32,13 @@ class AblateSettings(TrainSettings):
         if len(self.own_views) < 2:
             raise SettingError(f"{self.model} reads {self.own_views[0]} alone; there is nothing to leave out")
 
-    def compare(self, folders: dict[str, str]) -> CompareSettings:
+    def compare(self, folders: dict[str, str]) -> CompareConfig:
         """The comparison of the parts.
 
         Args:
             folders: part -> folder of its results.
         """
-        return CompareSettings.of(
+        return CompareConfig.of(
             results=tuple(f"{name}={folder}" for name, folder in folders.items()),
             practical=(str(self.practical),),
             split=self.split_kind,

@@ -10,7 +10,7 @@ from kflm2.errors import SettingError
 
 
 @dataclass(frozen=True)
-class StageSettings:
+class StageConfig:
     """Settings that a file may give too."""
 
     config: Path | None = None
@@ -35,7 +35,7 @@ class StageSettings:
 
 
 @dataclass(frozen=True)
-class UseSettings(StageSettings):
+class InferenceConfig(StageConfig):
     """Which kept model is used on which molecules."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from kflm2.config.base import StageSettings
+from kflm2.config.base import StageConfig
 from kflm2.data.parts import SplitKind
 from kflm2.errors import SettingError
 
@@ -14,7 +14,7 @@ Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
 
 
 @dataclass(frozen=True)
-class CompareSettings(StageSettings):
+class CompareConfig(StageConfig):
     """What is held against what."""
 
     results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from kflm2.config.base import UseSettings
+from kflm2.config.base import InferenceConfig
 from kflm2.errors import SettingError
 
 MOST_STEPS = 1024
@@ -14,7 +14,7 @@ MOST_STEPS = 1024
 
 
 @dataclass(frozen=True)
-class ExplainSettings(UseSettings):
+class ExplainConfig(InferenceConfig):
     """Whose predictions of what, and where to."""
 
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("explained")

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kflm2.config.base import StageSettings
+from kflm2.config.base import StageConfig
 from kflm2.errors import SettingError
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(StageSettings):
+class FinetuneConfig(StageConfig):
     """How an LLM is taught SMILES."""
 
     llm: str = "auto"

@@ -5,7 +5,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Pipeline:
     """One of the pipelines: which views it takes, how it fuses them, and its own defaults."""
 
     views: tuple[str, ...]
@@ -17,13 +17,13 @@ class Recipe:
     """False: always the base LLM, never a fine-tuned one."""
 
 
-MODELS = {
-    "combined_base": Recipe(("states",), "single", "embedding DNN, LLM not fine-tuned", adapter=False),
-    "gcn_indepent": Recipe(("graph",), "single", "graph network alone"),
-    "combined": Recipe(("states", "graph"), "concat", "concatenation"),
-    "combinedAtt": Recipe(("states", "graph"), "weighted", "weighted concatenation"),
-    "combinedSepAtt": Recipe(("states", "graph"), "separate", "attention over tokens and over atoms, concatenated"),
-    "crossAtt": Recipe(
+PIPELINES = {
+    "combined_base": Pipeline(("states",), "single", "embedding DNN, LLM not fine-tuned", adapter=False),
+    "gcn_indepent": Pipeline(("graph",), "single", "graph network alone"),
+    "combined": Pipeline(("states", "graph"), "concat", "concatenation"),
+    "combinedAtt": Pipeline(("states", "graph"), "weighted", "weighted concatenation"),
+    "combinedSepAtt": Pipeline(("states", "graph"), "separate", "attention over tokens and over atoms, concatenated"),
+    "crossAtt": Pipeline(
         ("states", "graph"),
         "cross",
         "tokens and atoms attend to each other, with descriptors",

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from kflm2.config.base import UseSettings
+from kflm2.config.base import InferenceConfig
 from kflm2.errors import SettingError
 
 
 @dataclass(frozen=True)
-class PredictSettings(UseSettings):
+class PredictConfig(InferenceConfig):
     """What predicts what, and where to."""
 
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None

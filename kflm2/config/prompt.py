@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.table import TableSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.table import TableConfig
 from kflm2.data.parts import FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 
 
 @dataclass(frozen=True)
-class PromptSettings(TableSettings):
+class PromptConfig(TableConfig):
     """How an LLM is taught to answer with a property, and what it is asked."""
 
     llm: str = "auto"
@@ -86,7 +86,7 @@ class PromptSettings(TableSettings):
             raise SettingError(f"learning_rate is {self.learning_rate}; it must be positive")
         if not 0 <= self.dropout < 1:
             raise SettingError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
-        one_of("pipeline to compare with", self.compare, (*MODELS, "none"))
+        one_of("pipeline to compare with", self.compare, (*PIPELINES, "none"))
         if self.samples > 1 and self.table_kind == "classification":
             raise SettingError("samples are of regressions; of classes the probabilities are read")
         if self.split == "cv5x5" and self.seed + self.runs > FOLDS * REPEATS:

@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from kflm2.config.base import StageSettings
+from kflm2.config.base import StageConfig
 from kflm2.errors import SettingError
 
 
 @dataclass(frozen=True)
-class ReportSettings(StageSettings):
+class ReportConfig(StageConfig):
     """What is shown, and where the page goes."""
 
     results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()

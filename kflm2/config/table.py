@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kflm2.data.datasets import DATASETS, Kind
+from kflm2.data.datasets import DATASETS, Task
 from kflm2.data.parts import SplitKind, check_fractions
 from kflm2.errors import SettingError, one_of
 
 
 @dataclass(frozen=True)
-class TableSettings:
+class TableConfig:
     """Which molecules, and how they are split."""
 
     dataset: str | None = None
@@ -21,7 +21,7 @@ class TableSettings:
     """Its column of SMILES; default smiles."""
     target_columns: tuple[str, ...] = ()
     """Its columns to predict; a blank cell is a missing label. With --dataset, some of the dataset's own."""
-    kind: Kind | None = None
+    kind: Task | None = None
     """What its targets are; classes are 0 and 1. Default regression."""
     limit: int | None = None
     """Read the first rows only, of each file where there are several; default all."""
@@ -70,7 +70,7 @@ class TableSettings:
             raise SettingError(f"seed is {self.seed}; it must be at least 0")
 
     @property
-    def table_kind(self) -> Kind:
+    def table_kind(self) -> Task:
         """What the targets are."""
         return DATASETS[self.dataset].kind if self.dataset else self.kind or "regression"
 

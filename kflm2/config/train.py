@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.table import TableSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.table import TableConfig
 from kflm2.data.parts import FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 
@@ -18,7 +18,7 @@ View = Literal["states", "graph", "descriptors"]
 
 
 @dataclass(frozen=True)
-class DataSettings(TableSettings):
+class DataConfig(TableConfig):
     """From which views of a molecule it is predicted, and how often."""
 
     model: str = "crossAtt"
@@ -49,7 +49,7 @@ class DataSettings(TableSettings):
     def check_data(self) -> None:
         """Refuse values that cannot work."""
         self.check_table()
-        one_of("model", self.model, tuple(MODELS))
+        one_of("model", self.model, tuple(PIPELINES))
         own = self.own_views
         if unread := [view for view in self.views if view not in own]:
             raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(own)}")
@@ -63,7 +63,7 @@ class DataSettings(TableSettings):
     @property
     def own_views(self) -> tuple[str, ...]:
         """Views that the pipeline reads when none is left out."""
-        return (*MODELS[self.model].views, *(() if self.descriptors == "none" else ("descriptors",)))
+        return (*PIPELINES[self.model].views, *(() if self.descriptors == "none" else ("descriptors",)))
 
     @property
     def read_views(self) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class DataSettings(TableSettings):
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelConfig:
     """What a model is made of. The defaults are the paper's; a pipeline may have others."""
 
     hidden: int = 16
@@ -114,7 +114,7 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingConfig:
     """How a model is trained. The defaults are the paper's; a pipeline may have others."""
 
     epochs: int = 100
@@ -151,21 +151,21 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
+class TrainConfig(TrainingConfig, ModelConfig, DataConfig):
     """All settings of stage 2."""
 
     FIRST: ClassVar[tuple[str, ...]] = ("model",)
     """Settings that others' defaults depend on."""
 
     @classmethod
-    def of(cls, model: str = DataSettings.model, **values: Any) -> Self:
+    def of(cls, model: str = DataConfig.model, **values: Any) -> Self:
         """Settings of a pipeline: the given values, else the pipeline's own, else the defaults; not yet checked.
 
         Raises:
             SettingError: unknown pipeline.
         """
-        one_of("model", model, tuple(MODELS))
-        return cls(**{**MODELS[model].defaults, **values, "model": model})
+        one_of("model", model, tuple(PIPELINES))
+        return cls(**{**PIPELINES[model].defaults, **values, "model": model})
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -190,14 +190,14 @@ class TrainSettings(TrainingSettings, ModelSettings, DataSettings):
         runs = 1 if self.save else FOLDS * REPEATS - self.seed if split == "cv5x5" else 10
         return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
 
-    def of_stage_2(self, **changes: Any) -> "TrainSettings":
+    def of_stage_2(self, **changes: Any) -> "TrainConfig":
         """Settings of stage 2 alone, of which some are changed; for stages that train with settings of their own."""
-        own = {field.name: getattr(self, field.name) for field in fields(TrainSettings)}
-        return TrainSettings(**{**own, "config": None, **changes})
+        own = {field.name: getattr(self, field.name) for field in fields(TrainConfig)}
+        return TrainConfig(**{**own, "config": None, **changes})
 
 
-def wants_tokens(settings: TrainSettings) -> bool:
+def wants_tokens(config: TrainConfig) -> bool:
     """Whether the model reads states token by token, or pooled."""
-    fusion = MODELS[settings.model].fusion
-    crosses = fusion == "cross" and {"states", "graph"} <= set(settings.read_views)
-    return crosses or (fusion == "separate" and settings.attend == "items")
+    fusion = PIPELINES[config.model].fusion
+    crosses = fusion == "cross" and {"states", "graph"} <= set(config.read_views)
+    return crosses or (fusion == "separate" and config.attend == "items")

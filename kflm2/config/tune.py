@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from kflm2.config.train import DataSettings, ModelSettings, TrainingSettings, TrainSettings
+from kflm2.config.train import DataConfig, ModelConfig, TrainConfig, TrainingConfig
 from kflm2.errors import SettingError
 
 TUNABLE = (
-    *(field.name for kind in (ModelSettings, TrainingSettings) for field in dataclasses.fields(kind)),
+    *(field.name for kind in (ModelConfig, TrainingConfig) for field in dataclasses.fields(kind)),
     "layers",
     "descriptors",
     "adapter",
@@ -18,7 +18,7 @@ TUNABLE = (
 
 
 @dataclass(frozen=True)
-class TuneSettings(TrainSettings):
+class TuneConfig(TrainConfig):
     """Settings of stage 2, of which a search chooses some."""
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
@@ -41,7 +41,7 @@ class TuneSettings(TrainSettings):
     """Settings that others' defaults depend on."""
 
     @classmethod
-    def of(cls, model: str = DataSettings.model, **values: Any) -> Self:
+    def of(cls, model: str = DataConfig.model, **values: Any) -> Self:
         """Settings of a pipeline, not yet checked; a table goes before a script's dataset."""
         if values.get("csv") is not None:
             values = {**values, "csv": Path(values["csv"]), "dataset": None}

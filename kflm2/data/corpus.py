@@ -94,7 +94,7 @@ def _opened(path: Path, packed: bool) -> IO[str]:
 
 
 @dataclass
-class Survey:
+class CorpusStats:
     """What a pass over a corpus found."""
 
     read: int = 0
@@ -131,7 +131,7 @@ class Reservoir:
 
 
 @dataclass(frozen=True)
-class Tested:
+class ExcludedStructures:
     """Structures that may be tested on, and the datasets that hold them."""
 
     structures: frozenset[str] = frozenset()
@@ -141,10 +141,10 @@ class Tested:
     names: tuple[str, ...] = ()
 
     @staticmethod
-    def of(smiles: Iterable[str], names: tuple[str, ...] = ()) -> "Tested":
+    def of(smiles: Iterable[str], names: tuple[str, ...] = ()) -> "ExcludedStructures":
         """Structures of SMILES."""
         texts = list(smiles)
-        return Tested(frozenset(map(identity, texts)), frozenset(map(_formula, texts)), names)
+        return ExcludedStructures(frozenset(map(identity, texts)), frozenset(map(_formula, texts)), names)
 
     def holds(self, smiles: str) -> bool:
         """Whether a valid SMILES is of one of the structures, however it is written."""
@@ -156,11 +156,11 @@ def _formula(smiles: str) -> str:
 
 
 @dataclass(frozen=True)
-class Selection:
+class CorpusFilter:
     """Which SMILES of a corpus are taught."""
 
     path: Path
-    exclude: Tested = Tested()
+    exclude: ExcludedStructures = ExcludedStructures()
     """Structures to leave out."""
     limit: int | None = None
     """Use so many molecules."""
@@ -171,13 +171,13 @@ class Selection:
     longest: int | None = None
     """Characters that the LLM can read at once."""
 
-    def taught(self, survey: Survey | None = None) -> Iterator[str]:
+    def taught(self, survey: CorpusStats | None = None) -> Iterator[str]:
         """SMILES to teach, in the corpus' order; the same whenever they are asked for.
 
         Args:
             survey: counts what was seen.
         """
-        survey = survey if survey is not None else Survey()
+        survey = survey if survey is not None else CorpusStats()
         known = bytearray(_MEMORY if self.fragments else 0)
         for smiles in self._usable(survey):
             if is_held_out(smiles, self.held_out):
@@ -199,7 +199,7 @@ class Selection:
                 survey.some_taught.add(own)
                 yield own
 
-    def _usable(self, survey: Survey) -> Iterator[str]:
+    def _usable(self, survey: CorpusStats) -> Iterator[str]:
         """SMILES that RDKit can read and no dataset of stage 2 holds."""
         for text in stream(self.path):
             survey.read += 1
@@ -254,7 +254,7 @@ def _closed(piece: str, smiles: str) -> str | None:
             return None
 
 
-def structures_of_datasets() -> Tested:
+def structures_of_datasets() -> ExcludedStructures:
     """Structures of all datasets that are here, any of which may be tested on."""
     structures: set[str] = set()
     formulas: set[str] = set()
@@ -269,12 +269,12 @@ def structures_of_datasets() -> Tested:
         structures |= set(found["structures"])
         formulas |= set(found["formulas"])
         names.append(name)
-    return Tested(frozenset(structures), frozenset(formulas), tuple(names))
+    return ExcludedStructures(frozenset(structures), frozenset(formulas), tuple(names))
 
 
 def _structures(smiles: list[str]) -> Callable[[], dict[str, list[str]]]:
     def compute() -> dict[str, list[str]]:
-        own = Tested.of(smiles)
+        own = ExcludedStructures.of(smiles)
         return {"structures": sorted(own.structures), "formulas": sorted(own.formulas)}
 
     return compute

@@ -9,7 +9,7 @@ from typing import Literal
 from kflm2.errors import DataError, one_of
 from kflm2.files import project_folder
 
-Kind = Literal["regression", "classification"]
+Task = Literal["regression", "classification"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Dataset:
     """Columns to predict."""
     unit: str = ""
     """Unit of the targets, for tables and axes."""
-    kind: Kind = "regression"
+    kind: Task = "regression"
     smiles_column: str = "smiles"
     quantity: str = ""
     """What the target is, in words."""

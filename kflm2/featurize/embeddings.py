@@ -13,7 +13,7 @@ from kflm2.llm.loading import LoadedLLM, load
 
 if TYPE_CHECKING:
     import torch
-from kflm2.llm.resolve import Source
+from kflm2.llm.resolve import LLMSource
 
 Pooling = Literal["mean", "tokens"]
 TOKEN_BUDGET = {"cpu": 512, "cuda": 16384}
@@ -25,7 +25,7 @@ _GROUP_BYTES = 256 << 20
 class Embedder:
     """States of SMILES from one source, read from the cache; the LLM is loaded only for what is not there."""
 
-    def __init__(self, source: Source, device: "torch.device", token_budget: int | None = None) -> None:
+    def __init__(self, source: LLMSource, device: "torch.device", token_budget: int | None = None) -> None:
         self.source = source
         self.device = device
         self.token_budget = token_budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])

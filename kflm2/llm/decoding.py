@@ -109,7 +109,7 @@ def cut(llm: "PreTrainedModel", layers: int | None) -> None:
         llm.config.num_hidden_layers = layers
 
 
-def states(llm: "PreTrainedModel", input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+def hidden_states(llm: "PreTrainedModel", input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(B, T, D) states of the last layer, before the final norm: what stage 2 reads of a middle layer.
 
     Args:
@@ -143,7 +143,7 @@ def _tensor(out: Any) -> torch.Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-def surprise(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def nll_sum(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood of the next tokens that have a label, summed, and how many there are.
 
     Args:
@@ -158,7 +158,7 @@ def surprise(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor)
     return functional.cross_entropy(logits.float(), labels[:, 1:][real], reduction="sum"), real.sum()
 
 
-def pooled(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def mean_pool(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean of the states (B, T, D) of a SMILES' own tokens, without end and padding, to (B, D) float32."""
     real = labels != IGNORE
     # the end token is the last one that has a label, and stage 2 does not give it
@@ -174,7 +174,7 @@ def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def evaluating(llm: "PreTrainedModel") -> Iterator[None]:
+def eval_mode(llm: "PreTrainedModel") -> Iterator[None]:
     """Without dropout."""
     training = llm.training
     llm.eval()

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from kflm2.errors import LLMError
-from kflm2.llm.decoding import IGNORE, by_length, evaluating, states
+from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states
 from kflm2.llm.grammar import NumberGrammar
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ class Prompter:
         headed: Any = self.llm
         # in float32: bfloat16's steps are as coarse as the difference of two answers
         head, bias = headed.lm_head.weight.float(), headed.lm_head.bias
-        with evaluating(self.llm):
+        with eval_mode(self.llm):
             for batch in by_length([len(row.ids) for row in rows], _BATCH):
                 own = {
                     name: value.to(self.llm.device) for name, value in self.collate([rows[i] for i in batch]).items()
                 }
-                read = states(self.llm, own["input_ids"], own["attention_mask"])
+                read = hidden_states(self.llm, own["input_ids"], own["attention_mask"])
                 labels = own["labels"][:, 1:]
                 judged = labels != IGNORE
                 rows_of, wanted = judged.nonzero()[:, 0], labels[judged]
@@ -179,7 +179,7 @@ class Prompter:
         generator: Any = self.llm
         devices = [self.llm.device] if self.llm.device.type == "cuda" else []
         texts: list[list[str]] = [[] for _ in prompts]
-        with evaluating(self.llm), torch.random.fork_rng(devices):
+        with eval_mode(self.llm), torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             for own in by_length([len(row) for row in ids], max(1, batch // samples)):
                 longest = max(len(ids[i]) for i in own)

@@ -53,7 +53,7 @@ def auto() -> tuple[LLM, str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class LLMSource:
     """An LLM, its adapter and its layers: everything states depend on besides the SMILES."""
 
     name: str
@@ -65,7 +65,7 @@ class Source:
     """Of weights, tokenizer and, where there is one, adapter."""
 
     @staticmethod
-    def of(llm: registry.LLM, adapter: Path | None, layers: str) -> "Source":
+    def of(llm: registry.LLM, adapter: Path | None, layers: str) -> "LLMSource":
         """Find an LLM's files and what identifies them; nothing is loaded.
 
         Args:
@@ -86,14 +86,14 @@ class Source:
             cut = adapters.layers_of(adapter)
         if cut is not None and layers in ("middle", "last"):
             # stage 1 kept the first layers only, and taught the last of these what a molecule is
-            return Source(llm.name, folder, adapter, (cut,), digests)
+            return LLMSource(llm.name, folder, adapter, (cut,), digests)
         try:
             chosen = parse_layers(layers, cut or checkpoints.folder_depth(folder))
         except SettingError as error:
             if cut is None:
                 raise
             raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
-        return Source(llm.name, folder, adapter, chosen, digests)
+        return LLMSource(llm.name, folder, adapter, chosen, digests)
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:

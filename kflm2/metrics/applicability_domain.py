@@ -15,7 +15,7 @@ _INSIDE = 0.95
 
 
 @dataclass(frozen=True)
-class Places:
+class DomainScores:
     """Where molecules lie, seen from the training part."""
 
     nearest: np.ndarray
@@ -28,7 +28,7 @@ class Places:
     """(n,) whether both are as usual in the validation part."""
 
 
-class Domain:
+class ApplicabilityDomain:
     """The training part as a yardstick: by structure, and by what the model makes of it."""
 
     def __init__(self, smiles: Sequence[str], vectors: np.ndarray, least_similarity: float, most_distance: float):
@@ -37,8 +37,8 @@ class Domain:
         Args:
             smiles: n training molecules.
             vectors: (n, H) fused states of these.
-            least_similarity: bound of Places.similarity.
-            most_distance: bound of Places.distance.
+            least_similarity: bound of DomainScores.similarity.
+            most_distance: bound of DomainScores.distance.
         """
         self.smiles, self.vectors = list(smiles), vectors
         self.least_similarity, self.most_distance = least_similarity, most_distance
@@ -48,22 +48,22 @@ class Domain:
         self._tree = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(vectors))).fit(self._scaled(vectors))
 
     @staticmethod
-    def fit(train: tuple[Sequence[str], np.ndarray], valid: tuple[Sequence[str], np.ndarray]) -> "Domain":
+    def fit(train: tuple[Sequence[str], np.ndarray], valid: tuple[Sequence[str], np.ndarray]) -> "ApplicabilityDomain":
         """Set the bounds so that each lets in 95 % of the validation part.
 
         Args:
             train: SMILES and (n, H) fused states.
             valid: of the validation part.
         """
-        free = Domain(*train, 0.0, np.inf)
+        free = ApplicabilityDomain(*train, 0.0, np.inf)
         places = free.locate(fingerprints(valid[0]), valid[1])
         least = float(np.quantile(places.similarity, 1 - _INSIDE))
-        return Domain(*train, least, float(np.quantile(places.distance, _INSIDE)))
+        return ApplicabilityDomain(*train, least, float(np.quantile(places.distance, _INSIDE)))
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._mean) / self._std
 
-    def locate(self, prints: Fingerprints, vectors: np.ndarray) -> Places:
+    def locate(self, prints: Fingerprints, vectors: np.ndarray) -> DomainScores:
         """Where molecules lie.
 
         Args:
@@ -74,4 +74,4 @@ class Domain:
         # the mean over columns, so that the number does not grow with the model's width
         distance = self._tree.kneighbors(self._scaled(vectors))[0].mean(axis=1) / np.sqrt(vectors.shape[1])
         inside = (similarity >= self.least_similarity) & (distance <= self.most_distance)
-        return Places(index, similarity, distance, inside)
+        return DomainScores(index, similarity, distance, inside)

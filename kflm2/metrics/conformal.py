@@ -14,7 +14,7 @@ from crepes import ConformalClassifier, ConformalRegressor
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 
 CONFIDENCE = 0.9
 """How often an interval is to hold the true value, where nothing else is asked for."""
@@ -25,7 +25,7 @@ _TINY = 1e-7
 class Calibration:
     """What the validation part says of a model's errors, target by target."""
 
-    kind: Kind
+    kind: Task
     y_true: np.ndarray
     """(n, K) of the validation part, NaN where the label is missing."""
     y_pred: np.ndarray

@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 
-Figures = dict[str, float | None]
+Metrics = dict[str, float | None]
 
 
 def pearson(y_true: np.ndarray, y_pred: np.ndarray) -> float:
@@ -48,11 +48,11 @@ _DECISIONS: dict[str, Callable] = {
     "balanced accuracy": metrics.balanced_accuracy_score,
 }
 
-NAMES: dict[Kind, tuple[str, ...]] = {
+METRIC_NAMES: dict[Task, tuple[str, ...]] = {
     "regression": tuple(_REGRESSION),
     "classification": (*_PROBABILITIES, *_DECISIONS),
 }
-MAIN: dict[Kind, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
+PRIMARY_METRIC: dict[Task, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
 """The figure of each kind that tables show first."""
 SMALLER_IS_BETTER = ("RMSE", "MAE", "Brier")
 
@@ -93,17 +93,17 @@ def _present(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.nda
 class Scores:
     """Figures of one part of a split."""
 
-    targets: list[Figures | None]
+    targets: list[Metrics | None]
     """Of each target; None for one that cannot be judged, with fewer than two labels or with one class only."""
-    kind: Kind
+    kind: Task
 
     @property
-    def mean(self) -> Figures:
+    def mean(self) -> Metrics:
         """Mean of each figure over the targets that have one; None where none has."""
-        return {name: summarize([own[name] for own in self.targets if own])[0] for name in NAMES[self.kind]}
+        return {name: summarize([own[name] for own in self.targets if own])[0] for name in METRIC_NAMES[self.kind]}
 
 
-def score(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind, thresholds: np.ndarray) -> Scores:
+def score(y_true: np.ndarray, y_pred: np.ndarray, kind: Task, thresholds: np.ndarray) -> Scores:
     """Judge the predictions of one part of a split; a value that does not exist is None.
 
     Args:
@@ -117,7 +117,7 @@ def score(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind, thresholds: np.nda
     return Scores([_figures(*_present(true, predicted), kind, cut) for true, predicted, cut in columns], kind)
 
 
-def _figures(y_true: np.ndarray, y_pred: np.ndarray, kind: Kind, threshold: float) -> Figures | None:
+def _figures(y_true: np.ndarray, y_pred: np.ndarray, kind: Task, threshold: float) -> Metrics | None:
     if len(y_true) < 2 or (kind == "classification" and np.ptp(y_true) == 0):
         return None
     if kind == "regression":

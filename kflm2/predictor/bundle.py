@@ -29,8 +29,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from kflm2 import __version__
-from kflm2.config.train import ModelSettings, TrainingSettings, TrainSettings
-from kflm2.data.datasets import Kind
+from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
+from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError
 from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
 from kflm2.featurize.embeddings import Embedder
@@ -38,19 +38,19 @@ from kflm2.featurize.features import Sizes
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
 from kflm2.files import atomic, read_json, sha256_file, write_json
 from kflm2.llm import adapters, checkpoints, registry, resolve
-from kflm2.llm.resolve import Source
-from kflm2.metrics.applicability_domain import Domain
+from kflm2.llm.resolve import LLMSource
+from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 from kflm2.model import build
-from kflm2.trainers.supervised import Ensemble, Fitted, TargetScaler
+from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 
 FORMAT = 1
 _JSON, _WEIGHTS, _TRAINING, _ADAPTER = "bundle.json", "weights.safetensors", "training.csv", "adapter"
 _CARD = "README.md"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 _KEPT = (
-    *(field.name for field in dataclasses.fields(ModelSettings)),
-    *(own.name for own in dataclasses.fields(TrainingSettings) if own.name != "ensemble"),
+    *(field.name for field in dataclasses.fields(ModelConfig)),
+    *(own.name for own in dataclasses.fields(TrainingConfig) if own.name != "ensemble"),
     *("model", "descriptors", "views", "standardize"),
 )
 """Settings on which a prediction depends."""
@@ -72,18 +72,18 @@ class BundleError(KFLM2Error):
 class Bundle:
     """A trained model with all that prediction needs, in memory."""
 
-    settings: TrainSettings
+    config: TrainConfig
     """Only those that predictions depend on have a meaning."""
     targets: tuple[str, ...]
     unit: str
-    kind: Kind
+    kind: Task
     ensemble: Ensemble
-    source: Source | None
+    source: LLMSource | None
     """The LLM, where one is read."""
     thresholds: np.ndarray
     """(K,) probability from which a molecule is called active; NaN for regression."""
     calibration: Calibration
-    domain: Domain
+    domain: ApplicabilityDomain
     made: dict[str, Any]
     """For people: dataset, split, figures, versions."""
 
@@ -126,14 +126,14 @@ class Bundle:
             "targets": list(self.targets),
             "unit": self.unit,
             "kind": self.kind,
-            "config": {name: _plain(getattr(self.settings, name)) for name in _KEPT},
+            "config": {name: _plain(getattr(self.config, name)) for name in _KEPT},
             "members": [member.best_epoch for member in self.ensemble.members],
             "sizes": dataclasses.asdict(self.ensemble.sizes),
             "scaler": {"mean": scaler.mean.tolist(), "std": scaler.std.tolist()},
             "thresholds": self.thresholds.tolist() if self.kind == "classification" else None,
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
             "llm": _reader(self.source),
-            "features": _features(self.settings),
+            "features": _features(self.config),
             "made": self.made,
             "files": {str(path.relative_to(folder)): sha256_file(path) for path in _files(folder)},
         }
@@ -222,17 +222,17 @@ def _checked(folder: Path) -> dict[str, Any]:
 
 def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.device) -> Bundle:
     """The bundle of a bundle.json that is as it was written; whatever it says is checked once, here."""
-    config = about["config"]
-    values: dict[str, Any] = {name: _unplain(name, config[name]) for name in _KEPT if name in config}
-    settings = TrainSettings(**values)
-    settings.check_model()
-    settings.check_training()
-    if (made_of := about["features"]) != _features(settings):
+    stored = about["config"]
+    values: dict[str, Any] = {name: _unplain(name, stored[name]) for name in _KEPT if name in stored}
+    config = TrainConfig(**values)
+    config.check_model()
+    config.check_training()
+    if (made_of := about["features"]) != _features(config):
         raise BundleError(
             f"bundle {folder} was made with other features than these (RDKit {made_of.get('rdkit')} there,"
             f" {version('rdkit')} here); train it again, or predict with that release"
         )
-    kind: Kind = about["kind"]
+    kind: Task = about["kind"]
     if kind not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {kind!r}")
     arrays = load_file(folder / _WEIGHTS)
@@ -245,15 +245,15 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
     for number, epoch in enumerate(about["members"]):
         # without memory: what a bundle says of its sizes is believed once its file has the weights for them
         with torch.device("meta"):
-            model = build(settings.model, sizes, len(targets), settings)
+            model = build(config.model, sizes, len(targets), config)
         own = {name: torch.from_numpy(array) for name, array in _under(arrays, f"member.{number}.").items()}
         model.load_state_dict(own, assign=True)
-        members.append(Fitted(model.to(device).eval(), scaler, kind, device, int(epoch)))
+        members.append(FittedModel(model.to(device).eval(), scaler, kind, device, int(epoch)))
     scale = DescriptorScaler.of(_under(arrays, "descriptors.")) if sizes.descriptors else None
     with open(folder / _TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(about["domain"][name]) for name in ("least_similarity", "most_distance"))
-    domain = Domain(smiles, _finite(arrays["domain.vectors"], (len(smiles), settings.hidden)), *bounds)
+    domain = ApplicabilityDomain(smiles, _finite(arrays["domain.vectors"], (len(smiles), config.hidden)), *bounds)
     known = _under(arrays, "calibration.")
     shape = (len(known["y_true"]), len(targets))
     calibration = Calibration(
@@ -266,7 +266,7 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
     if kind == "classification":
         thresholds = _finite(about["thresholds"], (len(targets),))
     return Bundle(
-        settings=settings,
+        config=config,
         targets=targets,
         unit=str(about["unit"]),
         kind=kind,
@@ -291,7 +291,7 @@ def _finite(values: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
+def _source(folder: Path, about: dict[str, Any], llm: str | None) -> LLMSource:
     """The LLM on this machine; only of the registry is one taken without being asked for."""
     name, hub = str(about["name"]), str(about.get("hub_id") or "")
     if llm is None and (name not in registry.LLMS or not checkpoints.is_here(registry.LLMS[name])):
@@ -303,7 +303,7 @@ def _source(folder: Path, about: dict[str, Any], llm: str | None) -> Source:
     if adapter is not None:
         _check_adapter(adapter)
     try:
-        return Source.of(resolve.find(llm or name), adapter, ",".join(map(str, about["layers"])))
+        return LLMSource.of(resolve.find(llm or name), adapter, ",".join(map(str, about["layers"])))
     except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
 
@@ -326,7 +326,7 @@ def _check_adapter(adapter: Path) -> None:
 
 
 def _same_llm(
-    source: Source, about: dict[str, Any], smiles: list[str], known: np.ndarray, device: torch.device
+    source: LLMSource, about: dict[str, Any], smiles: list[str], known: np.ndarray, device: torch.device
 ) -> None:
     """Refuse an LLM that reads molecules otherwise than the one the models were trained with."""
     states = _states(source, smiles, device)
@@ -340,12 +340,12 @@ def _same_llm(
     )
 
 
-def _states(source: Source, smiles: list[str], device: torch.device) -> np.ndarray:
+def _states(source: LLMSource, smiles: list[str], device: torch.device) -> np.ndarray:
     """(n, D) mean states of a few molecules."""
     return Embedder(source, device).compute(smiles, "mean").values
 
 
-def _reader(source: Source | None) -> dict[str, Any] | None:
+def _reader(source: LLMSource | None) -> dict[str, Any] | None:
     if source is None:
         return None
     own = registry.LLMS.get(source.name)
@@ -353,12 +353,12 @@ def _reader(source: Source | None) -> dict[str, Any] | None:
     return {"name": source.name, "hub_id": hub, **source.digests, "layers": list(source.layers)}
 
 
-def _features(settings: TrainSettings) -> dict[str, Any]:
+def _features(config: TrainConfig) -> dict[str, Any]:
     """What the views mean; another release of RDKit may have other descriptors."""
     found: dict[str, Any] = {}
-    if "graph" in settings.read_views:
+    if "graph" in config.read_views:
         found |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES)}
-    if "rdkit" in settings.descriptors and "descriptors" in settings.read_views:
+    if "rdkit" in config.descriptors and "descriptors" in config.read_views:
         found |= {"descriptors": list(rdkit_names()), "rdkit": version("rdkit")}
     return found
 
@@ -377,11 +377,11 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-_HINTS = get_type_hints(TrainSettings)
+_HINTS = get_type_hints(TrainConfig)
 
 
 def _unplain(name: str, value: object) -> object:
-    hint, kind = _HINTS[name], type(getattr(TrainSettings(), name))
+    hint, kind = _HINTS[name], type(getattr(TrainConfig(), name))
     if kind is tuple and isinstance(value, list):
         return tuple(map(str, value))
     known = get_origin(hint) is not Literal or value in get_args(hint)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kflm2.config.pipelines import MODELS
-from kflm2.metrics.applicability_domain import Domain
-from kflm2.metrics.scores import NAMES
+from kflm2.config.pipelines import PIPELINES
+from kflm2.metrics.applicability_domain import ApplicabilityDomain
+from kflm2.metrics.scores import METRIC_NAMES
 from kflm2.predictor.bundle import Bundle
 from kflm2.results import runs as evidence
 
@@ -33,7 +33,7 @@ def bundle_of(run: evidence.Run) -> Bundle:
     told = evidence.result(run)
     keys = ("dataset", "model", "seed", "split", "rows", "metrics", "coverage", "versions", "commit")
     return Bundle(
-        settings=run.settings,
+        config=run.config,
         targets=dataset.targets,
         unit=dataset.unit,
         kind=dataset.kind,
@@ -41,7 +41,7 @@ def bundle_of(run: evidence.Run) -> Bundle:
         source=run.source,
         thresholds=run.thresholds,
         calibration=run.calibration,
-        domain=Domain.fit(part(run.split.train), part(run.split.valid)),
+        domain=ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid)),
         made={"quantity": dataset.quantity, **{key: told[key] for key in keys}},
     )
 
@@ -60,7 +60,7 @@ def card(bundle: Bundle, name: str) -> str:
     parts = [part for part, size in made["split"]["sizes"].items() if part != "train" and size]
     figures = [
         f"| {figure} | " + " | ".join(_number(made["metrics"][part][figure]) for part in parts) + " |"
-        for figure in NAMES[bundle.kind]
+        for figure in METRIC_NAMES[bundle.kind]
     ]
     said = [
         f"{100 * own['confidence']:g} % {'intervals' if bundle.kind == 'regression' else 'sets of classes'} hold"
@@ -85,7 +85,7 @@ def card(bundle: Bundle, name: str) -> str:
             "",
             "| | |",
             "|---|---|",
-            f"| pipeline | {bundle.settings.model}: {MODELS[bundle.settings.model].about} |",
+            f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
             f"| models | {len(bundle.ensemble.members)}, whose mean predicts |",
             f"| LLM | {llm}{adapter} |",
             f"| trained on | {made['dataset']['name']}, SHA-256 {made['dataset']['sha256']} |",

@@ -17,7 +17,7 @@ from kflm2.featurize.embeddings import Embedder, Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
-from kflm2.metrics.applicability_domain import Places
+from kflm2.metrics.applicability_domain import DomainScores
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.predictor.bundle import Bundle
 
@@ -41,7 +41,7 @@ class Predicted:
     """(n, K, 2) whether class 0, and class 1, is possible, for classes."""
     called: np.ndarray | None
     """(n, K) 0 or 1, by the thresholds chosen on validation, for classes."""
-    places: Places
+    places: DomainScores
     nearest: list[str]
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
 
@@ -71,7 +71,7 @@ class Predictor:
         mols: dict[int, Chem.Mol] = {}
         for i, text in enumerate(smiles):
             try:
-                standard[i] = standard_smiles(text.strip(), self.bundle.settings.standardize)
+                standard[i] = standard_smiles(text.strip(), self.bundle.config.standardize)
                 mols[i] = parse_smiles(standard[i])
             except MoleculeError as error:
                 status[i] = str(error)
@@ -84,7 +84,7 @@ class Predictor:
         """The numbers whose SMILES fit into the LLM's context, and the states of these."""
         if self._embedder is None or not smiles:
             return list(smiles), None
-        pooling: Pooling = "tokens" if wants_tokens(self.bundle.settings) else "mean"
+        pooling: Pooling = "tokens" if wants_tokens(self.bundle.config) else "mean"
         states = self._embedder.compute(list(smiles.values()), pooling)
         fits = np.flatnonzero(states.lengths)
         rows = list(smiles)
@@ -92,10 +92,10 @@ class Predictor:
 
     def _features(self, smiles: list[str], mols: list[Chem.Mol], states: Ragged | None) -> Features:
         """The views as the models read them."""
-        settings, read = self.bundle.settings, self.bundle.settings.read_views
+        config, read = self.bundle.config, self.bundle.config.read_views
         descriptors = None
         if "descriptors" in read:
-            descriptors = np.concatenate([values for _, values in descriptor_groups(settings.descriptors, smiles)])
+            descriptors = np.concatenate([values for _, values in descriptor_groups(config.descriptors, smiles)])
         graphs = graphs_of(mols) if "graph" in read else None
         return self.bundle.ensemble.scaled(Features(states, graphs, descriptors))
 
@@ -117,7 +117,7 @@ class Predictor:
 
         if not rows:
             nothing = np.full((count, targets), np.nan)
-            places = Places(np.zeros(count, int), nothing[:, 0], nothing[:, 0], np.zeros(count, bool))
+            places = DomainScores(np.zeros(count, int), nothing[:, 0], nothing[:, 0], np.zeros(count, bool))
             empty = np.zeros((count, targets, 2), dtype=bool)
             regression = bundle.kind == "regression"
             return Predicted(
@@ -149,7 +149,7 @@ class Predictor:
             intervals,
             sets,
             called,
-            Places(
+            DomainScores(
                 spread_out(found.nearest, 0),
                 spread_out(found.similarity, np.nan),
                 spread_out(found.distance, np.nan),

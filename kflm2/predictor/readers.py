@@ -34,11 +34,11 @@ _END = re.compile(r"^M  END", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Given:
+class InputRow:
     """One row of the input."""
 
     text: str = ""
-    """A SMILES; of an SDF a block, see Stream.smiles."""
+    """A SMILES; of an SDF a block, see MoleculeReader.smiles."""
     name: str = ""
     """What the input calls it."""
     problem: str = ""
@@ -46,7 +46,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Stream:
+class MoleculeReader:
     """Where molecules come from."""
 
     format: Format
@@ -60,14 +60,14 @@ class Stream:
     """Of a table; None for no names."""
 
     @staticmethod
-    def of(words: tuple[str, ...], smiles_column: str, name_column: str | None) -> "Stream":
+    def of(words: tuple[str, ...], smiles_column: str, name_column: str | None) -> "MoleculeReader":
         """The input that the words of a command line mean: one file, `-` for standard input, or SMILES.
 
         Raises:
             DataError: a file that is not there, or of a format that is not read.
         """
         if words == ("-",):
-            return Stream("smi")
+            return MoleculeReader("smi")
         path = Path(words[0])
         known = _SUFFIXES.get(path.suffix.lower())
         if len(words) == 1 and (known or path.is_file()):
@@ -77,10 +77,10 @@ class Stream:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
             if name_column is not None and known in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
-            return Stream(known, path, smiles_column=smiles_column, name_column=name_column)
+            return MoleculeReader(known, path, smiles_column=smiles_column, name_column=name_column)
         if files := [word for word in words if Path(word).is_file()]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
-        return Stream("words", words=words)
+        return MoleculeReader("words", words=words)
 
     @property
     def named(self) -> bool:
@@ -107,14 +107,14 @@ class Stream:
             return int(self._opened_parquet().metadata.num_rows)
         return sum(1 for _ in self.rows())
 
-    def rows(self) -> Iterator[Given]:
+    def rows(self) -> Iterator[InputRow]:
         """All rows, in order.
 
         Raises:
             DataError: the file cannot be read on.
         """
         if self.format == "words":
-            yield from map(Given, self.words)
+            yield from map(InputRow, self.words)
         elif self.format == "parquet":
             yield from self._parquet()
         elif self.path is None:
@@ -127,7 +127,7 @@ class Stream:
                 else:
                     yield from _blocks(file) if self.format == "sdf" else _lines(file)
 
-    def smiles(self, given: Given) -> str:
+    def smiles(self, given: InputRow) -> str:
         """The SMILES of a row.
 
         Raises:
@@ -137,7 +137,7 @@ class Stream:
             raise MoleculeError(given.problem)
         return _of_block(given.text) if self.format == "sdf" else given.text.strip()
 
-    def _csv(self, file: io.TextIOWrapper) -> Iterator[Given]:
+    def _csv(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
         assert self.path is not None
         wanted = self._wanted()
         head = file.read(_HEAD)
@@ -160,20 +160,20 @@ class Stream:
                     # so that the row can be found again
                     name = cells[places[1]] if self.name_column and places[1] < len(cells) else ""
                     problem = f"a row of {len(cells)} cells, where the header has {len(header)}"
-                    yield Given(name=name, problem=problem)
+                    yield InputRow(name=name, problem=problem)
                 else:
-                    yield Given(*(cells[place] for place in places))
+                    yield InputRow(*(cells[place] for place in places))
         except csv.Error as error:
             raise DataError(f"{self.path}: line {lines.line_num} cannot be read as CSV: {error}") from None
         finally:
             csv.field_size_limit(before)
 
-    def _parquet(self) -> Iterator[Given]:
+    def _parquet(self) -> Iterator[InputRow]:
         wanted = self._wanted()
         for batch in self._opened_parquet().iter_batches(batch_size=1024, columns=wanted):
             columns = [batch.column(name).to_pylist() for name in wanted]
             for cells in zip(*columns, strict=True):
-                yield Given(*("" if cell is None else str(cell) for cell in cells))
+                yield InputRow(*("" if cell is None else str(cell) for cell in cells))
 
     def _opened_parquet(self) -> Any:
         from pyarrow import ArrowException, parquet
@@ -210,25 +210,25 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _lines(file: Iterator[str]) -> Iterator[Given]:
+def _lines(file: Iterator[str]) -> Iterator[InputRow]:
     """A SMILES a line, a name after a blank."""
     for line in file:
         if line.strip():
             text, *rest = line.split(maxsplit=1)
-            yield Given(text, rest[0].strip() if rest else "")
+            yield InputRow(text, rest[0].strip() if rest else "")
 
 
-def _blocks(file: Iterator[str]) -> Iterator[Given]:
+def _blocks(file: Iterator[str]) -> Iterator[InputRow]:
     """The molecules of an SDF, each as text up to the line $$$$."""
     block: list[str] = []
     for line in file:
         if line.startswith("$$$$"):
-            yield Given("".join(block), block[0].strip() if block else "")
+            yield InputRow("".join(block), block[0].strip() if block else "")
             block = []
         else:
             block.append(line)
     if any(line.strip() for line in block):
-        yield Given("".join(block), block[0].strip())
+        yield InputRow("".join(block), block[0].strip())
 
 
 def _of_block(block: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 from kflm2.errors import DataError
 from kflm2.files import read_json, sha256_texts
-from kflm2.metrics.scores import Figures
+from kflm2.metrics.scores import Metrics
 from kflm2.results.runs import identity
 
 
@@ -26,7 +26,7 @@ class Fold:
     tested: str
     """Digest of the rows of the test part."""
     sizes: dict[str, int]
-    figures: Figures
+    figures: Metrics
     """Of the test part."""
     folder: Path | None
     """With predictions.csv; None for predictions of another program."""
@@ -40,7 +40,7 @@ class Method:
     dataset: str
     sha256: str
     """Of the dataset's file."""
-    kind: Kind
+    kind: Task
     unit: str | None
     targets: tuple[str, ...]
     split: str

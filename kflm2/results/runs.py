@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save_file
 
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.config.prompt import PromptSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.config.prompt import PromptConfig
+from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.files import atomic, write_json
-from kflm2.llm.resolve import Source
+from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import Calibration, Coverage
-from kflm2.metrics.scores import NAMES, Figures, Scores, summarize
+from kflm2.metrics.scores import METRIC_NAMES, Metrics, Scores, summarize
 from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.trainers.supervised import Ensemble
 
@@ -27,9 +27,9 @@ from kflm2.trainers.supervised import Ensemble
 class Run:
     """One seed of one experiment."""
 
-    settings: TrainSettings
+    config: TrainConfig
     molecules: Molecules
-    source: Source | None
+    source: LLMSource | None
     split: Split
     seed: int
     scores: dict[str, Scores]
@@ -98,7 +98,7 @@ def result(run: Run) -> dict[str, Any]:
             "unit": molecules.dataset.unit,
             "kind": molecules.dataset.kind,
         },
-        "model": run.settings.model,
+        "model": run.config.model,
         "seed": run.seed,
         "split": {"kind": run.split.kind, "sha256": run.split.sha256, "sizes": run.split.sizes},
         "rows": {"read": molecules.read, "kept": len(molecules.smiles), "rejected": len(molecules.rejected)},
@@ -120,13 +120,13 @@ def result(run: Run) -> dict[str, Any]:
         "parameters": sum(weight.numel() for weight in run.ensemble.members[0].model.parameters()),
         "seconds": run.seconds,
         "peak_memory_mb": peak_memory_mb(),
-        "config": plain(run.settings),
+        "config": plain(run.config),
         "versions": versions(),
         "commit": commit(),
     }
 
 
-def reader(source: Source | None) -> dict[str, Any] | None:
+def reader(source: LLMSource | None) -> dict[str, Any] | None:
     """What result.json says of the LLM; None where none is read."""
     if source is None:
         return None
@@ -142,7 +142,7 @@ def reader(source: Source | None) -> dict[str, Any] | None:
 def write_summary(runs: Sequence[Run], path: Path) -> None:
     """Write mean, sample standard deviation and every value over the runs."""
     scores = {part: [run.scores[part] for run in runs] for part in runs[0].scores}
-    names = NAMES[runs[0].molecules.dataset.kind]
+    names = METRIC_NAMES[runs[0].molecules.dataset.kind]
     figures = {part: {name: _over([one.mean[name] for one in own]) for name in names} for part, own in scores.items()}
     targets = {
         part: {
@@ -173,7 +173,7 @@ def write_summary(runs: Sequence[Run], path: Path) -> None:
     )
 
 
-def _value(figures: Figures | None, name: str) -> float | None:
+def _value(figures: Metrics | None, name: str) -> float | None:
     return figures[name] if figures else None
 
 
@@ -188,9 +188,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(temporary, index=False)
 
 
-def plain(settings: TrainSettings | FinetuneSettings | PromptSettings) -> dict[str, Any]:
+def plain(config: TrainConfig | FinetuneConfig | PromptConfig) -> dict[str, Any]:
     """Settings as JSON values; --config reads them back."""
-    values = dataclasses.asdict(settings)
+    values = dataclasses.asdict(config)
     return {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in values.items()
@@ -207,4 +207,4 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
     A setting that was not there yet when a run was made had what is its default now.
     """
-    return {name: value for name, value in {**plain(TrainSettings()), **config}.items() if name not in _OF_A_RUN}
+    return {name: value for name, value in {**plain(TrainConfig()), **config}.items() if name not in _OF_A_RUN}

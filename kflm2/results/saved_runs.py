@@ -11,7 +11,7 @@ import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from kflm2.data.datasets import DATASETS, Kind
+from kflm2.data.datasets import DATASETS, Task
 from kflm2.data.similarity import Fingerprints, fingerprints, nearest
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import sha256_texts
@@ -54,7 +54,7 @@ def is_test(table: pd.DataFrame) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class KeptRun:
+class SavedRun:
     """One seed's folder."""
 
     folder: Path
@@ -66,7 +66,7 @@ class KeptRun:
         return int(self.made["seed"])
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Task:
         return self.made["dataset"]["kind"]
 
     @property
@@ -164,19 +164,19 @@ class KeptRun:
 
 
 @dataclass(frozen=True)
-class KeptMethod:
+class SavedMethod:
     """The runs of one method on one kind of split, in order of their seeds."""
 
     name: str
     split: str
-    runs: list[KeptRun]
-    settings: str
+    runs: list[SavedRun]
+    config: str
     """Where it departs from its pipeline's defaults, in words of a command line."""
     on_scaffolds: str
     """The command that would measure it on new scaffolds."""
 
     @property
-    def first(self) -> KeptRun:
+    def first(self) -> SavedRun:
         """The run that is shown: not the best one, but the first, whose hidden states are kept."""
         return self.runs[0]
 
@@ -190,10 +190,10 @@ class KeptMethod:
 
 
 @dataclass(frozen=True)
-class KeptDataset:
+class SavedDataset:
     """All methods of one dataset."""
 
-    methods: list[KeptMethod]
+    methods: list[SavedMethod]
     audits: dict[str, dict[str, Any]]
     """Folder -> audit.json."""
     audit_command: str

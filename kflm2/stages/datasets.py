@@ -8,7 +8,7 @@ from kflm2.data.datasets import DATASETS, Dataset, locate
 from kflm2.data.molecules import Molecules, read_table
 from kflm2.errors import DataError
 from kflm2.files import sha256_file
-from kflm2.stages.audit.molecule_facts import Facts
+from kflm2.stages.audit.molecule_facts import MoleculeFacts
 
 
 def overview(names: Sequence[str] = ()) -> None:
@@ -54,7 +54,7 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
 
 def _line(dataset: Dataset) -> tuple[str, ...]:
     molecules = read_table(dataset)
-    facts = Facts.of(molecules.smiles)
+    facts = MoleculeFacts.of(molecules.smiles)
     published = all(sha256_file(file.path) == file.sha256 for file in dataset.files)
     kind = dataset.unit or ("classes" if dataset.kind == "classification" else "no unit")
     return (

@@ -17,13 +17,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from kflm2.config.predict import PredictSettings
+from kflm2.config.predict import PredictConfig
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import atomic, sha256_file, sha256_texts, write_json
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.predictor import OK, Predicted, Predictor
-from kflm2.predictor.readers import Given, Stream
+from kflm2.predictor.readers import InputRow, MoleculeReader
 
 CHUNK = 1024
 """Rows predicted at once. A run that goes on after a kill cuts at the same places, and so writes the same bits."""
@@ -33,11 +33,11 @@ _SHOWN = 5
 _COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status")
 
 
-def run(settings: PredictSettings) -> int:
+def run(config: PredictConfig) -> int:
     """Predict, and write a row for every row.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Returns:
         How many rows have no prediction.
@@ -45,23 +45,23 @@ def run(settings: PredictSettings) -> int:
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written on.
     """
-    device = choose_device(settings.device)
-    bundle = Bundle.load(settings.model, settings.llm, device)
-    stream = Stream.of(settings.molecules, settings.smiles_column, settings.name_column)
-    if settings.out is not None:
-        _check_place(settings.out, stream, settings.model)
-    job = _Job(settings, Predictor(bundle, device), stream)
+    device = choose_device(config.device)
+    bundle = Bundle.load(config.model, config.llm, device)
+    stream = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    if config.out is not None:
+        _check_place(config.out, stream, config.model)
+    job = _Job(config, Predictor(bundle, device), stream)
     start = time.perf_counter()
     try:
-        statuses = job.write(sys.stdout, job.first, Counter()) if settings.out is None else _to_file(settings, job)
+        statuses = job.write(sys.stdout, job.first, Counter()) if config.out is None else _to_file(config, job)
     except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    _say(statuses, time.perf_counter() - start, settings.out)
+    _say(statuses, time.perf_counter() - start, config.out)
     return sum(count for status, count in statuses.items() if status != OK)
 
 
-def _check_place(out: Path, stream: Stream, model: Path) -> None:
+def _check_place(out: Path, stream: MoleculeReader, model: Path) -> None:
     """Refuse an output that cannot be, or would take the place of the input, before anything is predicted."""
     if out.is_dir():
         raise DataError(f"out {out} is a folder; give a file")
@@ -77,9 +77,9 @@ def _check_place(out: Path, stream: Stream, model: Path) -> None:
 class _Job:
     """What is to be predicted: the rows from `first` up to `last`."""
 
-    def __init__(self, settings: PredictSettings, predictor: Predictor, stream: Stream) -> None:
-        self.predictor, self.stream, self.confidence = predictor, stream, settings.confidence
-        number, shares = settings.share()
+    def __init__(self, config: PredictConfig, predictor: Predictor, stream: MoleculeReader) -> None:
+        self.predictor, self.stream, self.confidence = predictor, stream, config.confidence
+        number, shares = config.share()
         count = stream.count()
         # shares are cut between chunks, so that put together they are the same bits as the whole
         chunks = None if count is None else -(-count // CHUNK)
@@ -109,7 +109,7 @@ class _Job:
                 bar.update(len(chunk))
         return statuses
 
-    def _text(self, chunk: list[Given], start: int, header: bool, statuses: Counter[str]) -> str:
+    def _text(self, chunk: list[InputRow], start: int, header: bool, statuses: Counter[str]) -> str:
         text = io.StringIO()
         # six digits are more than any model knows
         self.table(chunk, start, statuses).to_csv(
@@ -117,7 +117,7 @@ class _Job:
         )
         return text.getvalue()
 
-    def table(self, chunk: list[Given], start: int, statuses: Counter[str]) -> pd.DataFrame:
+    def table(self, chunk: list[InputRow], start: int, statuses: Counter[str]) -> pd.DataFrame:
         """Predictions of rows that follow each other, the first one after `start`; their statuses are counted."""
         smiles, problems = [], {}
         for i, given in enumerate(chunk):
@@ -171,7 +171,7 @@ def _names(bundle: Bundle) -> list[str]:
     return names
 
 
-def _chunks(rows: Iterator[Given]) -> Iterator[list[Given]]:
+def _chunks(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
     while chunk := list(itertools.islice(rows, CHUNK)):
         yield chunk
 
@@ -188,14 +188,14 @@ class _Journal:
         write_json(self.path, {"of": self.of, "rows": rows, "bytes": size, "statuses": dict(statuses)})
 
 
-def _to_file(settings: PredictSettings, job: _Job) -> Counter[str]:
+def _to_file(config: PredictConfig, job: _Job) -> Counter[str]:
     """Write beside the output, and put it in its place when it is whole."""
-    out = settings.out
+    out = config.out
     assert out is not None
     part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     # what the rows depend on: another command must not go on where this one was
-    given = [job.stream.digest(), str(settings.confidence), str(settings.shard), str(settings.name_column)]
-    of = sha256_texts([*given, settings.smiles_column, sha256_file(settings.model / "bundle.json")])
+    given = [job.stream.digest(), str(config.confidence), str(config.shard), str(config.name_column)]
+    of = sha256_texts([*given, config.smiles_column, sha256_file(config.model / "bundle.json")])
     lock = FileLock(out.with_name(f"{out.name}.lock"))
     try:
         lock.acquire(timeout=0)

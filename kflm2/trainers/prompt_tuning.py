@@ -16,7 +16,7 @@ from transformers import (
 
 from kflm2.errors import LLMError
 from kflm2.llm.decoding import IGNORE
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.model import LoRAModel
 
 if TYPE_CHECKING:
     pass
@@ -26,7 +26,7 @@ from kflm2.llm.prompter import Prompter, Row
 class _Best(TrainerCallback):
     """Judges the LLM on validation after every epoch, and remembers the adapter that was best."""
 
-    def __init__(self, model: TaughtLLM, prompter: Prompter, valid: list[Row], epochs: int) -> None:
+    def __init__(self, model: LoRAModel, prompter: Prompter, valid: list[Row], epochs: int) -> None:
         self.model, self.prompter, self.valid = model, prompter, valid
         self.losses: list[float] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -46,12 +46,12 @@ class _Best(TrainerCallback):
         self.bar.close()
 
 
-def _trained(model: TaughtLLM) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _trained(model: LoRAModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
 def teach(
-    model: TaughtLLM,
+    model: LoRAModel,
     prompter: Prompter,
     train: list[Row],
     valid: list[Row],

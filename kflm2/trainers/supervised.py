@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from kflm2.config.train import TrainingSettings
-from kflm2.data.datasets import Kind
+from kflm2.config.train import TrainingConfig
+from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
 from kflm2.featurize.descriptors import DescriptorScaler
@@ -26,7 +26,7 @@ _SCALE_ROWS = 2048
 class TargetScaler:
     """Targets to mean 0 and standard deviation 1 over the training labels; classes stay as they are."""
 
-    def __init__(self, y_train: np.ndarray, kind: Kind) -> None:
+    def __init__(self, y_train: np.ndarray, kind: Task) -> None:
         """Learn from (n, K) training targets, NaN where missing, and from nothing else.
 
         Raises:
@@ -58,12 +58,12 @@ class TargetScaler:
 
 
 @dataclass
-class Fitted:
+class FittedModel:
     """One trained model, with what it needs to predict."""
 
     model: FusedModel
     scaler: TargetScaler
-    kind: Kind
+    kind: Task
     device: torch.device
     best_epoch: int
     """From 1."""
@@ -97,7 +97,7 @@ class Fitted:
 class Ensemble:
     """The models of one run, whose mean predicts."""
 
-    members: list[Fitted]
+    members: list[FittedModel]
     scale: DescriptorScaler | None
     """Learnt on the training rows; None where the models read no descriptors."""
     sizes: Sizes
@@ -122,7 +122,7 @@ def positive_weights(y_train: np.ndarray) -> np.ndarray:
 
 
 def masked_loss(
-    output: torch.Tensor, target: torch.Tensor, kind: Kind, positive_weight: torch.Tensor | None = None
+    output: torch.Tensor, target: torch.Tensor, kind: Task, positive_weight: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean over the labels that are there: squared error, or cross-entropy on logits for classes.
 
@@ -150,12 +150,12 @@ def fit(
     features: Features,
     y_true: np.ndarray,
     split: Split,
-    kind: Kind,
-    settings: TrainingSettings,
+    kind: Task,
+    config: TrainingConfig,
     seed: int,
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
-) -> Fitted:
+) -> FittedModel:
     """Train on the training part and keep the weights that were best on validation; test is not looked at.
 
     Args:
@@ -164,7 +164,7 @@ def fit(
         y_true: (n, K) targets in their units, NaN where missing.
         split: train teaches, valid chooses.
         kind: of the targets.
-        settings: see TrainingSettings; `ensemble` is the caller's business.
+        config: see TrainingConfig; `ensemble` is the caller's business.
         seed: of weights, dropout and order; on a CPU the same seed gives the same bits.
         device: to train on.
         after_epoch: called after each epoch.
@@ -179,18 +179,18 @@ def fit(
     model = build().to(device)
     model.fit_scales(features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device))
     weight = None
-    if kind == "classification" and settings.class_weight == "balanced":
+    if kind == "classification" and config.class_weight == "balanced":
         weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
 
     # AdamW with no decay is Adam
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    steps = math.ceil(len(split.train) / settings.batch_size)
-    schedule = _schedule(optimizer, settings, steps * settings.epochs)
+    steps = math.ceil(len(split.train) / config.batch_size)
+    schedule = _schedule(optimizer, config, steps * config.epochs)
     history: dict[str, list[float]] = {"train": [], "valid": []}
     best_loss, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict())
-    for epoch in range(1, settings.epochs + 1):
+    for epoch in range(1, config.epochs + 1):
         model.train()
         total = 0.0
         order = rng.permutation(split.train)
@@ -213,18 +213,18 @@ def fit(
         if valid < best_loss:
             best_loss, best_epoch, best_state = valid, epoch, copy.deepcopy(model.state_dict())
         after_epoch()
-        if settings.patience and epoch - best_epoch >= settings.patience:
+        if config.patience and epoch - best_epoch >= config.patience:
             break
     model.load_state_dict(best_state)
-    return Fitted(model, scaler, kind, device, best_epoch, history)
+    return FittedModel(model, scaler, kind, device, best_epoch, history)
 
 
 def _schedule(
-    optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    if settings.schedule == "onecycle":
+    if config.schedule == "onecycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings.learning_rate, total_steps=steps, pct_start=0.2, cycle_momentum=False
+            optimizer, max_lr=config.learning_rate, total_steps=steps, pct_start=0.2, cycle_momentum=False
         )
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kflm2.cli import stages
-from kflm2.config.ablate import AblateSettings
+from kflm2.config.ablate import AblateConfig
 from kflm2.errors import SettingError
 from kflm2.stages import ablate as ablation
 
@@ -25,8 +25,8 @@ PARTS = (
 )
 
 
-def _settings(tmp_path: Path, llm: Path, **values: object) -> AblateSettings:
-    settings = AblateSettings.of(
+def _config(tmp_path: Path, llm: Path, **values: object) -> AblateConfig:
+    config = AblateConfig.of(
         "crossAtt",
         **{
             "dataset": "SAMPL",
@@ -42,17 +42,17 @@ def _settings(tmp_path: Path, llm: Path, **values: object) -> AblateSettings:
             **values,
         },
     )
-    settings.check()
-    return settings
+    config.check()
+    return config
 
 
 @pytest.mark.usefixtures("no_llms")
 def test_every_choice_of_views_is_trained_once_and_compared(
     tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    settings = _settings(tmp_path, tiny_decoder)
-    assert tuple(ablation.variants(settings)) == PARTS
-    ablation.run(settings)
+    config = _config(tmp_path, tiny_decoder)
+    assert tuple(ablation.variants(config)) == PARTS
+    ablation.run(config)
     folder = tmp_path / "results" / "SAMPL"
     figures = pd.read_csv(tmp_path / "results" / "crossAtt-ablation" / "SAMPL" / "figures.csv")
     assert set(figures["method"]) == set(PARTS)
@@ -76,10 +76,10 @@ def test_every_choice_of_views_is_trained_once_and_compared(
     before = times()
     gone = folder / "crossAtt-graph" / "random-2" / "result.json"
     gone.unlink()
-    ablation.run(settings)
+    ablation.run(config)
     assert [path for path, at in times().items() if before[path] != at] == [gone]
     # other settings are other runs; those of seeds that are not asked for stay behind and are not compared
-    ablation.run(dataclasses.replace(settings, epochs=2, seed=1, runs=3))
+    ablation.run(dataclasses.replace(config, epochs=2, seed=1, runs=3))
     assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
     assert all(
         json.loads(path.read_text())["config"]["epochs"] == (1 if "random-0" in str(path) else 2) for path in times()
@@ -89,8 +89,8 @@ def test_every_choice_of_views_is_trained_once_and_compared(
 @pytest.mark.usefixtures("embedded")
 def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -> None:
     more = {"llm": "SmolLM2_135M", "layers": "last", "out": tmp_path}
-    settings = AblateSettings.of("combined", dataset="SAMPL", practical=0.1, **more)
-    found = ablation.variants(settings)
+    config = AblateConfig.of("combined", dataset="SAMPL", practical=0.1, **more)
+    found = ablation.variants(config)
     assert list(found) == [
         "LLM",
         "LLM, untaught LLM",
@@ -107,7 +107,7 @@ def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -
     assert found["LLM, random LLM"] == placebo
     assert found["graph"] == {"views": ("graph",)}
     # a pipeline that reads the base LLM always has nothing that was taught
-    base = AblateSettings.of("combined_base", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", descriptors="rdkit")
+    base = AblateConfig.of("combined_base", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", descriptors="rdkit")
     assert "LLM, untaught LLM" not in ablation.variants(base)
 
 
@@ -136,4 +136,4 @@ def test_a_view_that_is_not_read_cannot_be_chosen() -> None:
         ("gcn_indepent", ("states",), "gcn_indepent does not read states here; it reads graph"),
     ):
         with pytest.raises(SettingError, match=message):
-            AblateSettings.of(model, dataset="SAMPL", views=views, practical=0.1).check()
+            AblateConfig.of(model, dataset="SAMPL", views=views, practical=0.1).check()

@@ -15,8 +15,8 @@ from rdkit.Chem import rdFingerprintGenerator
 from sklearn.metrics import root_mean_squared_error
 
 from kflm2.cli import stages
-from kflm2.config.compare import CompareSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.compare import CompareConfig
+from kflm2.config.train import TrainConfig
 from kflm2.errors import DataError
 from kflm2.metrics.statistics import Assumptions, Pair
 from kflm2.results import methods
@@ -32,11 +32,11 @@ SEEDS = (0, 1, 2, 3)
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four runs of the graph network on 80 molecules of SAMPL."""
     folder = tmp_path_factory.mktemp("results")
-    settings = TrainSettings.of(
+    config = TrainConfig.of(
         "gcn_indepent", dataset="SAMPL", limit=80, epochs=3, runs=len(SEEDS), out=folder, fractions=(0.6, 0.2, 0.2)
     )
-    settings.check()
-    experiment.run(settings)
+    config.check()
+    experiment.run(config)
     return folder / "SAMPL"
 
 
@@ -47,8 +47,8 @@ def own(results: Path, tmp_path: Path) -> Path:
     return tmp_path / "SAMPL"
 
 
-def _settings(folder: Path, *more: str, **values: object) -> CompareSettings:
-    return CompareSettings.of(
+def _config(folder: Path, *more: str, **values: object) -> CompareConfig:
+    return CompareConfig.of(
         results=(str(folder / "gcn_indepent"), *more), practical=("0.1",), out=folder.parent / "compare", **values
     )
 
@@ -58,7 +58,7 @@ def _run(folder: Path, seed: int, method: str = "gcn_indepent") -> Path:
 
 
 def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, capsys: pytest.CaptureFixture) -> None:
-    (found,) = comparing.run(_settings(own, baselines=("mean", "knn", "forest", "xgboost", "svm")))
+    (found,) = comparing.run(_config(own, baselines=("mean", "knn", "forest", "xgboost", "svm")))
     assert set(found.table.columns) == {"gcn_indepent", "mean", "knn", "forest", "xgboost", "svm"}
     assert found.table.mean().is_monotonic_increasing  # the best first
     assert list(found.table.index) == list(SEEDS)
@@ -115,7 +115,7 @@ def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, caps
 
     # a second time nothing is computed again
     times = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
-    comparing.run(_settings(own, baselines=("mean", "knn")))
+    comparing.run(_config(own, baselines=("mean", "knn")))
     assert times == {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
 
 
@@ -137,14 +137,14 @@ def test_chemprop_is_a_program_that_never_sees_a_test_label(own: Path, tmp_path:
         "    table.to_csv(words['--preds-path'], index=False)\n"
     )
     program.chmod(0o755)
-    (found,) = comparing.run(_settings(own, baselines=("mean",), chemprop=program))
+    (found,) = comparing.run(_config(own, baselines=("mean",), chemprop=program))
     np.testing.assert_allclose(found.table["chemprop"], found.table["mean"])
     shutil.rmtree(own / "chemprop")
     program.write_text("#!/bin/sh\necho 'loading'\necho 'ValueError: no such column' >&2\nexit 1\n")
     with pytest.raises(DataError, match="chemprop train failed: ValueError: no such column"):
-        comparing.run(_settings(own, chemprop=program))
+        comparing.run(_config(own, chemprop=program))
     with pytest.raises(DataError, match="nothing cannot be run: No such file"):
-        comparing.run(_settings(own, chemprop=tmp_path / "nothing"))
+        comparing.run(_config(own, chemprop=tmp_path / "nothing"))
 
 
 def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -160,8 +160,8 @@ def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: py
         "method,dataset,split,metric,run,value\nTheirs,SAMPL,scaffold,RMSE,0,2.0\nTheirs,SAMPL,scaffold,RMSE,1,3.0\n"
         "Theirs,SAMPL,scaffold,MAE,0,1.0\nTheirs,Delaney,scaffold,RMSE,0,1.0\nOnce,SAMPL,,rmse,0,1.5\n"
     )
-    settings = _settings(own, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
-    (found,) = comparing.run(settings)
+    config = _config(own, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
+    (found,) = comparing.run(config)
     # of 16 molecules, some have the same structure and row numbers go with rows, not with places
     np.testing.assert_allclose(found.table["theirs"], 0.5)
     printed = capsys.readouterr().out
@@ -191,7 +191,7 @@ def test_predictions_that_cannot_be_used(
     ]
     change(pd.DataFrame(lines)).to_csv(tmp_path / "theirs.csv", index=False)
     with pytest.raises(DataError, match=message):
-        comparing.run(_settings(own, predictions=(str(tmp_path / "theirs.csv"),)))
+        comparing.run(_config(own, predictions=(str(tmp_path / "theirs.csv"),)))
 
 
 def _edit(folder: Path, **values: object) -> None:
@@ -218,7 +218,7 @@ def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
 
     def refused(message: str) -> None:
         with pytest.raises(DataError, match=message):
-            comparing.run(_settings(own, str(other)))
+            comparing.run(_config(own, str(other)))
 
     fresh()
     shutil.rmtree(_run(own, 2, "other"))
@@ -267,21 +267,21 @@ def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
     refused("SAMPL: the 4 runs test the same molecules")
     shutil.rmtree(other)
     with pytest.raises(DataError, match="two methods of SAMPL are named gcn_indepent"):
-        comparing.run(_settings(own, str(own / "gcn_indepent")))
+        comparing.run(_config(own, str(own / "gcn_indepent")))
 
 
 def test_too_few_runs_and_too_few_methods(own: Path) -> None:
     with pytest.raises(DataError, match="gcn_indepent is the only method"):
-        comparing.run(_settings(own))
+        comparing.run(_config(own))
     for seed in (2, 3):
         shutil.rmtree(_run(own, seed))
     with pytest.raises(DataError, match="2 runs in common, and at least 3 are needed"):
-        comparing.run(_settings(own, baselines=("mean",)))
+        comparing.run(_config(own, baselines=("mean",)))
     assert not (own / "mean").exists()
 
 
 def test_baselines_are_completed_never_mixed_up_and_overwrite_nothing(own: Path) -> None:
-    whole = _settings(own, baselines=("mean", "forest"))
+    whole = _config(own, baselines=("mean", "forest"))
     comparing.run(whole)
     before = (_run(own, 0, "forest") / "predictions.csv").read_bytes()
     # stopped halfway, with a file that the disk lost; the dataset's folder is read this time
@@ -322,10 +322,10 @@ def _classes(own: Path, name: str, values: list[float | None]) -> None:
 def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.CaptureFixture) -> None:
     _classes(own, "low", [0.70, 0.72, None, 0.71])
     _classes(own, "high", [0.80, 0.81, None, 0.83])
-    settings = CompareSettings.of(
+    config = CompareConfig.of(
         results=(str(own / "low"), str(own / "high")), practical=("0.02",), out=own.parent / "compare"
     )
-    (found,) = comparing.run(settings)
+    (found,) = comparing.run(config)
     printed = capsys.readouterr().out
     assert "left out  Toxic, seeds 2: nobody has a ROC-AUC there" in printed
     assert list(found.table.index) == [0, 1, 3]
@@ -336,16 +336,16 @@ def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.Captur
 
     _edit(_run(own, 0, "low"), metrics={"test": {"ROC-AUC": None, "MCC": 0.1}})
     with pytest.raises(DataError, match="Toxic, low, seed 0: no ROC-AUC; there are MCC"):
-        comparing.run(settings)
+        comparing.run(config)
     rows = [
         {"seed": seed, "row": row, "y_pred_A": 0.5, "y_pred_B": 1.5}
         for seed in SEEDS
         for row in pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")["row"]
     ]
     pd.DataFrame(rows).to_csv(own / "theirs.csv", index=False)
-    settings = dataclasses.replace(settings, results=(str(own / "high"),), predictions=(f"x={own / 'theirs.csv'}",))
+    config = dataclasses.replace(config, results=(str(own / "high"),), predictions=(f"x={own / 'theirs.csv'}",))
     with pytest.raises(DataError, match=r"row \d+ of seed 0 has no probability, from 0 to 1"):
-        comparing.run(settings)
+        comparing.run(config)
 
 
 @pytest.mark.parametrize(
@@ -385,10 +385,10 @@ def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.Capture
                     dataset__sha256=dataset,
                     metrics={"test": {"RMSE": rmse}},
                 )
-    settings = CompareSettings.of(
+    config = CompareConfig.of(
         results=(str(tmp_path / "One"), str(tmp_path / "Two")), practical=("One=0.5", "Two=0.5"), out=tmp_path / "out"
     )
-    comparing.run(settings)
+    comparing.run(config)
     across = pd.read_csv(tmp_path / "out" / "across.csv").set_index("dataset")
     assert across["verdict"].to_dict() == {"One": "second is better", "Two": "alike"}
     assert across.loc["One", "p_holm"] == pytest.approx(2 * across.loc["One", "p"])

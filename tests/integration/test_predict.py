@@ -18,7 +18,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from kflm2.cli import stages
-from kflm2.config.predict import PredictSettings
+from kflm2.config.predict import PredictConfig
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor.bundle import Bundle, BundleError, _digest
@@ -166,7 +166,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
 ) -> None:
     _predict(model, many, "-o", tmp_path / "whole.csv")
     out = tmp_path / "out.csv"
-    settings = PredictSettings(model=model, molecules=(str(many),), out=out)
+    config = PredictConfig(model=model, molecules=(str(many),), out=out)
     chunks: list[list[str]] = []
     predict = Predictor.predict
 
@@ -179,11 +179,11 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "predict", stopped)
         with pytest.raises(KeyboardInterrupt):
-            predicting.run(settings)
+            predicting.run(config)
     assert not out.exists()
     with open(tmp_path / "out.csv.part", "a") as file:
         file.write("half a li")  # as a kill in the middle of a write leaves it
-    assert predicting.run(settings) == 1
+    assert predicting.run(config) == 1
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not list(tmp_path.glob("out.csv.*"))
 
@@ -191,18 +191,18 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_bytes(
 def test_on_a_full_disk_what_was_written_is_safe(model: Path, many: Path, tmp_path: Path) -> None:
     _predict(model, many, "-o", tmp_path / "whole.csv")
     whole, out = (tmp_path / "whole.csv").read_bytes(), tmp_path / "out.csv"
-    settings = PredictSettings(model=model, molecules=(str(many),), out=out)
+    config = PredictConfig(model=model, molecules=(str(many),), out=out)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # files that cannot grow further, as on a disk that is full
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
     try:
         with pytest.raises(DataError, match=rf"File too large; \d+ rows are safe in {out}\.part") as caught:
-            predicting.run(settings)
+            predicting.run(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     safe = int(str(caught.value).split("; ")[1].split()[0])
     assert 64 <= safe < 200 and not safe % 16
-    assert predicting.run(settings) == 1
+    assert predicting.run(config) == 1
     assert out.read_bytes() == whole
 
 
@@ -211,9 +211,9 @@ def test_the_input_is_not_written_over(model: Path, many: Path, tmp_path: Path) 
     table.write_text("smiles\nCCO\n")
     os.symlink(table, tmp_path / "link.csv")
     for out in (table, tmp_path / "link.csv", model / "out.csv", tmp_path):
-        settings = PredictSettings(model=model, molecules=(str(table),), out=out)
+        config = PredictConfig(model=model, molecules=(str(table),), out=out)
         with pytest.raises(DataError, match="out "):
-            predicting.run(settings)
+            predicting.run(config)
     assert table.read_text() == "smiles\nCCO\n"
 
 

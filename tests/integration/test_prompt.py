@@ -10,12 +10,12 @@ import torch
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
 from kflm2.cli import stages
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.config.prompt import PromptSettings
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.config.prompt import PromptConfig
 from kflm2.llm import adapters
 from kflm2.llm.decoding import cut, load_decoder
 from kflm2.stages.prompt import stage as prompting
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.model import LoRAModel
 
 SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
 
@@ -110,11 +110,11 @@ def test_what_is_tested_on_is_not_learnt_from(
     for name, poison in (("a", 0.0), ("b", 30.0)):
         lines = [f"{'C' * (i % 12 + 1)}N,{values[i] + poison * (parts[i] == 'test')},{parts[i]}" for i in range(60)]
         (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(lines) + "\n")
-        settings = PromptSettings(
+        config = PromptConfig(
             csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", llm=str(tiny_writer),
             adapter="none", epochs=2, writings=0, compare="none", out=tmp_path / name,
         )  # fmt: skip
-        (one,) = prompting.run(settings)
+        (one,) = prompting.run(config)
         found.append(one)
     assert found[0].losses == found[1].losses
     for part in ("valid", "test"):
@@ -177,7 +177,7 @@ def test_one_of_several_targets_with_missing_labels_from_what_stage_1_taught(
     (tmp_path / "own.csv").write_text("smiles,a,b\n" + "\n".join(rows) + "\n")
     llm, _ = load_decoder(tiny_writer, torch.device("cpu"))
     cut(llm, 1)
-    model = TaughtLLM(llm, FinetuneSettings(), 0)
+    model = LoRAModel(llm, FinetuneConfig(), 0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from kflm2.cli import stages
-from kflm2.config.report import ReportSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.report import ReportConfig
+from kflm2.config.train import TrainConfig
 from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
 from kflm2.results import runs as evidence
@@ -48,9 +48,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"csv": folder / "classes.csv", "target_columns": ("low", "odd"), "kind": "classification", "epochs": 2}
         | {"runs": 2, "ensemble": 2},
     ):
-        settings = TrainSettings.of("gcn_indepent", **common, **more)
-        settings.check()
-        experiment.run(settings)
+        config = TrainConfig.of("gcn_indepent", **common, **more)
+        config.check()
+        experiment.run(config)
     return folder / "results"
 
 
@@ -60,7 +60,7 @@ def page_file(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KFLM2_CACHE", str(folder / "cache"))
-        return reporting.run(ReportSettings.of(results=(str(results),), out=folder / "report.html"))
+        return reporting.run(ReportConfig.of(results=(str(results),), out=folder / "report.html"))
 
 
 def _data(path: Path) -> dict[str, Any]:
@@ -129,8 +129,8 @@ def test_older_runs_and_an_audit(results: Path, tmp_path: Path) -> None:
     audit = tmp_path / "old" / "audit-random-0" / "audit.json"
     audit.parent.mkdir()
     audit.write_text("{}")
-    settings = ReportSettings.of(results=(str(tmp_path / "old"),), out=tmp_path / "old.html")
-    (own,) = _data(reporting.run(settings))["datasets"]
+    config = ReportConfig.of(results=(str(tmp_path / "old"),), out=tmp_path / "old.html")
+    (own,) = _data(reporting.run(config))["datasets"]
     for method in own["methods"]:
         assert method["map"] is None
         assert method["history"] == []
@@ -144,8 +144,8 @@ def test_older_runs_and_an_audit(results: Path, tmp_path: Path) -> None:
 
 
 def _data_of(results: Path, tmp_path: Path) -> dict[str, Any]:
-    settings = ReportSettings.of(results=(str(results / f"own{EVIL}"),), out=tmp_path / "new.html")
-    return _own(reporting.run(settings))
+    config = ReportConfig.of(results=(str(results / f"own{EVIL}"),), out=tmp_path / "new.html")
+    return _own(reporting.run(config))
 
 
 @pytest.mark.parametrize(
@@ -175,12 +175,12 @@ def test_the_commands_it_gives_can_be_run(results: Path) -> None:
         program, stage, *words = shlex.split(method.on_scaffolds)
         assert (program, stage) == ("kflm2", "train")
         # the table's name comes first, as the command line takes it
-        settings = stages.train.read(["--csv", *words], {})
+        config = stages.train.read(["--csv", *words], {})
         before = method.first.made["config"]
-        assert settings.split == "scaffold"
+        assert config.split == "scaffold"
         wanted = {**before, "split": "scaffold"}
-        assert evidence.identity(evidence.plain(settings.resolved())) == evidence.identity(wanted)
-        assert (settings.name or settings.model) == method.name
+        assert evidence.identity(evidence.plain(config.resolved())) == evidence.identity(wanted)
+        assert (config.name or config.model) == method.name
     words = shlex.split(own.audit_command)
     assert words[:4] == ["kflm2", "datasets", "audit", own.methods[0].first.made["config"]["csv"]]
 
@@ -198,7 +198,7 @@ def test_folders_that_cannot_be_reported_on(results: Path, tmp_path: Path) -> No
     table = pd.read_csv(run / "predictions.csv")
     table.drop(columns="y_pred_odd").to_csv(run / "predictions.csv", index=False)
     with pytest.raises(DataError, match="no column y_pred_odd; there are row, smiles, part"):
-        reporting.run(ReportSettings.of(results=(str(tmp_path / "twice"),), out=tmp_path / "page.html"))
+        reporting.run(ReportConfig.of(results=(str(tmp_path / "twice"),), out=tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
 
 

@@ -17,7 +17,7 @@ from kflm2.cli import stages
 from kflm2.llm import adapters
 
 ROOT = Path(__file__).parents[2]
-MODELS = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
+PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
 SMALL = ("--limit", "40", "--epochs", "2", "--runs", "2")
 
 
@@ -108,7 +108,7 @@ def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("embedded")
-@pytest.mark.parametrize("model", [model for model in MODELS if model not in ("combined", "combinedSepAtt")])
+@pytest.mark.parametrize("model", [model for model in PIPELINES if model not in ("combined", "combinedSepAtt")])
 def test_every_pipeline_runs_on_scaffolds(model: str, tmp_path: Path) -> None:
     words = ("--limit", 60, "--epochs", 1, "--runs", 1, "--split", "scaffold", "--ensemble", 2)
     done = _train(model, *words, cwd=tmp_path)

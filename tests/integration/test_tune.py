@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kflm2.cli import stages
-from kflm2.config.tune import TuneSettings
+from kflm2.config.tune import TuneConfig
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
 KFLM2 = str(Path(sys.executable).parent / "kflm2")
@@ -77,12 +77,12 @@ def test_test_labels_and_molecules_are_not_loaded_in_a_trial(tmp_path: Path, mon
             for i in range(80)
         ]
         (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(lines) + "\n")
-        settings = TuneSettings.of(
+        config = TuneConfig.of(
             "gcn_indepent", csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", epochs=2,
             trials=4, inner=2, space=tmp_path / "space.toml",
         )  # fmt: skip
-        settings.check()
-        stages.tune(settings)
+        config.check()
+        stages.tune(config)
         trials = _trials(tmp_path / "results" / name / "gcn_indepent" / "tune-tpe")
         found.append([{key: own[key] for key in ("RMSE", "hidden", "dropout")} for own in trials])
     assert found[0] == found[1]

@@ -10,8 +10,8 @@ from rdkit import Chem
 from torch import nn
 
 from kflm2 import model as models
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import ModelSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import ModelConfig
 from kflm2.featurize.features import Batch, Features, Sizes
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -31,7 +31,7 @@ SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "C", "C#N", "O=S(=O)(O)c1ccc2[nH]ccc2c1", "CC
 LENGTHS = [6, 1, 2, 9, 3]
 WIDTH, TARGETS, DESCRIPTORS = 7, 3, 5
 CPU = torch.device("cpu")
-CASES = [(name, encoder, attend) for name in MODELS for encoder in ("gcn", "gine") for attend in ("items", "pooled")]
+CASES = [(name, encoder, attend) for name in PIPELINES for encoder in ("gcn", "gine") for attend in ("items", "pooled")]
 
 
 def _features(mols: list[Chem.Mol] | None = None, pooled: bool = False, descriptors: bool = True) -> Features:
@@ -48,7 +48,7 @@ def _features(mols: list[Chem.Mol] | None = None, pooled: bool = False, descript
 
 def _views(name: str, features: Features) -> Features:
     """Only what the pipeline takes, as in a run."""
-    recipe = MODELS[name]
+    recipe = PIPELINES[name]
     return Features(
         states=features.states if "states" in recipe.views else None,
         graphs=features.graphs if "graph" in recipe.views else None,
@@ -56,9 +56,9 @@ def _views(name: str, features: Features) -> Features:
     )
 
 
-def _model(name: str, features: Features, **settings: object) -> FusedModel:
+def _model(name: str, features: Features, **config: object) -> FusedModel:
     torch.manual_seed(2)
-    chosen = ModelSettings(**{"graph_width": 10, "graph_depth": 2, "states_width": 12, **settings})
+    chosen = ModelConfig(**{"graph_width": 10, "graph_depth": 2, "states_width": 12, **config})
     model = build(name, features.sizes(), TARGETS, chosen).eval()
     for module in model.modules():
         if isinstance(module, CrossAttention):
@@ -105,7 +105,7 @@ def test_company_padding_and_order_change_no_prediction(name: str, encoder: str,
     torch.testing.assert_close(_predict(model, features, order), alone[order], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "encoder", "attend"), [case for case in CASES if "graph" in MODELS[case[0]].views])
+@pytest.mark.parametrize(("name", "encoder", "attend"), [case for case in CASES if "graph" in PIPELINES[case[0]].views])
 def test_atom_order_changes_no_prediction(name: str, encoder: str, attend: str) -> None:
     rng = np.random.default_rng(1)
     mols = [Chem.MolFromSmiles(smiles) for smiles in SMILES]
@@ -235,7 +235,7 @@ def test_with_views_left_out_only_the_others_are_read(name: str, left: tuple[str
         descriptors=whole.descriptors if "descriptors" in left else None,
     )
     torch.manual_seed(2)
-    model = build(name, features.sizes(), TARGETS, ModelSettings(graph_width=10, graph_depth=2, states_width=12)).eval()
+    model = build(name, features.sizes(), TARGETS, ModelConfig(graph_width=10, graph_depth=2, states_width=12)).eval()
     assert tuple(model.encoders) == left
     assert _predict(model, features, [0, 1, 2]).shape == (3, TARGETS)
     model(features.batch(np.array([0, 1, 2]), CPU)).sum().backward()
@@ -273,7 +273,7 @@ def test_every_view_has_a_voice_of_its_own(name: str) -> None:
     changed = (model.votes(other.batch(np.array([0, 3, 4]), CPU)) - votes).abs().amax(dim=(1, 2)) > 1e-6
     assert changed.tolist() == [True, True, False, False]
     alone = dataclasses.replace(features, states=None, graphs=None)
-    assert not build(name, alone.sizes(), TARGETS, ModelSettings(vote=("descriptors",))).voices
+    assert not build(name, alone.sizes(), TARGETS, ModelConfig(vote=("descriptors",))).voices
     two = dataclasses.replace(features, graphs=None)
     assert list(_model("combined", two, vote=("graph", "descriptors")).voices) == ["descriptors"]
 
@@ -324,7 +324,7 @@ def test_standardize_knows_training_rows_only_and_bears_a_constant_column() -> N
     assert scale(torch.tensor([[3.0, 7.0]])).tolist() == [[0.0, 2.0]]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", PIPELINES)
 def test_each_model_overfits_32_molecules(name: str) -> None:
     """It can learn by heart, every weight takes part, and K targets are told apart."""
     rng = np.random.default_rng(0)

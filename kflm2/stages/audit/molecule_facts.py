@@ -15,7 +15,7 @@ from kflm2.files import keep_json, sha256_texts
 
 
 @dataclass(frozen=True)
-class Facts:
+class MoleculeFacts:
     """What each molecule of a table is."""
 
     structure: list[str]
@@ -30,7 +30,7 @@ class Facts:
     """(n,) whether a stereo centre or double bond is left undefined."""
 
     @staticmethod
-    def of(smiles: Sequence[str]) -> "Facts":
+    def of(smiles: Sequence[str]) -> "MoleculeFacts":
         """Compute, or read from the cache, the facts of valid SMILES."""
 
         rows = keep_json(
@@ -39,7 +39,7 @@ class Facts:
             lambda: [_fact(text) for text in tqdm(smiles, desc="audit", unit="mol", leave=False)],
         )
         structure, canonical, atoms, mixture, undefined = zip(*rows, strict=True)
-        return Facts(list(structure), list(canonical), np.array(atoms), np.array(mixture), np.array(undefined))
+        return MoleculeFacts(list(structure), list(canonical), np.array(atoms), np.array(mixture), np.array(undefined))
 
     def groups(self) -> list[np.ndarray]:
         """Indices of the molecules of one structure, for every structure that stands more than once."""

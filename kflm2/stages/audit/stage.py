@@ -7,44 +7,44 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kflm2.config.table import TableSettings
+from kflm2.config.table import TableConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.similarity import fingerprints, nearest
 from kflm2.data.splits import Split, make_splits
 from kflm2.files import atomic, write_json
 from kflm2.results.runs import write_csv
-from kflm2.stages.audit.molecule_facts import Facts
+from kflm2.stages.audit.molecule_facts import MoleculeFacts
 from kflm2.stages.audit.plots import draw
 
 
-def audit(settings: TableSettings) -> None:
+def audit(config: TableConfig) -> None:
     """Write OUT/<dataset>/audit-<split>-<seed>/ and print its summary.
 
     Raises:
         KFLM2Error: the table cannot be used.
     """
-    settings.check_table()
-    molecules = load(settings)
-    (split,) = make_splits(settings.split_kind, molecules.smiles, [settings.seed], settings.fractions, molecules.parts)
-    facts = Facts.of(molecules.smiles)
+    config.check_table()
+    molecules = load(config)
+    (split,) = make_splits(config.split_kind, molecules.smiles, [config.seed], config.fractions, molecules.parts)
+    facts = MoleculeFacts.of(molecules.smiles)
     found = duplicates(molecules, facts, split)
     leaks = leakage(molecules, facts, split)
     close = similarity(molecules, split)
-    folder = settings.out / molecules.dataset.name / f"audit-{split.kind}-{settings.seed}"
+    folder = config.out / molecules.dataset.name / f"audit-{split.kind}-{config.seed}"
     rejected = [dataclasses.asdict(rejection) for rejection in molecules.rejected]
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
     write_csv(folder / "duplicates.csv", found)
     write_csv(folder / "leakage.csv", leaks)
     write_csv(folder / "similarity.csv", close)
-    summary = {"seed": settings.seed, **summarize(molecules, facts, split, found, leaks, close)}
+    summary = {"seed": config.seed, **summarize(molecules, facts, split, found, leaks, close)}
     write_json(folder / "audit.json", summary)
     with atomic(folder / "audit.png") as temporary:
         draw(molecules, split, found, close).savefig(temporary, dpi=150)
     print(text(summary, molecules, folder))
 
 
-def duplicates(molecules: Molecules, facts: Facts, split: Split) -> pd.DataFrame:
+def duplicates(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.DataFrame:
     """Every row whose structure stands more than once, one structure after another.
 
     Returns:
@@ -69,7 +69,7 @@ def _spread(y_true: np.ndarray) -> float:
     return float((np.nanmax(known, axis=0) - np.nanmin(known, axis=0)).max()) if known.size else 0.0
 
 
-def leakage(molecules: Molecules, facts: Facts, split: Split) -> pd.DataFrame:
+def leakage(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.DataFrame:
     """Every pair of a test row and a row of train or valid that are one structure, and whether their labels agree."""
     labels = split.labels()
     test = np.zeros(len(labels), dtype=bool)
@@ -105,7 +105,12 @@ def similarity(molecules: Molecules, split: Split) -> pd.DataFrame:
 
 
 def summarize(
-    molecules: Molecules, facts: Facts, split: Split, found: pd.DataFrame, leaks: pd.DataFrame, close: pd.DataFrame
+    molecules: Molecules,
+    facts: MoleculeFacts,
+    split: Split,
+    found: pd.DataFrame,
+    leaks: pd.DataFrame,
+    close: pd.DataFrame,
 ) -> dict[str, Any]:
     """The audit in figures."""
     groups = found.drop_duplicates("group")

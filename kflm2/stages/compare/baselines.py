@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
 from sklearn.svm import SVC, SVR
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
 from kflm2.errors import SettingError
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
@@ -34,7 +34,7 @@ ABOUT = {
 class Baselines:
     """Baselines of one table of molecules; what they read of the molecules is computed once."""
 
-    def __init__(self, smiles: list[str], y_true: np.ndarray, kind: Kind) -> None:
+    def __init__(self, smiles: list[str], y_true: np.ndarray, kind: Task) -> None:
         """Take a table.
 
         Args:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 from kflm2.errors import DataError
 
 ABOUT = "chemprop 2, directed message passing, its own defaults"
 
 
 def predict(
-    program: Path, smiles: list[str], y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, kind: Kind, seed: int
+    program: Path, smiles: list[str], y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, kind: Task, seed: int
 ) -> np.ndarray:
     """Train chemprop, and let it predict.
 

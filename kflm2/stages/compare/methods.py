@@ -10,7 +10,7 @@ import pandas as pd
 
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import DataError
-from kflm2.metrics.scores import MAIN, score
+from kflm2.metrics.scores import PRIMARY_METRIC, score
 from kflm2.results.methods import Method, named
 
 _SHOWN = 5
@@ -90,7 +90,7 @@ def paired(methods: Sequence[Method], figure: str | None) -> pd.DataFrame:
         DataError: data, splits or runs differ, and which.
     """
     first = methods[0]
-    figure = figure or MAIN[first.kind]
+    figure = figure or PRIMARY_METRIC[first.kind]
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"two methods of {first.dataset} are named {twice}; name them by NAME=FOLDER")

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from kflm2.config.compare import CompareSettings
+from kflm2.config.compare import CompareConfig
 from kflm2.errors import DataError
 from kflm2.files import read_json, write_json, write_text
-from kflm2.metrics.scores import MAIN, SMALLER_IS_BETTER, choose_thresholds, score
+from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, choose_thresholds, score
 from kflm2.metrics.statistics import compare
 from kflm2.results import methods
 from kflm2.results.methods import Fold, Method
@@ -26,11 +26,11 @@ from kflm2.stages.compare.baselines import ABOUT, Baselines
 from kflm2.stages.compare.report import Compared
 
 
-def run(settings: CompareSettings, seeds: Collection[int] | None = None) -> list[Compared]:
+def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Compared]:
     """Compare the methods of every dataset, print and write what was found.
 
     Args:
-        settings: checked.
+        config: checked.
         seeds: of these runs; default all.
 
     Returns:
@@ -39,26 +39,26 @@ def run(settings: CompareSettings, seeds: Collection[int] | None = None) -> list
     Raises:
         KFLM2Error: runs that cannot be paired, or an unreadable file.
     """
-    wanted = [*settings.baselines, *(["chemprop"] if settings.chemprop else [])]
-    found = [method for word in settings.results for method in methods.find(word, settings.split, seeds)]
+    wanted = [*config.baselines, *(["chemprop"] if config.chemprop else [])]
+    found = [method for word in config.results for method in methods.find(word, config.split, seeds)]
     # a baseline that is wanted is completed, and not read as it was left
     found = [method for method in found if not (method.baseline and method.name in wanted)]
     if not found:
-        raise DataError(f"results {', '.join(settings.results)}: baselines only, and no model to compare with")
+        raise DataError(f"results {', '.join(config.results)}: baselines only, and no model to compare with")
     datasets = list(dict.fromkeys(method.dataset for method in found))
-    practical = {name: settings.practical_of(name) for name in datasets}
-    if len(datasets) > 1 and settings.predictions:
+    practical = {name: config.practical_of(name) for name in datasets}
+    if len(datasets) > 1 and config.predictions:
         raise DataError(f"predictions are of one dataset, and the results are of {', '.join(datasets)}")
-    published = compare_methods.published(settings.published) if settings.published else None
+    published = compare_methods.published(config.published) if config.published else None
     compared = []
     for name in datasets:
         own = [method for method in found if method.dataset == name]
-        figure = settings.figure or MAIN[own[0].kind]
+        figure = config.figure or PRIMARY_METRIC[own[0].kind]
         # a mismatch among what is there should show before hours of baselines
         compare_methods.paired(own, figure)
         reference = own[0]
-        own += [run_baseline(baseline, reference, settings.chemprop) for baseline in wanted]
-        own += [compare_methods.outside(word, reference) for word in settings.predictions]
+        own += [run_baseline(baseline, reference, config.chemprop) for baseline in wanted]
+        own += [compare_methods.outside(word, reference) for word in config.predictions]
         if len(own) < 2:
             raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
         table = compare_methods.paired(own, figure)
@@ -69,12 +69,12 @@ def run(settings: CompareSettings, seeds: Collection[int] | None = None) -> list
         compared.append(Compared(reference, figure, practical[name], table, assumed, overall, pairs, others))
     for one in compared:
         print(compare_report.text(one))
-        _write(one, settings.out / one.reference.dataset)
+        _write(one, config.out / one.reference.dataset)
     if len(compared) > 1:
         across = compare_report.across(compared)
         print(compare_report.across_text(across))
-        write_csv(settings.out / "across.csv", across)
-    print(f"\nresults   {settings.out}")
+        write_csv(config.out / "across.csv", across)
+    print(f"\nresults   {config.out}")
     return compared
 
 

@@ -18,7 +18,7 @@ _FONT = Path(RDConfig.RDDataDir) / "Fonts" / "Telex-Regular.ttf"
 _EM = 1000
 
 
-class Pen:
+class Canvas:
     """Draws on a drawing of RDKit's."""
 
     def __init__(self, drawer: Any) -> None:

@@ -15,7 +15,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from kflm2.data.molecules import parse_smiles
 from kflm2.stages.explain.attribution import Attribution
-from kflm2.stages.explain.canvas import Colour, Pen, printable
+from kflm2.stages.explain.canvas import Canvas, Colour, printable
 
 # black letters can be read on both ends, and every kind of sight tells them apart
 _LOWERS, _RAISES, _NEUTRAL = (0.36, 0.66, 0.90), (0.98, 0.62, 0.22), (1.0, 1.0, 1.0)
@@ -100,7 +100,7 @@ def _draw(explained: Explained, kind: Any) -> Any:
     height = bars_top + rows * _ROW + 74
     drawer = kind(_WIDTH, height, _INNER - _SCALE_WIDTH, mol_height)
     _draw_mol(drawer, mol, explained, mol_top)
-    pen = Pen(drawer)
+    pen = Canvas(drawer)
     _draw_words(pen, explained, height)
     _draw_scale(pen, explained, mol_top + mol_height / 2)
     if lines:
@@ -141,7 +141,7 @@ def _draw_mol(drawer: Any, mol: Chem.Mol, explained: Explained, top: int) -> Non
     options.maxFontSize = -1
 
 
-def _draw_words(pen: Pen, explained: Explained, height: int) -> None:
+def _draw_words(pen: Canvas, explained: Explained, height: int) -> None:
     place, unit, found = _MARGIN + 10, f" {explained.unit}" if explained.unit else "", explained.found
     if explained.name:
         pen.write(pen.shortened(explained.name, 18, _INNER), _MARGIN, place, 18, _INK)
@@ -156,7 +156,7 @@ def _draw_words(pen: Pen, explained: Explained, height: int) -> None:
     pen.write(pen.shortened(words, 11, _INNER), _MARGIN, height - 16, 11, _GREY)
 
 
-def _draw_scale(pen: Pen, explained: Explained, middle: float) -> None:
+def _draw_scale(pen: Canvas, explained: Explained, middle: float) -> None:
     """A bar of the colours, from what lowers at its foot to what raises at its head."""
     left, high, parts = _WIDTH - _MARGIN - _SCALE_WIDTH + 24, 108, 54
     for part in range(parts):
@@ -177,7 +177,7 @@ def _strip(tokens: tuple[str, ...]) -> list[list[tuple[float, float, int]]]:
     lines: list[list[tuple[float, float, int]]] = []
     left = float(_INNER)
     for i, text in enumerate(tokens):
-        wide = max(22.0, Pen.width(text, 14) + 12)
+        wide = max(22.0, Canvas.width(text, 14) + 12)
         if left + wide > _INNER or not lines:
             left = 0.0
             lines.append([])
@@ -186,7 +186,7 @@ def _strip(tokens: tuple[str, ...]) -> list[list[tuple[float, float, int]]]:
     return lines
 
 
-def _draw_strip(pen: Pen, explained: Explained, lines: list[list[tuple[float, float, int]]], top: float) -> None:
+def _draw_strip(pen: Canvas, explained: Explained, lines: list[list[tuple[float, float, int]]], top: float) -> None:
     for number, line in enumerate(lines):
         y = top + number * _STRIP_LINE
         for left, wide, i in line:
@@ -197,7 +197,7 @@ def _draw_strip(pen: Pen, explained: Explained, lines: list[list[tuple[float, fl
 
 
 def _draw_bars(
-    pen: Pen, title: str, rows: list[tuple[str, float]], left: float, right: float, top: float, explained: Explained
+    pen: Canvas, title: str, rows: list[tuple[str, float]], left: float, right: float, top: float, explained: Explained
 ) -> None:
     """Named bars to the left and right of zero, the longest one as long as there is room for."""
     pen.write(title, left, top + 14, 13, _GREY)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kflm2.config.explain import ExplainSettings
+from kflm2.config.explain import ExplainConfig
 from kflm2.config.train import wants_tokens
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import standard_smiles
@@ -24,7 +24,7 @@ from kflm2.featurize.ragged import Ragged
 from kflm2.files import atomic, read_json, write_json, write_text
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
-from kflm2.predictor.readers import Stream
+from kflm2.predictor.readers import MoleculeReader
 from kflm2.results.runs import write_csv
 from kflm2.stages.explain import attribution
 from kflm2.stages.explain import plots as attribution_picture
@@ -40,11 +40,11 @@ _SHOWN, _TARGET = 40, 36
 _COLUMNS = ("row", "smiles", "name", "kind", "index", "label", "attribution")
 
 
-def run(settings: ExplainSettings) -> int:
+def run(config: ExplainConfig) -> int:
     """Explain molecules, one after another.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Returns:
         How many of them have no prediction.
@@ -52,12 +52,12 @@ def run(settings: ExplainSettings) -> int:
     Raises:
         KFLM2Error: model or input cannot be used.
     """
-    device = choose_device(settings.device)
-    bundle = Bundle.load(settings.model, settings.llm, device)
-    explainer = Explainer(bundle, settings.target, settings.steps, device)
-    stream = Stream.of(settings.molecules, settings.smiles_column, settings.name_column)
-    most = None if stream.format == "words" else settings.limit
-    _clear(settings.out)
+    device = choose_device(config.device)
+    bundle = Bundle.load(config.model, config.llm, device)
+    explainer = Explainer(bundle, config.target, config.steps, device)
+    stream = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    most = None if stream.format == "words" else config.limit
+    _clear(config.out)
     frames, told = [pd.DataFrame(columns=list(_COLUMNS))], []
     rows = stream.rows()
     for row, given in enumerate(itertools.islice(rows, most), start=1):
@@ -69,15 +69,15 @@ def run(settings: ExplainSettings) -> int:
             print(f"{row:>4}  no prediction: {error}", flush=True)
             told.append({**one, "status": str(error)})
             continue
-        files = _draw(explained, maps, settings.out / f"{row:03d}")
+        files = _draw(explained, maps, config.out / f"{row:03d}")
         frames.append(_table(row, explained))
         told.append({**one, "smiles": explained.smiles, "status": OK, **_figures(explained), "files": files})
         print(f"{row:>4}  {_line(explained)}", flush=True)
-    write_csv(settings.out / "attributions.csv", pd.concat(frames, ignore_index=True))
-    write_json(settings.out / _JSON, {**explainer.about(), "molecules": told})
+    write_csv(config.out / "attributions.csv", pd.concat(frames, ignore_index=True))
+    write_json(config.out / _JSON, {**explainer.about(), "molecules": told})
     if next(rows, None) is not None:
         print(f"      only the first {most}; --limit explains more")
-    print(f"      {settings.out}")
+    print(f"      {config.out}")
     return sum(own["status"] != OK for own in told)
 
 
@@ -100,10 +100,10 @@ class Explainer:
         self.target = bundle.targets.index(one_of("target", target or bundle.targets[0], bundle.targets))
         self.classes = bundle.kind == "classification"
         self.unit = "log-odds" if self.classes else bundle.unit
-        self.pooled = bundle.source is not None and not wants_tokens(bundle.settings)
+        self.pooled = bundle.source is not None and not wants_tokens(bundle.config)
         self._embedder = Embedder(bundle.source, device) if bundle.source is not None else None
-        scale, read = bundle.ensemble.scale, bundle.settings.read_views
-        self.descriptors = () if scale is None else attribution.descriptor_names(bundle.settings.descriptors, scale)
+        scale, read = bundle.ensemble.scale, bundle.config.read_views
+        self.descriptors = () if scale is None else attribution.descriptor_names(bundle.config.descriptors, scale)
         self.views = tuple(view for view in attribution.VIEWS if {"tokens": "states"}.get(view, view) in read)
 
     def about(self) -> dict[str, Any]:
@@ -131,10 +131,10 @@ class Explainer:
             MoleculeError: there is no prediction.
         """
         bundle = self.bundle
-        text = standard_smiles(smiles.strip(), bundle.settings.standardize)
+        text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
-        read = bundle.settings.read_views
-        values = descriptor_rows(bundle.settings.descriptors, [text]) if "descriptors" in read else None
+        read = bundle.config.read_views
+        values = descriptor_rows(bundle.config.descriptors, [text]) if "descriptors" in read else None
         graphs = graphs_of([mol]) if "graph" in read else None
         features = bundle.ensemble.scaled(Features(self._states(text), graphs, values))
         molecule = features.batch(np.array([0]), self.device)

@@ -16,12 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from kflm2.data.corpus import Selection
+from kflm2.data.corpus import CorpusFilter
 from kflm2.data.datasets import locate
 from kflm2.data.molecules import parse_smiles, read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
-from kflm2.llm.decoding import IGNORE, by_length, evaluating, pooled, states, surprise, tokens_and_labels
+from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states, mean_pool, nll_sum, tokens_and_labels
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,11 +40,11 @@ _PENALTIES = np.logspace(-1, 5, 25)
 def perplexity(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int) -> float:
     """Perplexity per token of SMILES, their ends included: exp of the mean negative log-likelihood."""
     total, count = 0.0, 0
-    with evaluating(llm):
+    with eval_mode(llm):
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            summed, own = surprise(llm, states(llm, ids, labels != IGNORE), labels)
+            summed, own = nll_sum(llm, hidden_states(llm, ids, labels != IGNORE), labels)
             total += summed.item()
             count += int(own)
     return math.exp(total / count)
@@ -78,7 +78,7 @@ def sample(
     generator: Any = llm
     devices = [llm.device] if llm.device.type == "cuda" else []
     with (
-        evaluating(llm),
+        eval_mode(llm),
         torch.random.fork_rng(devices),
         tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar,
     ):
@@ -157,21 +157,21 @@ def mean_states(
 ) -> np.ndarray:
     """(n, D) float32: mean over a SMILES' own tokens of the last layer's states before the final norm."""
     out = np.zeros((len(smiles), llm.config.hidden_size), dtype=np.float32)
-    with evaluating(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
+    with eval_mode(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            out[rows] = pooled(states(llm, ids, labels != IGNORE), labels).cpu().numpy()
+            out[rows] = mean_pool(hidden_states(llm, ids, labels != IGNORE), labels).cpu().numpy()
             bar.update(len(rows))
     return out
 
 
-class Judged:
+class LLMEvaluation:
     """An LLM held against the same molecules before it was taught and after."""
 
     def __init__(
         self,
-        selection: Selection,
+        selection: CorpusFilter,
         held_out: list[str],
         taught: list[str],
         tokenizer: "PreTrainedTokenizerBase",

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.data.corpus import Corpus, Selection, Survey, Tested, find_corpus, structures_of_datasets
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.data.corpus import Corpus, CorpusFilter, CorpusStats, ExcludedStructures, find_corpus, structures_of_datasets
 from kflm2.device import choose_device, only_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.files import sha256_file, write_json, write_text
@@ -24,10 +24,10 @@ from kflm2.llm.memory import Machine
 from kflm2.results.provenance import commit, versions
 from kflm2.results.runs import plain
 from kflm2.stages.finetune.card import card, draw_losses, summary
-from kflm2.stages.finetune.evaluation import Judged, mean_states
+from kflm2.stages.finetune.evaluation import LLMEvaluation, mean_states
 from kflm2.trainers.lora import trainer
-from kflm2.trainers.lora.dataset import Collator, DescriptorTargets, Lessons
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
+from kflm2.trainers.lora.model import LoRAModel
 
 HELD_OUT = 0.02
 """Share of the corpus that is not taught, for the perplexity."""
@@ -40,19 +40,19 @@ _SCALED_BY = 256
 
 
 @dataclass(frozen=True)
-class Material:
+class PreparedCorpus:
     """A corpus after one pass over it."""
 
     corpus: Corpus
-    selection: Selection
-    survey: Survey
+    selection: CorpusFilter
+    survey: CorpusStats
 
 
-def run(settings: FinetuneSettings) -> Path:
+def run(config: FinetuneConfig) -> Path:
     """Teach an LLM, and write the adapter and how it was made.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Returns:
         The adapter's folder.
@@ -66,61 +66,61 @@ def run(settings: FinetuneSettings) -> Path:
         if rank:  # one of the processes speaks for all
             nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        return _run(settings, processes, rank)
+        return _run(config, processes, rank)
 
 
-def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
-    device = choose_device(settings.device)
+def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
+    device = choose_device(config.device)
     if device.type == "cuda" and processes > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     else:
         only_device(device)
-    if settings.llm == registry.AUTO:
+    if config.llm == registry.AUTO:
         llm, why = resolve.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)
     else:
-        llm = resolve.find(settings.llm)
-    check_memory(llm, settings)
+        llm = resolve.find(config.llm)
+    check_memory(llm, config)
     checkpoint = checkpoints.checkpoint_folder(llm)
     depth = checkpoints.folder_depth(checkpoint)
-    if (settings.layers or 0) > depth:
-        raise SettingError(f"layers is {settings.layers}, and {llm.name} has {depth}")
-    if settings.layers == depth:
-        settings = replace(settings, layers=None)  # nothing is cut
+    if (config.layers or 0) > depth:
+        raise SettingError(f"layers is {config.layers}, and {llm.name} has {depth}")
+    if config.layers == depth:
+        config = replace(config, layers=None)  # nothing is cut
     context = checkpoints.folder_context(checkpoint)
-    material = read(settings, context)
-    step = settings.batch_size * settings.accumulation * processes
+    material = read(config, context)
+    step = config.batch_size * config.accumulation * processes
     count = material.survey.taught
-    if count * settings.epochs < step:
+    if count * config.epochs < step:
         raise SettingError(f"a step takes {step} molecules and {count} are to be taught; lower --batch-size")
-    folder = settings.out / llm.name / material.corpus.name
-    made = _made(settings, llm, checkpoint, material, processes)
-    if rank == 0 and settings.resume:
+    folder = config.out / llm.name / material.corpus.name
+    made = _made(config, llm, checkpoint, material, processes)
+    if rank == 0 and config.resume:
         _check_resume(folder, made)
 
     sample, held_out = material.survey.some_taught.texts, material.survey.some_held_out.texts
-    base, tokenizer = load_decoder(checkpoint, device, settings.load_4bit, settings.unsloth)
-    judged = Judged(material.selection, held_out, sample, tokenizer, context, settings.seed)
+    base, tokenizer = load_decoder(checkpoint, device, config.load_4bit, config.unsloth)
+    judged = LLMEvaluation(material.selection, held_out, sample, tokenizer, context, config.seed)
     before = judged.written(base) if rank == 0 else {}
-    cut(base, settings.layers)
+    cut(base, config.layers)
     if rank == 0:
         before |= judged.probed(base)
-    targets = DescriptorTargets(sample) if settings.knowledge == "descriptors" else None
+    targets = DescriptorTargets(sample) if config.knowledge == "descriptors" else None
     if targets is not None:
         made["knowledge"] = targets.names
-    torch.manual_seed(settings.seed)
-    model = TaughtLLM(base, settings, len(targets.columns) if targets else 0)
+    torch.manual_seed(config.seed)
+    model = LoRAModel(base, config, len(targets.columns) if targets else 0)
     if targets is not None:
         model.fit_head(mean_states(base, tokenizer, sample[:_SCALED_BY], context))
-    if rank == 0 and not settings.resume:
+    if rank == 0 and not config.resume:
         _begin(folder, made)
 
     start = time.perf_counter()
-    lessons = Lessons(material.selection, tokenizer, settings.epochs, step, settings.seed)
-    trainer.train(model, lessons, Collator(tokenizer, context, settings.randomize, targets), count, settings, folder)
+    lessons = CorpusDataset(material.selection, tokenizer, config.epochs, step, config.seed)
+    trainer.train(model, lessons, Collator(tokenizer, context, config.randomize, targets), count, config, folder)
     made["seconds"] = round(time.perf_counter() - start, 1)
     if rank == 0:
-        if settings.float16:
+        if config.float16:
             model.round_to_half()
         after = judged.written(model.llm) | judged.probed(model.llm)
         made["judged"] = judged.compare(before, after)
@@ -129,7 +129,7 @@ def _run(settings: FinetuneSettings, processes: int, rank: int) -> Path:
     return folder
 
 
-def check_memory(llm: registry.LLM, settings: FinetuneSettings, machine: Machine | None = None) -> None:
+def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | None = None) -> None:
     """Refuse an LLM that this machine cannot train, before gigabytes are downloaded.
 
     Raises:
@@ -137,12 +137,12 @@ def check_memory(llm: registry.LLM, settings: FinetuneSettings, machine: Machine
     """
     if llm.shape is None:
         return
-    machine = machine or Machine.here(settings.device)
+    machine = machine or Machine.here(config.device)
     shape = llm.shape
-    layers = min(settings.layers or shape.layers, shape.layers)
-    needed = shape.lora_bytes(settings.batch_size, _TOKENS, machine.number, settings.rank, layers)
+    layers = min(config.layers or shape.layers, shape.layers)
+    needed = shape.lora_bytes(config.batch_size, _TOKENS, machine.number, config.rank, layers)
     whole = float(machine.number * shape.parameters())  # it is loaded and judged before it is cut
-    if settings.load_4bit and machine.number == 2:
+    if config.load_4bit and machine.number == 2:
         # embeddings and vocabulary head are brought to float32
         tables = 2 * (1 if shape.tied else 2) * shape.vocabulary * shape.width
         needed += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights(layers)
@@ -150,27 +150,27 @@ def check_memory(llm: registry.LLM, settings: FinetuneSettings, machine: Machine
     needed = max(needed, whole)
     if needed > machine.memory:
         raise LLMError(
-            f"LLM {llm.name} takes about {needed / 1e9:.0f} GB to be taught with {settings.batch_size} molecules at a"
+            f"LLM {llm.name} takes about {needed / 1e9:.0f} GB to be taught with {config.batch_size} molecules at a"
             f" time, and there are {machine.memory / 1e9:.0f} GB of {machine.name}; --batch-size and --layers lower it,"
             " `kflm2 llms` shows what fits"
         )
 
 
-def read(settings: FinetuneSettings, context: int) -> Material:
+def read(config: FinetuneConfig, context: int) -> PreparedCorpus:
     """Pass over the corpus once: count, and take out what is not taught.
 
     Args:
-        settings: see FinetuneSettings.
+        config: see FinetuneConfig.
         context: tokens that the LLM reads at once.
 
     Raises:
         DataError: nothing is left to be taught.
     """
-    corpus = find_corpus(settings.corpus)
-    exclude = Tested() if settings.keep_tested else structures_of_datasets()
+    corpus = find_corpus(config.corpus)
+    exclude = ExcludedStructures() if config.keep_tested else structures_of_datasets()
     # a token is a character at least; begin and end are tokens too
-    selection = Selection(corpus.path, exclude, settings.limit, HELD_OUT, settings.fragments, context - 2)
-    survey = Survey()
+    selection = CorpusFilter(corpus.path, exclude, config.limit, HELD_OUT, config.fragments, context - 2)
+    survey = CorpusStats()
     for _ in selection.taught(survey):
         pass
     taught = survey.taught
@@ -182,7 +182,7 @@ def read(settings: FinetuneSettings, context: int) -> Material:
     print(
         f"corpus: {corpus.name}, {survey.read:,} read, {survey.unreadable:,} unreadable, {left_out},"
         f" {taught:,} to be taught"
-        + (f" ({survey.fragments:,} fragments among them)" if settings.fragments else "")
+        + (f" ({survey.fragments:,} fragments among them)" if config.fragments else "")
         + f", {survey.held_out:,} held out",
         flush=True,
     )
@@ -190,18 +190,18 @@ def read(settings: FinetuneSettings, context: int) -> Material:
         print(f"  SMILES {own.row}: {own.smiles[:60]!r}: {own.reason}")
     if not taught:
         raise DataError(f"corpus {corpus.path}: none of {survey.read} SMILES can be taught")
-    return Material(corpus, selection, survey)
+    return PreparedCorpus(corpus, selection, survey)
 
 
 def _made(
-    settings: FinetuneSettings, llm: registry.LLM, checkpoint: Path, material: Material, processes: int
+    config: FinetuneConfig, llm: registry.LLM, checkpoint: Path, material: PreparedCorpus, processes: int
 ) -> dict[str, Any]:
     """What identifies the adapter: from the same the same comes out."""
     survey = material.survey
-    config = {name: value for name, value in plain(settings).items() if name not in ("resume", "out", "device")}
+    stated = {name: value for name, value in plain(config).items() if name not in ("resume", "out", "device")}
     return {
         "llm": {"name": llm.name, "hub_id": llm.hub_id, "digest": checkpoints.checkpoint_digest(checkpoint)["weights"]},
-        "layers": settings.layers,
+        "layers": config.layers,
         "corpus": {
             "name": material.corpus.name,
             "sha256": sha256_file(material.corpus.path),
@@ -213,7 +213,7 @@ def _made(
             "taught": survey.taught,
             "held_out": survey.held_out,
         },
-        "config": config,
+        "config": stated,
         "processes": processes,
         "versions": versions(),
         "commit": commit(),
@@ -249,7 +249,7 @@ def _begin(folder: Path, made: dict[str, Any]) -> None:
     write_json(folder / "checkpoints" / "made.json", _identity(made))
 
 
-def _write(folder: Path, model: TaughtLLM, tokenizer: Any, made: dict[str, Any], judged: Judged) -> None:
+def _write(folder: Path, model: LoRAModel, tokenizer: Any, made: dict[str, Any], judged: LLMEvaluation) -> None:
     """All of an adapter's files, that take the place of an earlier one's together.
 
     Raises:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kflm2.config.prompt import PromptSettings
+from kflm2.config.prompt import PromptConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.similarity import fingerprints, most_similar
 from kflm2.data.structures import identity
 from kflm2.errors import DataError
-from kflm2.stages.prompt.templates import Wording
+from kflm2.stages.prompt.templates import PromptSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,18 +19,18 @@ _ROOM = 24
 """Tokens of the context that are kept for an answer, and for a molecule's longer writings."""
 
 
-class Asking:
+class PromptBuilder:
     """Prompts of the molecules of a table, each of which fits into the LLM's context."""
 
     def __init__(
         self,
-        settings: PromptSettings,
+        config: PromptConfig,
         molecules: Molecules,
-        wording: Wording,
+        wording: PromptSpec,
         tokenizer: "PreTrainedTokenizerBase",
         context: int,
     ) -> None:
-        self.settings, self.wording, self.tokenizer = settings, wording, tokenizer
+        self.config, self.wording, self.tokenizer = config, wording, tokenizer
         self.room = context - _ROOM
         reasons = {}
         for template in wording.templates:
@@ -42,8 +42,8 @@ class Asking:
                     )
         self.molecules = molecules.reject(reasons) if reasons else molecules
         smiles = self.molecules.smiles
-        self._structures = [identity(text) for text in smiles] if settings.shots else []
-        self._prints = fingerprints(smiles) if settings.shots and settings.shots_by == "nearest" else []
+        self._structures = [identity(text) for text in smiles] if config.shots else []
+        self._prints = fingerprints(smiles) if config.shots and config.shots_by == "nearest" else []
         self._shots: dict[tuple[int, int], list[int]] = {}
 
     def prompts(
@@ -71,14 +71,14 @@ class Asking:
 
     def _of(self, row: int, train: Sequence[int], seed: int) -> list[int]:
         """Rows of a molecule's examples; no writing of the molecule itself is among them."""
-        number = self.settings.shots
+        number = self.config.shots
         if not number:
             return []
         if (seed, row) not in self._shots:
             others = [i for i in train if self._structures[i] != self._structures[row]]
             if len(others) < number:
                 raise DataError(f"shots is {number}, and training has {len(others)} other molecules with a label")
-            if self.settings.shots_by == "random":
+            if self.config.shots_by == "random":
                 chosen = np.random.default_rng([seed, row]).choice(others, number, replace=False).tolist()
             else:
                 near = most_similar(self._prints[row], [self._prints[i] for i in others], number)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kflm2.config.prompt import PromptSettings
-from kflm2.data.datasets import Kind
+from kflm2.config.prompt import PromptConfig
+from kflm2.data.datasets import Task
 from kflm2.data.molecules import Molecules
-from kflm2.metrics.scores import MAIN, NAMES, score, summarize
+from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, score, summarize
 from kflm2.stages.prompt.results import PromptRun
-from kflm2.stages.prompt.templates import Wording, parse
+from kflm2.stages.prompt.templates import PromptSpec, parse
 
 
-def readable(text: str, wording: Wording) -> bool:
+def readable(text: str, wording: PromptSpec) -> bool:
     """Whether the first line of a free answer says what was asked for: a number or one of the two words, no more."""
     text = next((line for line in text.splitlines() if line.strip()), "")
     if wording.kind == "regression":
@@ -21,7 +21,7 @@ def readable(text: str, wording: Wording) -> bool:
     return text.strip() in {own.strip() for own in wording.answers}
 
 
-def spread(answers: list[np.ndarray], y_true: np.ndarray, kind: Kind) -> dict[str, float | None]:
+def spread(answers: list[np.ndarray], y_true: np.ndarray, kind: Task) -> dict[str, float | None]:
     """How much answers to the same molecules differ.
 
     Args:
@@ -33,7 +33,7 @@ def spread(answers: list[np.ndarray], y_true: np.ndarray, kind: Kind) -> dict[st
         ways: how many other ways there were; sd: mean over the molecules of the sample standard deviation over all
         ways, in the target's unit (of classes, of the probability); figure: RMSE or ROC-AUC, mean of the other ways.
     """
-    name = MAIN[kind]
+    name = PRIMARY_METRIC[kind]
     figures: list[float | None] = []
     for own in answers[1:]:
         known = ~np.isnan(own)
@@ -45,19 +45,19 @@ def spread(answers: list[np.ndarray], y_true: np.ndarray, kind: Kind) -> dict[st
 
 
 def table(
-    runs: Sequence[PromptRun], settings: PromptSettings, molecules: Molecules, wording: Wording, folder: Path
+    runs: Sequence[PromptRun], config: PromptConfig, molecules: Molecules, wording: PromptSpec, folder: Path
 ) -> str:
     """Mean ± sd over the runs of everyone who answered, on test, and what the figures rest on."""
     dataset, kind = molecules.dataset, molecules.dataset.kind
     sizes = " / ".join(f"{size} {part}" for part, size in runs[0].split.sizes.items())
     seeds = f"seed {runs[0].seed}" if len(runs) == 1 else f"seeds {runs[0].seed}..{runs[-1].seed}, mean ± sd"
-    shots = f", {settings.shots} examples ({settings.shots_by})" if settings.shots else ""
+    shots = f", {config.shots} examples ({config.shots_by})" if config.shots else ""
     unit = f", {wording.unit}" if wording.unit else ""
-    names = [name for name in NAMES[kind] if name not in ("R2", "Brier", "balanced accuracy")]
+    names = [name for name in METRIC_NAMES[kind] if name not in ("R2", "Brier", "balanced accuracy")]
     lines = [
         "",
-        f"{dataset.name} ({wording.quantity}{unit}), prompt {settings.template}{shots}",
-        f"{settings.split} split {sizes}, {seeds}",
+        f"{dataset.name} ({wording.quantity}{unit}), prompt {config.template}{shots}",
+        f"{config.split} split {sizes}, {seeds}",
     ]
     for part in [own for own in runs[0].split.parts if own not in ("train", "valid")]:
         lines += ["", f"{part:16}" + "".join(f"{name:>18}" for name in names)]
@@ -82,7 +82,9 @@ def table(
         sd, figure = _cell(*summarize(sds)), _cell(*summarize(figures))
         of = wording.unit or ("probability" if kind == "classification" else "")
         what = f"{first['ways']} {way} more"
-        lines.append(f"robustness  {what}: answers differ by {sd}{f' {of}' if of else ''}; {MAIN[kind]} {figure}")
+        lines.append(
+            f"robustness  {what}: answers differ by {sd}{f' {of}' if of else ''}; {PRIMARY_METRIC[kind]} {figure}"
+        )
     lines += [
         f"time        {sum(run.seconds for run in runs):.0f} s to teach and ask",
         f"results     {folder}",

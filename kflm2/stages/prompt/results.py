@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from kflm2.config.prompt import PromptSettings
+from kflm2.config.prompt import PromptConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.files import atomic, write_json
 from kflm2.llm import adapters, checkpoints, registry
-from kflm2.metrics.scores import Figures, summarize
+from kflm2.metrics.scores import Metrics, summarize
 from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.results.runs import plain
-from kflm2.stages.prompt.templates import Wording
+from kflm2.stages.prompt.templates import PromptSpec
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class PromptRun:
     """Part -> the molecules asked about: those of valid and test that have a label."""
     answered: dict[str, Answers] = field(default_factory=dict)
     """Part -> answers."""
-    figures: dict[str, dict[str, Figures | None]] = field(default_factory=dict)
+    figures: dict[str, dict[str, Metrics | None]] = field(default_factory=dict)
     """Who answered -> part -> figures: a trivial answer, prompting, and a pipeline of stage 2."""
     threshold: float | None = None
     """Probability from which class 1 is called, chosen on valid."""
@@ -60,9 +60,9 @@ class PromptRun:
 
 
 def made_from(
-    settings: PromptSettings,
+    config: PromptConfig,
     molecules: Molecules,
-    wording: Wording,
+    wording: PromptSpec,
     llm: registry.LLM,
     adapter: Path | None,
     checkpoint: Path,
@@ -89,7 +89,7 @@ def made_from(
             "adapter": adapters.digest(adapter) if adapter else None,
         },
         "wording": dataclasses.asdict(wording),
-        "config": plain(settings),
+        "config": plain(config),
         "versions": versions(),
         "commit": commit(),
     }

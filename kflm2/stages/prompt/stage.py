@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from kflm2.config.finetune import FinetuneSettings
-from kflm2.config.pipelines import MODELS
-from kflm2.config.prompt import PromptSettings
-from kflm2.config.table import TableSettings
-from kflm2.config.train import TrainSettings
+from kflm2.config.finetune import FinetuneConfig
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.prompt import PromptConfig
+from kflm2.config.table import TableConfig
+from kflm2.config.train import TrainConfig
 from kflm2.data.corpus import randomized
-from kflm2.data.datasets import DATASETS, Kind
+from kflm2.data.datasets import DATASETS, Task
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
@@ -31,12 +31,12 @@ from kflm2.llm.prompter import Prompter
 from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.stages.prompt import report as prompt_report
 from kflm2.stages.prompt import results as prompt_evidence
-from kflm2.stages.prompt.few_shot import Asking
+from kflm2.stages.prompt.few_shot import PromptBuilder
 from kflm2.stages.prompt.results import Answers, PromptRun
-from kflm2.stages.prompt.templates import Wording, check_template, parse, read_wording
+from kflm2.stages.prompt.templates import PromptSpec, check_template, parse, read_prompt_spec
 from kflm2.stages.train import report
 from kflm2.stages.train import stage as experiment
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.prompt_tuning import teach
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ _CHECKED = 50
 """Right answers whose tokens are held against the grammar before anything is taught."""
 
 
-def run(settings: PromptSettings) -> list[PromptRun]:
+def run(config: PromptConfig) -> list[PromptRun]:
     """Teach an LLM to answer and judge its answers, for every seed.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Returns:
         The runs.
@@ -58,44 +58,44 @@ def run(settings: PromptSettings) -> list[PromptRun]:
     Raises:
         KFLM2Error: LLM, table or prompts cannot be used.
     """
-    settings = _one_target(settings.resolved())
-    assert settings.split is not None
-    device = only_device(choose_device(settings.device))
-    (target,) = settings.target_columns
-    stage_2 = _stage_2(settings)
-    molecules = load(settings)
+    config = _one_target(config.resolved())
+    assert config.split is not None
+    device = only_device(choose_device(config.device))
+    (target,) = config.target_columns
+    stage_2 = _stage_2(config)
+    molecules = load(config)
     dataset = molecules.dataset
-    path = settings.prompts or project_folder() / "prompt" / "prompts.toml"
-    wording = read_wording(path, dataset.name, target, dataset.kind)
-    check_template(wording, settings.template)
+    path = config.prompts or project_folder() / "prompt" / "prompts.toml"
+    wording = read_prompt_spec(path, dataset.name, target, dataset.kind)
+    check_template(wording, config.template)
     _check_values(molecules, wording)
-    if settings.llm == registry.AUTO:
+    if config.llm == registry.AUTO:
         llm, why = resolve.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)
     else:
-        llm = resolve.find(settings.llm)
-    adapter = adapters.default_adapter(llm) if settings.adapter == "auto" else None
-    if settings.adapter not in ("auto", "none"):
-        adapter = Path(settings.adapter)
+        llm = resolve.find(config.llm)
+    adapter = adapters.default_adapter(llm) if config.adapter == "auto" else None
+    if config.adapter not in ("auto", "none"):
+        adapter = Path(config.adapter)
     print(f"adapter: {adapter or 'none, the base LLM is taught'}", flush=True)
     checkpoint = checkpoints.checkpoint_folder(llm)
     if adapter is not None:
         adapters.check(adapter, llm, checkpoint)
 
-    base, tokenizer = _load(checkpoint, adapter, settings, device)
-    asking = Asking(settings, molecules, wording, tokenizer, checkpoints.folder_context(checkpoint))
+    base, tokenizer = _load(checkpoint, adapter, config, device)
+    asking = PromptBuilder(config, molecules, wording, tokenizer, checkpoints.folder_context(checkpoint))
     molecules = asking.molecules
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)
-    seeds = range(settings.seed, settings.seed + settings.runs)
-    splits = make_splits(settings.split, molecules.smiles, seeds, settings.fractions, molecules.parts)
-    folder = settings.out / dataset.name / _name(settings)
+    seeds = range(config.seed, config.seed + config.runs)
+    splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    folder = config.out / dataset.name / _name(config)
     folder.mkdir(parents=True, exist_ok=True)
-    made = prompt_evidence.made_from(settings, molecules, wording, llm, adapter, checkpoint)
+    made = prompt_evidence.made_from(config, molecules, wording, llm, adapter, checkpoint)
     runs: list[PromptRun] = []
     for seed, split in zip(seeds, splits, strict=True):
-        one, base = _run(settings, asking, split, seed, base, tokenizer)
-        prompt_evidence.write_run(folder / f"{settings.split}-{seed}", made, molecules, one)
+        one, base = _run(config, asking, split, seed, base, tokenizer)
+        prompt_evidence.write_run(folder / f"{config.split}-{seed}", made, molecules, one)
         runs.append(one)
     del base
     gc.collect()
@@ -104,37 +104,35 @@ def run(settings: PromptSettings) -> list[PromptRun]:
     if stage_2 is not None:
         for one in runs:
             _compare(dataclasses.replace(stage_2, seed=one.seed, out=folder / "stage_2"), molecules, one)
-            prompt_evidence.write_run(folder / f"{settings.split}-{one.seed}", made, molecules, one)
-    prompt_evidence.write_summary(folder / f"summary-{settings.split}.json", made, runs)
-    print(prompt_report.table(runs, settings, molecules, wording, folder))
+            prompt_evidence.write_run(folder / f"{config.split}-{one.seed}", made, molecules, one)
+    prompt_evidence.write_summary(folder / f"summary-{config.split}.json", made, runs)
+    print(prompt_report.table(runs, config, molecules, wording, folder))
     return runs
 
 
-def _one_target(settings: PromptSettings) -> PromptSettings:
+def _one_target(config: PromptConfig) -> PromptConfig:
     """A prompt asks for one thing: the first target, where none is named."""
-    targets = settings.target_columns
+    targets = config.target_columns
     if not targets:
-        assert settings.dataset is not None
-        targets = DATASETS[settings.dataset].targets
+        assert config.dataset is not None
+        targets = DATASETS[config.dataset].targets
     if len(targets) > 1:
         print(f"target: {targets[0]}, the first of {len(targets)}; --target-columns takes another", flush=True)
-    return dataclasses.replace(settings, target_columns=targets[:1])
+    return dataclasses.replace(config, target_columns=targets[:1])
 
 
-def _stage_2(settings: PromptSettings) -> TrainSettings | None:
+def _stage_2(config: PromptConfig) -> TrainConfig | None:
     """What stands beside: checked before anything is taught."""
-    if settings.compare == "none":
+    if config.compare == "none":
         return None
-    table = {own.name: getattr(settings, own.name) for own in dataclasses.fields(TableSettings)}
-    adapter = settings.adapter if MODELS[settings.compare].adapter else "none"
-    stage_2 = TrainSettings.of(
-        settings.compare, **table, llm=settings.llm, adapter=adapter, runs=1, device=settings.device
-    )
+    table = {own.name: getattr(config, own.name) for own in dataclasses.fields(TableConfig)}
+    adapter = config.adapter if PIPELINES[config.compare].adapter else "none"
+    stage_2 = TrainConfig.of(config.compare, **table, llm=config.llm, adapter=adapter, runs=1, device=config.device)
     stage_2.check()
     return stage_2
 
 
-def _check_values(molecules: Molecules, wording: Wording) -> None:
+def _check_values(molecules: Molecules, wording: PromptSpec) -> None:
     """Refuse values that cannot be answered, and say where decimals are too few.
 
     Raises:
@@ -155,18 +153,18 @@ def _check_values(molecules: Molecules, wording: Wording) -> None:
         )
 
 
-def _name(settings: PromptSettings) -> str:
+def _name(config: PromptConfig) -> str:
     """Folder of what was asked, and how."""
-    words = ["prompt", settings.template]
-    if settings.shots:
-        words.append(f"{settings.shots}shots")
-    return "_".join([*words, *([] if settings.epochs else ["untaught"])])
+    words = ["prompt", config.template]
+    if config.shots:
+        words.append(f"{config.shots}shots")
+    return "_".join([*words, *([] if config.epochs else ["untaught"])])
 
 
 def _load(
-    checkpoint: Path, adapter: Path | None, settings: PromptSettings, device: torch.device
+    checkpoint: Path, adapter: Path | None, config: PromptConfig, device: torch.device
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    base, tokenizer = load_decoder(checkpoint, device, settings.load_4bit, settings.unsloth)
+    base, tokenizer = load_decoder(checkpoint, device, config.load_4bit, config.unsloth)
     if adapter is not None:
         cut(base, adapters.layers_of(adapter))
         # what stage 1 taught becomes part of the weights, and a fresh adapter learns to answer
@@ -176,8 +174,8 @@ def _load(
 
 
 def _run(
-    settings: PromptSettings,
-    asking: Asking,
+    config: PromptConfig,
+    asking: PromptBuilder,
     split: Split,
     seed: int,
     llm: "PreTrainedModel",
@@ -197,25 +195,23 @@ def _run(
     number = (digits, wording.decimals) if kind == "regression" else None
 
     torch.manual_seed(seed)
-    lora = FinetuneSettings(
-        rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout, unsloth=settings.unsloth, seed=seed
+    lora = FinetuneConfig(
+        rank=config.rank, alpha=config.alpha, dropout=config.dropout, unsloth=config.unsloth, seed=seed
     )
-    model = TaughtLLM(llm, lora, 0)
+    model = LoRAModel(llm, lora, 0)
     prompter = Prompter(model.llm, tokenizer)
     if number is not None:
         prompter.check_numbers(asking.answers(own["train"][:_CHECKED]), number)
-    if settings.epochs:
+    if config.epochs:
         train, valid = (
             prompter.rows(
-                asking.prompts(own[part], own["train"], seed, settings.template),
+                asking.prompts(own[part], own["train"], seed, config.template),
                 asking.answers(own[part]),
-                settings.loss == "text",
+                config.loss == "text",
             )
             for part in ("train", "valid")
         )
-        one.losses = teach(
-            model, prompter, train, valid, settings.epochs, settings.batch_size, settings.learning_rate, seed
-        )
+        one.losses = teach(model, prompter, train, valid, config.epochs, config.batch_size, config.learning_rate, seed)
 
     def ask(rows: list[int], template: str, smiles: list[str] | None = None) -> Answers:
         prompts = asking.prompts(rows, own["train"], seed, template, smiles)
@@ -223,21 +219,21 @@ def _run(
             both, share = prompter.probabilities(prompts, wording.answers)
             texts = [[wording.answers[int(yes > no)]] for no, yes in both]
             return Answers(prompts, texts, both[:, 1], share)
-        texts = prompter.answers(prompts, number, settings.samples, seed)
+        texts = prompter.answers(prompts, number, config.samples, seed)
         values = [[value for text in few if (value := parse(text)) is not None] for few in texts]
         return Answers(prompts, texts, np.array([np.mean(few) if few else np.nan for few in values]), None)
 
     for part in ("valid", "test"):
-        one.answered[part] = ask(own[part], settings.template)
+        one.answered[part] = ask(own[part], config.template)
     one.free = [few[0] for few in prompter.answers(one.answered["test"].prompts)]
     one.read_free = float(np.mean([prompt_report.readable(text, wording) for text in one.free]))
     _judge(one, y, kind, own)
-    one.spread = _robustness(settings, wording, molecules, own["test"], one.answered["test"], ask)
+    one.spread = _robustness(config, wording, molecules, own["test"], one.answered["test"], ask)
     one.seconds = round(time.perf_counter() - start, 1)
     return one, model.peft.unload()
 
 
-def _judge(one: PromptRun, y: np.ndarray, kind: Kind, own: dict[str, list[int]]) -> None:
+def _judge(one: PromptRun, y: np.ndarray, kind: Task, own: dict[str, list[int]]) -> None:
     """Figures of the answers, and of the trivial one: the training part's mean, or its share of class 1."""
     y_pred = np.full(len(y), np.nan)
     for part, answers in one.answered.items():
@@ -259,8 +255,8 @@ def _judge(one: PromptRun, y: np.ndarray, kind: Kind, own: dict[str, list[int]])
 
 
 def _robustness(
-    settings: PromptSettings,
-    wording: Wording,
+    config: PromptConfig,
+    wording: PromptSpec,
     molecules: Molecules,
     rows: list[int],
     asked: Answers,
@@ -270,15 +266,15 @@ def _robustness(
     y, kind = molecules.y_true[rows, 0], molecules.dataset.kind
     ways = {
         "random SMILES": [
-            ask(rows, settings.template, [randomized(molecules.smiles[i], number) for i in rows]).y_pred
-            for number in range(settings.writings)
+            ask(rows, config.template, [randomized(molecules.smiles[i], number) for i in rows]).y_pred
+            for number in range(config.writings)
         ],
-        "paraphrases": [ask(rows, name).y_pred for name in wording.templates if name != settings.template],
+        "paraphrases": [ask(rows, name).y_pred for name in wording.templates if name != config.template],
     }
     return {name: prompt_report.spread([asked.y_pred, *values], y, kind) for name, values in ways.items() if values}
 
 
-def _compare(stage_2: TrainSettings, molecules: Molecules, one: PromptRun) -> None:
+def _compare(stage_2: TrainConfig, molecules: Molecules, one: PromptRun) -> None:
     """The same seed and split through a pipeline of stage 2."""
     (other,) = experiment.run(stage_2)
     for part, rows in one.split.parts.items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kflm2.data.datasets import Kind
+from kflm2.data.datasets import Task
 from kflm2.errors import DataError, one_of
 from kflm2.files import read_toml
 
@@ -15,14 +15,14 @@ _FIELDS = {"smiles", "quantity", "unit"}
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptSpec:
     """How one target is asked for."""
 
     templates: dict[str, str]
     """Name -> text with {smiles}, {quantity} and {unit}; the answer follows it at once."""
     quantity: str
     unit: str
-    kind: Kind
+    kind: Task
     decimals: int
     answers: tuple[str, str]
     """Of class 0 and of class 1."""
@@ -60,7 +60,7 @@ class Wording:
         return " " + (text.lstrip("-") if float(text) == 0 else text)
 
 
-def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
+def read_prompt_spec(path: Path, dataset: str, target: str, kind: Task) -> PromptSpec:
     """The words for a dataset's target, from a table such as prompt/prompts.toml.
 
     Args:
@@ -93,14 +93,14 @@ def read_wording(path: Path, dataset: str, target: str, kind: Kind) -> Wording:
             f"prompts {path}: answers of {dataset}: one begins like the other, and could not be told from it"
         )
     quantity = str(values["quantity"]).replace("{target}", target)
-    return Wording(templates, quantity, str(values["unit"]), kind, decimals, (answers[0], answers[1]))
+    return PromptSpec(templates, quantity, str(values["unit"]), kind, decimals, (answers[0], answers[1]))
 
 
 def _is_answer(own: Any) -> bool:
     return isinstance(own, str) and own.startswith(" ") and bool(own.strip())
 
 
-def _templates(path: Path, table: dict[str, Any], kind: Kind) -> dict[str, str]:
+def _templates(path: Path, table: dict[str, Any], kind: Task) -> dict[str, str]:
     templates = table.get("templates", {}).get(kind) if isinstance(table.get("templates"), dict) else None
     if not isinstance(templates, dict) or not templates:
         raise DataError(f"prompts {path}: no [templates.{kind}]")
@@ -118,7 +118,7 @@ def _templates(path: Path, table: dict[str, Any], kind: Kind) -> dict[str, str]:
     return templates
 
 
-def check_template(wording: Wording, template: str) -> None:
+def check_template(wording: PromptSpec, template: str) -> None:
     """Refuse a template that the table does not have."""
     one_of("template", template, tuple(wording.templates))
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from kflm2 import __version__
-from kflm2.config.pipelines import MODELS
-from kflm2.metrics.scores import MAIN, NAMES, SMALLER_IS_BETTER, summarize
-from kflm2.results.saved_runs import KeptDataset, KeptMethod
+from kflm2.config.pipelines import PIPELINES
+from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
+from kflm2.results.saved_runs import SavedDataset, SavedMethod
 from kflm2.stages.report import plot_data as page_figures
 from kflm2.stages.report import text as page_words
 from kflm2.stages.report.molecule_svg import SCALE, SIZE, draw
@@ -48,7 +48,7 @@ class _Molecules:
         }
 
 
-def data(dataset: KeptDataset, datasets: int = 1, after_method: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def data(dataset: SavedDataset, datasets: int = 1, after_method: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """What the page knows of a dataset, as JSON values.
 
     Args:
@@ -69,8 +69,8 @@ def data(dataset: KeptDataset, datasets: int = 1, after_method: Callable[[], obj
         "unit": about["unit"] or "",
         "targets": about["targets"],
         "facts": _facts(dataset),
-        "figures": NAMES[kind],
-        "main": MAIN[kind],
+        "figures": METRIC_NAMES[kind],
+        "main": PRIMARY_METRIC[kind],
         "smaller": SMALLER_IS_BETTER,
         "parts": dataset.parts,
         "first": first,
@@ -103,11 +103,11 @@ def _wanted(methods: list[dict[str, Any]]) -> Iterable[int]:
         yield from method["shown"]["mol"]
 
 
-def _method(method: KeptMethod, dataset: KeptDataset, molecules: _Molecules) -> dict[str, Any]:
+def _method(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -> dict[str, Any]:
     targets = range(len(dataset.about["targets"]))
     classes = dataset.about["kind"] == "classification"
     means = {
-        part: {name: summarize(method.values(part, name)) for name in NAMES[dataset.about["kind"]]}
+        part: {name: summarize(method.values(part, name)) for name in METRIC_NAMES[dataset.about["kind"]]}
         for part in dataset.parts
     }
     return {
@@ -147,7 +147,7 @@ def _run(made: dict[str, Any], coverage: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _shown(method: KeptMethod, dataset: KeptDataset, molecules: _Molecules) -> dict[str, Any]:
+def _shown(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -> dict[str, Any]:
     run = method.first
     table = page_figures.dots(run, dataset.near)
     place = table["place"].to_numpy()
@@ -163,7 +163,7 @@ def _shown(method: KeptMethod, dataset: KeptDataset, molecules: _Molecules) -> d
     }
 
 
-def _map(method: KeptMethod, molecules: _Molecules) -> dict[str, Any] | None:
+def _map(method: SavedMethod, molecules: _Molecules) -> dict[str, Any] | None:
     # the first run's, unless that is older than the file
     run = next((own for own in method.runs if own.has_hidden), method.first)
     found = page_figures.maps(run)
@@ -181,7 +181,7 @@ def _map(method: KeptMethod, molecules: _Molecules) -> dict[str, Any] | None:
     }
 
 
-def _about(method: KeptMethod) -> dict[str, str]:
+def _about(method: SavedMethod) -> dict[str, str]:
     """What was run, for people."""
     made = method.first.made
     llm, config = made.get("llm"), made["config"]
@@ -189,7 +189,7 @@ def _about(method: KeptMethod) -> dict[str, str]:
     whole = seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2
     words = {
         "pipeline": made["model"],
-        "what it is": made.get("about") or (MODELS[made["model"]].about if made["model"] in MODELS else ""),
+        "what it is": made.get("about") or (PIPELINES[made["model"]].about if made["model"] in PIPELINES else ""),
         "split": method.split,
         "seeds": f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)),
         "LLM": f"{llm['name']} ({llm['digest'][:8]})" if llm else "none",
@@ -198,7 +198,7 @@ def _about(method: KeptMethod) -> dict[str, str]:
         else "none",
         "layers": ", ".join(map(str, llm.get("layers") or [])) if llm else "",
         "parameters": f"{made['parameters']:,}" if made.get("parameters") else "",
-        "settings of its own": method.settings,
+        "settings of its own": method.config,
         "commit": (made.get("commit") or "unknown")[:10] + ("+" if str(made.get("commit")).endswith("+") else ""),
         "written": _dates([run.folder / "result.json" for run in method.runs]),
     }
@@ -213,7 +213,7 @@ def _dates(paths: list[Any]) -> str:
     return days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
 
 
-def _facts(dataset: KeptDataset) -> list[tuple[str, str]]:
+def _facts(dataset: SavedDataset) -> list[tuple[str, str]]:
     """What the methods have in common, and where they differ what each has."""
     about, runs = dataset.about, [run.made for method in dataset.methods for run in method.runs]
     targets = about["targets"]
@@ -242,7 +242,7 @@ def _many(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _rejected(dataset: KeptDataset) -> dict[str, Any]:
+def _rejected(dataset: SavedDataset) -> dict[str, Any]:
     # a pipeline that reads an LLM may reject more than another
     table = max((method.first.rejected() for method in dataset.methods), key=len)
     reasons = table["reason"].value_counts().rename_axis("reason").reset_index(name="n")

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from kflm2.files import keep_json, sha256_texts
-from kflm2.results.saved_runs import KeptMethod, KeptRun, Nearness
+from kflm2.results.saved_runs import Nearness, SavedMethod, SavedRun
 
 WORST = 20
 _DOTS = 1000
@@ -26,7 +26,7 @@ _POINTS = 60
 _BINS = 10
 
 
-def dots(run: KeptRun, near: Nearness) -> pd.DataFrame:
+def dots(run: SavedRun, near: Nearness) -> pd.DataFrame:
     """Rows of predictions.csv that are drawn, with their place in it and similarity; a fixed sample of large parts."""
     table = run.table.assign(place=np.arange(len(run.table)), similarity=near(run.table))
     rng = np.random.default_rng(0)
@@ -35,7 +35,7 @@ def dots(run: KeptRun, near: Nearness) -> pd.DataFrame:
     return pd.concat(own)
 
 
-def trend(method: KeptMethod, near: Nearness, k: int) -> list[list[float]]:
+def trend(method: SavedMethod, near: Nearness, k: int) -> list[list[float]]:
     """Mean absolute error by similarity to train, test parts of all runs: (low, high, molecules, error) a bin.
 
     A molecule that several runs tested counts as often.
@@ -58,7 +58,7 @@ def trend(method: KeptMethod, near: Nearness, k: int) -> list[list[float]]:
     ]
 
 
-def worst(method: KeptMethod, near: Nearness, k: int) -> list[dict[str, Any]]:
+def worst(method: SavedMethod, near: Nearness, k: int) -> list[dict[str, Any]]:
     """The test molecules with the largest absolute error, mean over the runs that tested them, the worst first."""
     tables = []
     for run in method.runs:
@@ -76,7 +76,7 @@ def worst(method: KeptMethod, near: Nearness, k: int) -> list[dict[str, Any]]:
     return table.to_dict("records")
 
 
-def histories(method: KeptMethod) -> list[dict[str, Any]]:
+def histories(method: SavedMethod) -> list[dict[str, Any]]:
     """Losses epoch by epoch of the first runs' models, where the runs kept them."""
     return [
         {"seed": run.seed, "best": best, "train": own["train"], "valid": own["valid"]}
@@ -101,7 +101,7 @@ def _curve(kind: str, true: np.ndarray, pred: np.ndarray) -> list[list[float]] |
     return [x.tolist(), y.tolist()]
 
 
-def curves(method: KeptMethod, k: int) -> dict[str, Any]:
+def curves(method: SavedMethod, k: int) -> dict[str, Any]:
     """ROC and PR curves: every part of the run that is shown, the test part of further ones, and how many are active.
 
     Areas are of the whole curves, not of the thinned ones.
@@ -125,7 +125,7 @@ def curves(method: KeptMethod, k: int) -> dict[str, Any]:
     return out
 
 
-def reliability(method: KeptMethod, k: int) -> dict[str, list[list[float]]]:
+def reliability(method: SavedMethod, k: int) -> dict[str, list[list[float]]]:
     """Mean probability, share that is active and molecules, in tenths of the test parts of all runs.
 
     `raw` as the model gives them, `scaled` by the temperature of the run's validation part, as `kflm2 predict` gives
@@ -148,7 +148,7 @@ def _tenths(true: np.ndarray, pred: np.ndarray) -> list[list[float]]:
     return [[float(pred[group].mean()), float(true[group].mean()), len(group)] for group in groups]
 
 
-def maps(run: KeptRun) -> dict[str, Any] | None:
+def maps(run: SavedRun) -> dict[str, Any] | None:
     """Two dimensions of a run's hidden states, by PCA and t-SNE, each view by itself; None where none were kept.
 
     Returns:

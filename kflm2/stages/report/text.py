@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from kflm2.metrics.scores import MAIN, SMALLER_IS_BETTER, summarize
-from kflm2.results.saved_runs import KeptDataset, KeptMethod
+from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
+from kflm2.results.saved_runs import SavedDataset, SavedMethod
 
 
-def first_shown(dataset: KeptDataset) -> tuple[int, str]:
+def first_shown(dataset: SavedDataset) -> tuple[int, str]:
     """The method that is shown first, and why: the best on validation, so that the test part has no say."""
-    figure = MAIN[dataset.about["kind"]]
+    figure = PRIMARY_METRIC[dataset.about["kind"]]
     counts: dict[str, int] = {}
     for method in dataset.methods:
         counts[method.split] = counts.get(method.split, 0) + 1
@@ -31,7 +31,7 @@ def first_shown(dataset: KeptDataset) -> tuple[int, str]:
     )
 
 
-def share_of(method: KeptMethod) -> str:
+def share_of(method: SavedMethod) -> str:
     """What share of the test labels was held, mean ± sd of the runs, in percent."""
     mean, sd = summarize([run.coverage["share"] for run in method.runs])
     if mean is None:
@@ -39,7 +39,7 @@ def share_of(method: KeptMethod) -> str:
     return f"{100 * mean:.1f} %" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
 
 
-def promise(method: KeptMethod, dataset: KeptDataset) -> dict[str, Any]:
+def promise(method: SavedMethod, dataset: SavedDataset) -> dict[str, Any]:
     """What the intervals (for classes the sets of classes) of a method promised, and what was found.
 
     Returns:
@@ -74,7 +74,7 @@ def promise(method: KeptMethod, dataset: KeptDataset) -> dict[str, Any]:
     return {"sentences": lines, "command": method.on_scaffolds}
 
 
-def _runs(method: KeptMethod) -> str:
+def _runs(method: SavedMethod) -> str:
     return f"{len(method.runs)} run{'' if len(method.runs) == 1 else 's'}"
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import TrainSettings, wants_tokens
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import TrainConfig, wants_tokens
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
@@ -22,7 +22,7 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
 from kflm2.llm import adapters, registry, resolve
-from kflm2.llm.resolve import Source
+from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import CONFIDENCE, Calibration
 from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.model import build
@@ -38,29 +38,29 @@ class Prepared:
     molecules: Molecules
     features: Features
     """Descriptors as computed; each run scales them on its own training rows."""
-    source: Source | None
+    source: LLMSource | None
     """The LLM, where the model reads one."""
     seconds: dict[str, float]
 
 
-def fit_once(settings: TrainSettings, molecules: Molecules, split: Split) -> evidence.Run:
+def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> evidence.Run:
     """One run on molecules and a split that are there, with nothing printed of it and nothing written.
 
     Raises:
         KFLM2Error: the settings cannot be used, or the LLM cannot read a molecule.
     """
-    device = choose_device(settings.device)
+    device = choose_device(config.device)
     with contextlib.redirect_stdout(io.StringIO()):  # which LLM was taken is for those who run a stage
-        prepared = prepare(settings, device, molecules)
+        prepared = prepare(config, device, molecules)
     if len(prepared.molecules.smiles) < len(molecules.smiles):
         rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
         raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")
-    trained = train(settings, prepared, split, settings.seed, device)
-    return _judged(settings, prepared, split, settings.seed, trained, prepared.seconds)
+    trained = train(config, prepared, split, config.seed, device)
+    return _judged(config, prepared, split, config.seed, trained, prepared.seconds)
 
 
 def _judged(
-    settings: TrainSettings,
+    config: TrainConfig,
     prepared: Prepared,
     split: Split,
     seed: int,
@@ -80,7 +80,7 @@ def _judged(
         if part.startswith("test")
     }
     return evidence.Run(
-        settings,
+        config,
         molecules,
         prepared.source,
         split,
@@ -93,62 +93,62 @@ def _judged(
         coverage,
         trained.ensemble,
         # the states of one run are enough for a map of them
-        trained.ensemble.members[0].hidden(trained.scaled) if seed == settings.seed else None,
+        trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
         seconds,
     )
 
 
-def prepare(settings: TrainSettings, device: torch.device, molecules: Molecules | None = None) -> Prepared:
+def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | None = None) -> Prepared:
     """Compute the views the model takes; what the cache holds is not computed again.
 
     Args:
-        settings: see TrainSettings.
+        config: see TrainConfig.
         device: to run the LLM on.
         molecules: default those of the table.
     """
     if molecules is None:
-        molecules = load(settings)
+        molecules = load(config)
         if molecules.rejected:
             print(report.rejections(molecules), flush=True)
     seconds: dict[str, float] = {}
     source, states = None, None
-    if "states" in settings.read_views:
-        source = find_source(settings)
+    if "states" in config.read_views:
+        source = find_source(config)
         with _timed("embeddings", seconds):
             embedder = Embedder(source, device)
-            states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(settings) else "mean")
+            states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(config) else "mean")
         too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
         if too_long:
             molecules = molecules.reject(too_long)
             states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
             print(report.rejections(molecules), flush=True)
     graphs, descriptors = None, None
-    if "graph" in settings.read_views:
+    if "graph" in config.read_views:
         with _timed("graphs", seconds):
             graphs = build_graphs(molecules.smiles)
-    if "descriptors" in settings.read_views:
+    if "descriptors" in config.read_views:
         with _timed("descriptors", seconds):
-            descriptors = compute_descriptors(settings.descriptors, molecules.smiles)
+            descriptors = compute_descriptors(config.descriptors, molecules.smiles)
     return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
 
 
-def find_source(settings: TrainSettings) -> Source:
+def find_source(config: TrainConfig) -> LLMSource:
     """The LLM, its adapter and its layers that the settings name; what auto takes is printed."""
-    if settings.llm == registry.AUTO:
+    if config.llm == registry.AUTO:
         llm, why = resolve.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)
     else:
-        llm = resolve.find(settings.llm)
+        llm = resolve.find(config.llm)
     adapter = None
-    if not MODELS[settings.model].adapter:
-        if settings.adapter not in ("auto", "none"):
-            raise LLMError(f"{settings.model} reads the base LLM always; --adapter {settings.adapter} cannot be used")
-    elif settings.adapter == "auto":
+    if not PIPELINES[config.model].adapter:
+        if config.adapter not in ("auto", "none"):
+            raise LLMError(f"{config.model} reads the base LLM always; --adapter {config.adapter} cannot be used")
+    elif config.adapter == "auto":
         adapter = adapters.default_adapter(llm)
         print(f"adapter: {adapter or f'none found in models/{llm.name}, the base LLM is used'}", flush=True)
-    elif settings.adapter != "none":
-        adapter = Path(settings.adapter)
-    return Source.of(llm, adapter, settings.layers)
+    elif config.adapter != "none":
+        adapter = Path(config.adapter)
+    return LLMSource.of(llm, adapter, config.layers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Trained:
 
 
 def train(
-    settings: TrainSettings,
+    config: TrainConfig,
     prepared: Prepared,
     split: Split,
     seed: int,
@@ -173,12 +173,12 @@ def train(
     after_epoch: Callable[[], object] = lambda: None,
 ) -> Trained:
     """Train the models of one run."""
-    with _threads(settings.threads):
-        return _train(settings, prepared, split, seed, device, after_epoch)
+    with _threads(config.threads):
+        return _train(config, prepared, split, seed, device, after_epoch)
 
 
 def _train(
-    settings: TrainSettings,
+    config: TrainConfig,
     prepared: Prepared,
     split: Split,
     seed: int,
@@ -194,18 +194,18 @@ def _train(
     sizes = features.sizes()
     members = [
         fit(
-            lambda: build(settings.model, sizes, y_true.shape[1], settings),
+            lambda: build(config.model, sizes, y_true.shape[1], config),
             features,
             y_true,
             split,
             kind,
-            settings,
+            config,
             # members of one run differ from each other and from all other runs' members
             seed=seed * 1000 + member,
             device=device,
             after_epoch=after_epoch,
         )
-        for member in range(settings.members)
+        for member in range(config.members)
     ]
     ensemble = Ensemble(members, scale, sizes)
     return Trained(ensemble, features, *ensemble.predict(features))

@@ -46,7 +46,7 @@ def _panels(run: Run) -> tuple[Figure, list[Axes]]:
 
 
 def _title(run: Run) -> str:
-    return f"{run.molecules.dataset.name}, {run.settings.model}, {run.split.kind} split, seed {run.seed}"
+    return f"{run.molecules.dataset.name}, {run.config.model}, {run.split.kind} split, seed {run.seed}"
 
 
 def _parity(run: Run) -> Figure:

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kflm2.config.pipelines import MODELS
+from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
-from kflm2.metrics.scores import MAIN, NAMES, Scores, summarize
+from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, Scores, summarize
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.runs import Run
 
 
 def short(valid: Scores) -> str:
     """The main figure on validation, for a progress bar."""
-    name = MAIN[valid.kind]
+    name = PRIMARY_METRIC[valid.kind]
     value = valid.mean[name]
     return "" if value is None else f"valid {name} {value:.3f}"
 
@@ -42,15 +42,15 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
     sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
-    wide = max(10, *(len(name) + 2 for name in NAMES[kind]))
+    wide = max(10, *(len(name) + 2 for name in METRIC_NAMES[kind]))
     lines = [
         "",
-        f"{dataset.name} ({what}), {first.settings.model}: {MODELS[first.settings.model].about}",
+        f"{dataset.name} ({what}), {first.config.model}: {PIPELINES[first.config.model].about}",
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
         f"{'':{wide}}" + "".join(f"{part:>18}" for part in parts),
     ]
-    for name in NAMES[kind]:
+    for name in METRIC_NAMES[kind]:
         cells = [_cell(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
         unit = dataset.unit if kind == "regression" and name in ("RMSE", "MAE") else ""
         lines.append(f"{name:{wide}}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
@@ -80,7 +80,7 @@ def _targets(runs: Sequence[Run]) -> list[str]:
     dataset = runs[0].molecules.dataset
     if len(dataset.targets) == 1:
         return []
-    name = MAIN[dataset.kind]
+    name = PRIMARY_METRIC[dataset.kind]
     lines = ["", f"test {name} of each target"]
     for index, target in enumerate(dataset.targets):
         own = [run.scores["test"].targets[index] for run in runs]

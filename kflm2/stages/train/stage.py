@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from kflm2.config.train import TrainSettings
+from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
@@ -20,11 +20,11 @@ from kflm2.stages.train import plots, report
 from kflm2.stages.train.experiment import Prepared, _judged, prepare, train
 
 
-def run(settings: TrainSettings) -> list[evidence.Run]:
+def run(config: TrainConfig) -> list[evidence.Run]:
     """Train and measure one pipeline for every seed, and write what was seen.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Returns:
         The runs, one a seed.
@@ -32,28 +32,28 @@ def run(settings: TrainSettings) -> list[evidence.Run]:
     Raises:
         KFLM2Error: the input cannot be used.
     """
-    plan = _plan(settings)
+    plan = _plan(config)
     runs = list(_runs(plan, plan.splits))
-    evidence.write_summary(runs, plan.folder / f"summary-{plan.settings.split}.json")
+    evidence.write_summary(runs, plan.folder / f"summary-{plan.config.split}.json")
     print(report.table(runs, plan.folder))
-    if plan.settings.save is not None:
-        keep(runs[0], plan.settings.save)
-        print(f"model     {plan.settings.save}: kflm2 predict {plan.settings.save} molecules.csv -o predicted.csv")
+    if plan.config.save is not None:
+        keep(runs[0], plan.config.save)
+        print(f"model     {plan.config.save}: kflm2 predict {plan.config.save} molecules.csv -o predicted.csv")
     return runs
 
 
-def complete(settings: TrainSettings, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
+def complete(config: TrainConfig, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
     """Make the runs that are not there yet; those of the same settings, data, split and LLM are kept.
 
     Args:
-        settings: checked.
+        config: checked.
         molecules: default those of the table.
 
     Returns:
         The runs' folder, and the molecules that the pipeline can read. No table is printed and no summary written: the
         runs may come from several processes.
     """
-    plan = _plan(settings, molecules)
+    plan = _plan(config, molecules)
     missing = {seed: split for seed, split in plan.splits.items() if not _is_done(plan, seed, split)}
     for _ in _runs(plan, missing):
         pass
@@ -64,7 +64,7 @@ def complete(settings: TrainSettings, molecules: Molecules | None = None) -> tup
 class _Plan:
     """What is decided before the first model is trained."""
 
-    settings: TrainSettings
+    config: TrainConfig
     """Resolved."""
     device: torch.device
     prepared: Prepared
@@ -73,49 +73,49 @@ class _Plan:
     folder: Path
 
 
-def _plan(settings: TrainSettings, molecules: Molecules | None = None) -> _Plan:
-    settings = settings.resolved()
-    if settings.save is not None:
-        place(settings.save)  # a place where nothing can be kept should show now, not after training
-    assert settings.runs is not None and settings.split is not None
-    device = choose_device(settings.device)
-    prepared = prepare(settings, device, molecules)
+def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
+    config = config.resolved()
+    if config.save is not None:
+        place(config.save)  # a place where nothing can be kept should show now, not after training
+    assert config.runs is not None and config.split is not None
+    device = choose_device(config.device)
+    prepared = prepare(config, device, molecules)
     molecules = prepared.molecules
     # every split is made before the first model is trained: a split that cannot be made should show at once
-    seeds = range(settings.seed, settings.seed + settings.runs)
-    splits = make_splits(settings.split, molecules.smiles, seeds, settings.fractions, molecules.parts)
+    seeds = range(config.seed, config.seed + config.runs)
+    splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
     # what is kept has other settings than the runs that are compared, which must not be overwritten
-    name = settings.name or (f"{settings.model}-saved" if settings.save else settings.model)
-    folder = settings.out / molecules.dataset.name / name
+    name = config.name or (f"{config.model}-saved" if config.save else config.model)
+    folder = config.out / molecules.dataset.name / name
     folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
-    return _Plan(settings, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+    return _Plan(config, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
 
 
 def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
     """Train, measure and write, run after run."""
-    settings, prepared = plan.settings, plan.prepared
-    epochs = settings.members * settings.epochs
-    what = settings.name or settings.model
+    config, prepared = plan.config, plan.prepared
+    epochs = config.members * config.epochs
+    what = config.name or config.model
     with tqdm(total=len(splits) * epochs, desc=what, unit="epoch", disable=not splits) as bar:
         for done, (seed, split) in enumerate(splits.items(), start=1):
             start = time.perf_counter()
-            trained = train(settings, prepared, split, seed, plan.device, bar.update)
+            trained = train(config, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = _judged(settings, prepared, split, seed, trained, seconds)
+            one = _judged(config, prepared, split, seed, trained, seconds)
             bar.set_postfix_str(report.short(one.scores["valid"]))
-            evidence.write_run(one, plan.folder / f"{settings.split}-{seed}")
-            plots.draw_run(one, plan.folder / f"{settings.split}-{seed}")
+            evidence.write_run(one, plan.folder / f"{config.split}-{seed}")
+            plots.draw_run(one, plan.folder / f"{config.split}-{seed}")
             yield one
 
 
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     """Whether a run is there that would come out the same."""
-    path = plan.folder / f"{plan.settings.split}-{seed}" / "result.json"
+    path = plan.folder / f"{plan.config.split}-{seed}" / "result.json"
     if not path.is_file():
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
-    same = evidence.identity(evidence.plain(plan.settings)) == evidence.identity(found["config"])
+    same = evidence.identity(evidence.plain(plan.config)) == evidence.identity(found["config"])
     return (
         same
         and found["split"]["sha256"] == split.sha256

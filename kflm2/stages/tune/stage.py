@@ -9,13 +9,13 @@ import numpy as np
 import optuna
 from tqdm import tqdm
 
-from kflm2.config.tune import TUNABLE, TuneSettings
+from kflm2.config.tune import TUNABLE, TuneConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
 from kflm2.files import project_folder, write_json
-from kflm2.metrics.scores import MAIN, score, summarize
+from kflm2.metrics.scores import PRIMARY_METRIC, score, summarize
 from kflm2.results.provenance import commit, versions
 from kflm2.results.runs import plain
 from kflm2.stages.train import experiment, stage
@@ -23,34 +23,34 @@ from kflm2.stages.tune import report as search_report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
 
 
-def run(settings: TuneSettings) -> None:
+def run(config: TuneConfig) -> None:
     """Search, and write trials, pictures and the best settings; nested, within every outer split.
 
     Args:
-        settings: checked.
+        config: checked.
 
     Raises:
         KFLM2Error: the input cannot be used.
     """
-    resolved = settings.resolved()
+    resolved = config.resolved()
     assert resolved.split is not None
-    path = settings.space or project_folder() / "hyperparameter" / ("grid" if settings.sampler == "grid" else "space")
-    space = read_space(path if settings.space else path.with_suffix(".toml"), TUNABLE)
-    if settings.sampler == "grid":
+    path = config.space or project_folder() / "hyperparameter" / ("grid" if config.sampler == "grid" else "space")
+    space = read_space(path if config.space else path.with_suffix(".toml"), TUNABLE)
+    if config.sampler == "grid":
         resolved = dataclasses.replace(resolved, trials=min(resolved.trials, len(space.grid())))
-    molecules = load(settings)
-    seeds = range(settings.seed, settings.seed + max(1, settings.nested))
-    splits = make_splits(settings.split_kind, molecules.smiles, seeds, settings.fractions, molecules.parts)
-    folder = settings.out / molecules.dataset.name / settings.model / f"tune-{settings.sampler}"
-    if not settings.nested:
-        _search(resolved, space, molecules, splits[0], settings.seed, folder)
+    molecules = load(config)
+    seeds = range(config.seed, config.seed + max(1, config.nested))
+    splits = make_splits(config.split_kind, molecules.smiles, seeds, config.fractions, molecules.parts)
+    folder = config.out / molecules.dataset.name / config.model / f"tune-{config.sampler}"
+    if not config.nested:
+        _search(resolved, space, molecules, splits[0], config.seed, folder)
         return
     outer = []
     for seed, split in zip(seeds, splits, strict=True):
         chosen = _search(resolved, space, molecules, split, seed, folder / f"outer-{seed}")
-        (one,) = stage.run(settings.of_stage_2(**chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
+        (one,) = stage.run(config.of_stage_2(**chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
         outer.append((seed, chosen, one.scores["test"].mean))
-    name = MAIN[molecules.dataset.kind]
+    name = PRIMARY_METRIC[molecules.dataset.kind]
     mean, sd = summarize([figures[name] for _, _, figures in outer])
     rows = [{"seed": seed, "chosen": chosen, "test": figures} for seed, chosen, figures in outer]
     write_json(folder / "nested.json", {"split": resolved.split, "figure": name, "mean": mean, "sd": sd, "outer": rows})
@@ -61,45 +61,45 @@ def run(settings: TuneSettings) -> None:
 
 
 def _search(
-    settings: TuneSettings, space: Space, molecules: Molecules, split: Split, seed: int, folder: Path
+    config: TuneConfig, space: Space, molecules: Molecules, split: Split, seed: int, folder: Path
 ) -> dict[str, Any]:
     """One study; what its best trial chose."""
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
     kind = molecules.dataset.kind
-    fixed = plain(settings.of_stage_2())
+    fixed = plain(config.of_stage_2())
     identity = {
         "dataset": molecules.sha256,
         "split": split.sha256,
         "settings": {name: value for name, value in fixed.items() if name not in (*space.parameters, "out", "device")},
-        "inner": settings.inner,
+        "inner": config.inner,
     }
     search = open_search(
         folder,
-        settings.storage,
-        f"{molecules.dataset.name}-{settings.model}-{settings.split}-{seed}",
+        config.storage,
+        f"{molecules.dataset.name}-{config.model}-{config.split}-{seed}",
         space,
-        settings.sampler,
+        config.sampler,
         identity,
         minimize=kind == "regression",
-        prune=settings.prune,
-        seed=settings.seed,
+        prune=config.prune,
+        seed=config.seed,
     )
-    objective = Objective(settings, development)
+    objective = Objective(config, development)
     done = len(search.finished())
     print(
-        f"study: {settings.storage or folder / 'study.journal'}, {done} of {settings.trials} trials finished",
+        f"study: {config.storage or folder / 'study.journal'}, {done} of {config.trials} trials finished",
         flush=True,
     )
     try:
-        with tqdm(total=settings.trials, initial=done, desc="trials", unit="trial") as bar:
-            for _ in search.run(settings.trials, objective):
+        with tqdm(total=config.trials, initial=done, desc="trials", unit="trial") as bar:
+            for _ in search.run(config.trials, objective):
                 bar.update(len(search.finished()) - bar.n)
-                bar.set_postfix_str(search_report.best_so_far(search.study, MAIN[kind]))
+                bar.set_postfix_str(search_report.best_so_far(search.study, PRIMARY_METRIC[kind]))
             bar.update(len(search.finished()) - bar.n)
     finally:
         # Ctrl-C too leaves what was found so far
-        chosen = _write(settings, search, identity, folder, MAIN[kind])
+        chosen = _write(config, search, identity, folder, PRIMARY_METRIC[kind])
     return chosen
 
 
@@ -123,16 +123,16 @@ class Objective:
     the mean over several divisions, the same for every trial.
     """
 
-    def __init__(self, settings: TuneSettings, molecules: Molecules) -> None:
-        self.settings, self.molecules = settings, molecules
-        self.device = choose_device(settings.device)
-        kind = settings.split if settings.split not in ("given", "cv5x5", None) else "random"
-        self.splits = make_splits(kind, molecules.smiles, range(settings.inner), settings.fractions)
+    def __init__(self, config: TuneConfig, molecules: Molecules) -> None:
+        self.config, self.molecules = config, molecules
+        self.device = choose_device(config.device)
+        kind = config.split if config.split not in ("given", "cv5x5", None) else "random"
+        self.splits = make_splits(kind, molecules.smiles, range(config.inner), config.fractions)
         # views are computed once for settings that read the same ones
         self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
 
     def _prepare(self, views: tuple[tuple[str, str], ...]) -> experiment.Prepared:
-        return experiment.prepare(self.settings.of_stage_2(**dict(views)), self.device, self.molecules)
+        return experiment.prepare(self.config.of_stage_2(**dict(views)), self.device, self.molecules)
 
     def __call__(self, trial: optuna.trial.Trial, chosen: dict[str, Any]) -> float:
         """Mean figure over the divisions; NaN where a model's predictions are none.
@@ -141,7 +141,7 @@ class Objective:
             TrialPruned: it is hopeless.
             SettingError: what was chosen does not go together.
         """
-        own = self.settings.of_stage_2(**chosen)
+        own = self.config.of_stage_2(**chosen)
         own.check()
         prepared = self._prepared(
             tuple((name, chosen[name]) for name in ("layers", "adapter", "descriptors") if name in chosen)
@@ -153,7 +153,7 @@ class Objective:
             if not np.isfinite(y_pred).all():
                 return float("nan")
             judged = score(y_true[split.test], y_pred[split.test], kind, np.full(y_true.shape[1], 0.5))
-            figure = judged.mean[MAIN[kind]]
+            figure = judged.mean[PRIMARY_METRIC[kind]]
             if figure is None:
                 return float("nan")
             figures.append(figure)
@@ -164,9 +164,7 @@ class Objective:
         return float(np.mean(figures))
 
 
-def _write(
-    settings: TuneSettings, search: Search, identity: dict[str, Any], folder: Path, figure: str
-) -> dict[str, Any]:
+def _write(config: TuneConfig, search: Search, identity: dict[str, Any], folder: Path, figure: str) -> dict[str, Any]:
     """trials.csv, pictures, best.json; what the best trial chose, {} where none was completed."""
     trials = search.finished()
     names = sorted(search.space.parameters)
@@ -184,17 +182,17 @@ def _write(
     ]
     search_report.write_trials(folder / "trials.csv", rows, ["trial", "state", figure, "sd", *names, "seconds", "why"])
     completed = [own for own in trials if own.value is not None and own.state == optuna.trial.TrialState.COMPLETE]
-    print(search_report.summary(search.study, trials, figure, settings.inner, folder), flush=True)
+    print(search_report.summary(search.study, trials, figure, config.inner, folder), flush=True)
     if not completed:
         return {}
     best = search.study.best_trial
-    write_json(folder / "best.json", plain(settings.of_stage_2(**best.params)))
+    write_json(folder / "best.json", plain(config.of_stage_2(**best.params)))
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     write_json(
         folder / "tune.json",
         {
             **identity,
-            "sampler": settings.sampler,
+            "sampler": config.sampler,
             "space": {name: repr(own) for name, own in search.space.parameters.items()},
             "trials": counts,
             "best": {"trial": best.number, figure: best.value, "chosen": best.params, **best.user_attrs},

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
-from kflm2.data.corpus import Selection, randomized
+from kflm2.data.corpus import CorpusFilter, randomized
 from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows, rdkit_names
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """One molecule to be read."""
 
     smiles: str
@@ -33,7 +33,7 @@ class Lesson:
     """Drawn from 0 to 1: it is written another way where this is below the share asked for."""
 
 
-class Lessons(IterableDataset):
+class CorpusDataset(IterableDataset):
     """Molecules of a corpus in training order, epoch after epoch; the same seed gives the same order.
 
     Order is random within blocks; neighbours are of near-equal length, so that batches cut from it have little padding.
@@ -41,7 +41,7 @@ class Lessons(IterableDataset):
 
     def __init__(
         self,
-        selection: Selection,
+        selection: CorpusFilter,
         tokenizer: "PreTrainedTokenizerBase",
         epochs: int,
         step: int,
@@ -61,12 +61,12 @@ class Lessons(IterableDataset):
         self.selection, self.tokenizer, self.epochs, self.step = selection, tokenizer, epochs, step
         self.seed, self.start = seed, start
 
-    def __iter__(self) -> Iterator[Lesson]:
+    def __iter__(self) -> Iterator[Example]:
         for number, lesson in enumerate(self._all()):
             if number >= self.start:
                 yield lesson
 
-    def _all(self) -> Iterator[Lesson]:
+    def _all(self) -> Iterator[Example]:
         rest: list[str] = []
         for epoch in range(self.epochs):
             block, blocks = rest, 0
@@ -78,9 +78,9 @@ class Lessons(IterableDataset):
             # what does not fill a step goes on into the next epoch, or the steps after it would not be those of equal
             # length
             rest = yield from self._full_steps(block, epoch, blocks)
-        yield from (Lesson(smiles, place) for place, smiles in enumerate(rest))
+        yield from (Example(smiles, place) for place, smiles in enumerate(rest))
 
-    def _full_steps(self, block: list[str], epoch: int, number: int) -> Generator[Lesson, None, list[str]]:
+    def _full_steps(self, block: list[str], epoch: int, number: int) -> Generator[Example, None, list[str]]:
         """Lessons in steps of near-equal length; the SMILES that are left over."""
         rng = np.random.default_rng([self.seed, epoch, number])
         left = rng.permutation(len(block))[: len(block) % self.step]
@@ -90,7 +90,7 @@ class Lessons(IterableDataset):
         order = np.argsort(lengths + rng.uniform(-0.5, 0.5, len(own)))
         for place in rng.permutation(len(own) // self.step):
             for index in order[place * self.step : (place + 1) * self.step]:
-                yield Lesson(own[index], int(rng.integers(1 << 31)), float(rng.random()))
+                yield Example(own[index], int(rng.integers(1 << 31)), float(rng.random()))
         return [block[place] for place in left]
 
 
@@ -137,7 +137,7 @@ class Collator:
     ) -> None:
         self.tokenizer, self.context, self.randomize, self.targets = tokenizer, context, randomize, targets
 
-    def __call__(self, lessons: list[Lesson]) -> dict[str, Any]:
+    def __call__(self, lessons: list[Example]) -> dict[str, Any]:
         """Tensors of a batch.
 
         Returns:

@@ -11,10 +11,10 @@ from peft.utils import load_peft_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import SettingError
 from kflm2.files import atomic
-from kflm2.llm.decoding import IGNORE, pooled, states, surprise
+from kflm2.llm.decoding import IGNORE, hidden_states, mean_pool, nll_sum
 from kflm2.llm.loading import quiet
 from kflm2.model import Standardize
 
@@ -26,23 +26,23 @@ _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
-class TaughtLLM(nn.Module):
+class LoRAModel(nn.Module):
     """A decoder with a LoRA adapter, and the head that predicts descriptors from its pooled states."""
 
-    def __init__(self, llm: "PreTrainedModel", settings: FinetuneSettings, descriptors: int) -> None:
+    def __init__(self, llm: "PreTrainedModel", config: FinetuneConfig, descriptors: int) -> None:
         """Put a fresh adapter on an LLM, which changes nothing yet.
 
         Args:
             llm: with vocabulary head, its layers cut already.
-            settings: see FinetuneSettings.
+            config: see FinetuneConfig.
             descriptors: P; 0 without a head.
         """
         super().__init__()
-        self.peft: Any = _with_lora(llm, settings)
+        self.peft: Any = _with_lora(llm, config)
         self.head = _head(llm.config.hidden_size, descriptors).to(llm.device) if descriptors else None
-        self.next_token_weight, self.next_token_every = settings.next_token_weight, settings.next_token_every
-        self.knowledge_weight = settings.knowledge_weight
-        self.molecules = settings.batch_size * settings.accumulation
+        self.next_token_weight, self.next_token_every = config.next_token_weight, config.next_token_every
+        self.knowledge_weight = config.knowledge_weight
+        self.molecules = config.batch_size * config.accumulation
         """In an optimizer's step, over all processes."""
         self.step = 0
         """Optimizer's steps made."""
@@ -73,16 +73,16 @@ class TaughtLLM(nn.Module):
             attention_mask: (B, T) bool, False at padding; default where there is no label.
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
-        read = states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
+        read = hidden_states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
         self.losses = {}
         loss = input_ids.new_zeros((), dtype=torch.float32)
         if self.next_token_weight and self.step % self.next_token_every == 0:
-            summed, count = surprise(self.llm, read, labels)
+            summed, count = nll_sum(self.llm, read, labels)
             self.losses["next token"] = (summed / count).item()
             labels_of_step = count if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.next_token_weight * summed / labels_of_step
         if self.head is not None and descriptors is not None:
-            each = ((self.head(pooled(read, labels)) - descriptors) ** 2).mean(dim=-1)
+            each = ((self.head(mean_pool(read, labels)) - descriptors) ** 2).mean(dim=-1)
             self.losses["descriptors"] = each.mean().item()
             molecules = len(each) if num_items_in_batch is None else self.molecules
             loss = loss + self.knowledge_weight * each.sum() / molecules
@@ -119,12 +119,12 @@ class TaughtLLM(nn.Module):
             self.head.load_state_dict(load_file(folder / HEAD))
 
 
-def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel":
+def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":
     targets: str | list[str] = "all-linear"
-    if settings.targets == "paper":
+    if config.targets == "paper":
         # a tied head is the token embeddings too: an adapter on one of the two would untie them
         targets = _ATTENTION if llm.config.tie_word_embeddings else [*_ATTENTION, "lm_head"]
-    if settings.unsloth and "unsloth" in sys.modules:  # what loaded the LLM
+    if config.unsloth and "unsloth" in sys.modules:  # what loaded the LLM
         from unsloth import FastLanguageModel
 
         if "lm_head" in targets:
@@ -133,23 +133,23 @@ def _with_lora(llm: "PreTrainedModel", settings: FinetuneSettings) -> "PeftModel
             )
         return FastLanguageModel.get_peft_model(
             llm,
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
             target_modules=_ALL_LINEAR if targets == "all-linear" else targets,
             bias="none",
             use_gradient_checkpointing=False,
-            random_state=settings.seed,
+            random_state=config.seed,
         )
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+    lora_config = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with quiet():
-        return get_peft_model(llm, config)
+        return get_peft_model(llm, lora_config)
 
 
 def _head(width: int, descriptors: int) -> nn.Sequential:

@@ -12,20 +12,20 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import DataError, LLMError
 from kflm2.trainers.lora.callbacks import Curve, RandomState, Stop
-from kflm2.trainers.lora.dataset import Collator, Lessons
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset
 
 if TYPE_CHECKING:
     pass
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.model import LoRAModel
 
 
-class LoraTrainer(Trainer):
+class LoRATrainer(Trainer):
     """transformers' Trainer, that writes adapter and head rather than a whole model."""
 
-    model: TaughtLLM
+    model: LoRAModel
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.model.step = self.state.global_step
@@ -57,11 +57,11 @@ class LoraTrainer(Trainer):
 
 
 def train(
-    model: TaughtLLM,
-    lessons: Lessons,
+    model: LoRAModel,
+    lessons: CorpusDataset,
     collator: Collator,
     molecules: int,
-    settings: FinetuneSettings,
+    config: FinetuneConfig,
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
@@ -72,7 +72,7 @@ def train(
         lessons: what to read.
         collator: makes tensors of it.
         molecules: in an epoch.
-        settings: see FinetuneSettings.
+        config: see FinetuneConfig.
         folder: of checkpoints and losses.csv.
         callbacks: called beside its own.
 
@@ -80,8 +80,8 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
         DataError: the disk is full; the last good checkpoint stays.
     """
-    arguments = _arguments(settings, lessons, molecules, next(model.parameters()).device, folder)
-    last = last_checkpoint(folder) if settings.resume else None
+    arguments = _arguments(config, lessons, molecules, next(model.parameters()).device, folder)
+    last = last_checkpoint(folder) if config.resume else None
     if last is not None:
         done = json.loads((last / "trainer_state.json").read_text())["global_step"]
         if done >= arguments.max_steps:
@@ -89,7 +89,7 @@ def train(
             return
         lessons.start = done * lessons.step
     stop = Stop()
-    trainer = LoraTrainer(
+    trainer = LoRATrainer(
         model=model,
         args=arguments,
         train_dataset=lessons,
@@ -114,19 +114,19 @@ def train(
 
 
 def _arguments(
-    settings: FinetuneSettings, lessons: Lessons, molecules: int, device: torch.device, folder: Path
+    config: FinetuneConfig, lessons: CorpusDataset, molecules: int, device: torch.device, folder: Path
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
-        max_steps=max(1, molecules * settings.epochs // lessons.step),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        learning_rate=settings.learning_rate,
+        max_steps=max(1, molecules * config.epochs // lessons.step),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
+        warmup_steps=config.warmup,
         weight_decay=0.0,
-        seed=settings.seed,
-        save_steps=settings.save_steps,
+        seed=config.seed,
+        save_steps=config.save_steps,
         save_total_limit=2,
         logging_strategy="no",
         disable_tqdm=True,
@@ -134,9 +134,9 @@ def _arguments(
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda",
         # named in one process alone, it would be waited for
-        ddp_backend=None if lessons.step == settings.batch_size * settings.accumulation else _backend(device),
+        ddp_backend=None if lessons.step == config.batch_size * config.accumulation else _backend(device),
         # an adapter on the vocabulary head has no part in a step that learns descriptors alone
-        ddp_find_unused_parameters=settings.knowledge != "none" and settings.targets == "paper",
+        ddp_find_unused_parameters=config.knowledge != "none" and config.targets == "paper",
         # lessons pass over by themselves what was read before
         ignore_data_skip=True,
         # every process cuts its share out of the stream; batches of unequal length cannot be sent around

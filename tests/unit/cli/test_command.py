@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from kflm2.cli import stages
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import TrainSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import TrainConfig
 from kflm2.errors import KFLM2Error
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = {"dataset": "SAMPL", "model": "combined"}
 
 
-def _read(*words: str, **script: object) -> TrainSettings:
+def _read(*words: str, **script: object) -> TrainConfig:
     return stages.train.read(list(words), {**SCRIPT, **script})
 
 
@@ -27,9 +27,9 @@ def _config(folder: Path, **values: object) -> str:
 
 
 def test_command_line_before_file_before_script_before_pipeline_before_defaults(tmp_path: Path) -> None:
-    own = MODELS["crossAtt"].defaults["hidden"]
-    assert own != TrainSettings.hidden
-    assert _read().hidden == TrainSettings.hidden == 16
+    own = PIPELINES["crossAtt"].defaults["hidden"]
+    assert own != TrainConfig.hidden
+    assert _read().hidden == TrainConfig.hidden == 16
     assert _read(model="crossAtt").hidden == own
     assert _read("--model", "crossAtt").hidden == own
     assert _read("--model=crossAtt").hidden == own
@@ -154,7 +154,7 @@ def test_help_explains_every_setting_with_its_default() -> None:
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0
     text = " ".join(done.stdout.replace("│", " ").split())
-    for field in dataclasses.fields(TrainSettings):
+    for field in dataclasses.fields(TrainConfig):
         _, found, rest = text.replace(", --no-", " --no-").partition(f" --{field.name.replace('_', '-')} ")
         assert found, field.name
         explanation = rest.partition("(default: ")[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kflm2.config.pipelines import MODELS
+from kflm2.config.pipelines import PIPELINES
 from kflm2.data.datasets import DATASETS
 from kflm2.llm.registry import LLMS
 
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[3] / "task_training"
 
 
 def test_there_is_a_script_for_every_pipeline_and_dataset() -> None:
-    expected = {f"train_{model}_{dataset}.py" for model in MODELS for dataset in DATASETS}
+    expected = {f"train_{model}_{dataset}.py" for model in PIPELINES for dataset in DATASETS}
     assert {path.name for path in FOLDER.glob("*.py")} == expected
 
 

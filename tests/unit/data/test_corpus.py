@@ -11,10 +11,10 @@ from rdkit import Chem
 
 from kflm2.data import corpus
 from kflm2.data.corpus import (
+    CorpusFilter,
+    CorpusStats,
+    ExcludedStructures,
     Reservoir,
-    Selection,
-    Survey,
-    Tested,
     find_corpus,
     fragments,
     is_held_out,
@@ -73,9 +73,9 @@ def test_a_corpus_is_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.M
 def test_unreadable_and_tested_molecules_are_left_out_and_counted(tmp_path: Path) -> None:
     bad = [f"C({'C' * i}" for i in range(30)]
     (tmp_path / "a.smi").write_text("\n".join(["CCO", *bad, "OC(C)=O", "CCN", "CCC", "CCCC"]) + "\n")
-    survey = Survey()
+    survey = CorpusStats()
     # acetic acid is excluded however it is written
-    found = list(Selection(tmp_path / "a.smi", Tested.of(["CC(=O)O"]), limit=3).taught(survey))
+    found = list(CorpusFilter(tmp_path / "a.smi", ExcludedStructures.of(["CC(=O)O"]), limit=3).taught(survey))
     assert found == ["CCO", "CCN", "CCC"]
     assert (survey.read, survey.used, survey.unreadable, survey.tested) == (34, 3, 30, 1)
     assert len(survey.shown) == 20
@@ -104,7 +104,7 @@ def test_a_structure_is_known_however_it_is_written() -> None:
     ]
     for one, other in pairs:
         assert identity(one) == identity(other)
-        assert Tested.of([one]).holds(other), (one, other)
+        assert ExcludedStructures.of([one]).holds(other), (one, other)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         with path.open("w") as file:
             file.writelines(f"{text}\n" for text in itertools.islice(itertools.cycle(SMILES), lines))
         tracemalloc.start()
-        assert sum(1 for _ in Selection(path).taught()) == lines
+        assert sum(1 for _ in CorpusFilter(path).taught()) == lines
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -156,8 +156,8 @@ def test_fragments_are_the_small_molecules_that_a_cut_leaves() -> None:
 def test_fragments_are_taught_once_beside_their_molecules_and_never_of_those_held_out(tmp_path: Path) -> None:
     own = [f"{'C' * i}NC(=O)c1ccc(OC{'C' * j})cc1" for i in range(1, 7) for j in range(10)]
     (tmp_path / "a.smi").write_text("\n".join(own) + "\n")
-    survey = Survey()
-    selection = Selection(tmp_path / "a.smi", held_out=0.3, fragments=True)
+    survey = CorpusStats()
+    selection = CorpusFilter(tmp_path / "a.smi", held_out=0.3, fragments=True)
     taught = list(selection.taught(survey))
     assert taught == list(selection.taught())
     assert survey.taught == len(taught) == len(set(taught))
@@ -169,7 +169,9 @@ def test_fragments_are_taught_once_beside_their_molecules_and_never_of_those_hel
     pieces = {piece for text in own if text not in held_out for piece in fragments(text)}
     assert set(taught) == {text for text in {*own, *pieces} if not is_held_out(text, 0.3)}
     without = next(text for text in taught if text not in own)
-    left = list(Selection(tmp_path / "a.smi", Tested.of([without]), held_out=0.3, fragments=True).taught())
+    left = list(
+        CorpusFilter(tmp_path / "a.smi", ExcludedStructures.of([without]), held_out=0.3, fragments=True).taught()
+    )
     assert [text for text in taught if identity(text) != identity(without)] == left
 
 
@@ -190,6 +192,6 @@ def test_a_reservoir_is_a_fair_sample() -> None:
 
 def test_what_the_llm_cannot_read_at_once_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("CCO\nCCCCCCCC\n")
-    survey = Survey()
-    assert list(Selection(tmp_path / "a.smi", longest=7).taught(survey)) == ["CCO"]
+    survey = CorpusStats()
+    assert list(CorpusFilter(tmp_path / "a.smi", longest=7).taught(survey)) == ["CCO"]
     assert [(own.row, own.reason) for own in survey.shown] == [(2, "8 characters; the LLM reads 7 at once")]

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kflm2.data import structures
-from kflm2.data.datasets import Dataset, File, Kind
+from kflm2.data.datasets import Dataset, File, Task
 from kflm2.data.molecules import Molecules, read_table
 from kflm2.data.structures import deduplicate, duplicates, identity, standard_smiles, standardize
 from kflm2.errors import DataError, MoleculeError
 
 
 def _molecules(
-    folder: Path, rows: list[tuple[str, ...]], kind: Kind = "regression", parts: list[str] | None = None
+    folder: Path, rows: list[tuple[str, ...]], kind: Task = "regression", parts: list[str] | None = None
 ) -> Molecules:
     """Rows of SMILES and targets, '' for a missing label."""
     count = len(rows[0]) - 1
@@ -138,7 +138,7 @@ POOL = ["CCO", "OCC", "CC(=O)[O-].[Na+]", "CC(=O)O", "C(", "", "O=c1cccc[nH]1", 
     st.sampled_from(["regression", "classification"]),
 )
 def test_no_row_disappears_without_being_counted(
-    tmp_path: Path, rows: list[tuple[str, str]], how: str, kind: Kind
+    tmp_path: Path, rows: list[tuple[str, str]], how: str, kind: Task
 ) -> None:
     try:
         molecules = deduplicate(standardize(_molecules(tmp_path, rows, kind), how))

@@ -16,7 +16,7 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import adapters, registry, resolve
 from kflm2.llm.loading import load
-from kflm2.llm.resolve import Source, parse_layers
+from kflm2.llm.resolve import LLMSource, parse_layers
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CC(C)(C)Br", "CCO", "N#Cc1ccncc1", "O"]
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def _plain(folder: Path, smiles: str, layers: tuple[int, ...]) -> np.ndarray:
 
 
 def _embedder(folder: Path, layers: str = "last", budget: int | None = None) -> Embedder:
-    return Embedder(Source.of(resolve.find(str(folder)), None, layers), CPU, budget)
+    return Embedder(LLMSource.of(resolve.find(str(folder)), None, layers), CPU, budget)
 
 
 @pytest.mark.parametrize("budget", [1, 20, 1000])
@@ -159,7 +159,7 @@ def test_the_embedded_llm_gives_the_recorded_states(embedded: Path) -> None:
     for text, ids in golden["token_ids"].items():
         assert tokenizer(text)["input_ids"] == ids
         assert tokenizer.decode(ids) == text
-    source = Source.of(registry.LLMS[registry.EMBEDDED], None, "12,-1")
+    source = LLMSource.of(registry.LLMS[registry.EMBEDDED], None, "12,-1")
     smiles = list(golden["states"])
     rows = Embedder(source, CPU).embed(smiles, "mean", progress=False).values
     assert rows.shape == (len(smiles), 2 * 576)
@@ -178,11 +178,11 @@ def test_the_embedded_llm_comes_with_an_adapter_that_gives_the_recorded_states(e
     weights = load_file(adapter / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {np.dtype("float16")}
     assert (adapter / "adapter_model.safetensors").stat().st_size < 15e6
-    source = Source.of(llm, adapter, "middle")
+    source = LLMSource.of(llm, adapter, "middle")
     assert source.layers == (12,)
     smiles = list(golden["states"])
     rows = Embedder(source, CPU).embed(smiles, "mean", progress=False).values
-    base = Embedder(Source.of(llm, None, "12"), CPU).embed(smiles, "mean", progress=False).values
+    base = Embedder(LLMSource.of(llm, None, "12"), CPU).embed(smiles, "mean", progress=False).values
     for text, row, untaught in zip(smiles, rows, base, strict=True):
         np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
         assert np.abs(row - untaught).max() > 1

@@ -17,7 +17,7 @@ from kflm2.errors import LLMError
 from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters, checkpoints, registry, resolve
 from kflm2.llm.loading import load
-from kflm2.llm.resolve import Source
+from kflm2.llm.resolve import LLMSource
 
 CPU = torch.device("cpu")
 SMILES = ["CCO", "c1ccccc1", "N"]
@@ -42,7 +42,7 @@ def _adapter(base: Path, folder: Path, fresh: bool, name: str | None = None) -> 
 
 
 def _states(base: Path, adapter: Path | None, layers: str = "1,-1") -> np.ndarray:
-    source = Source.of(resolve.find(str(base)), adapter, layers)
+    source = LLMSource.of(resolve.find(str(base)), adapter, layers)
     return Embedder(source, CPU).embed(SMILES, "mean", progress=False).values
 
 
@@ -95,7 +95,7 @@ def test_a_half_checkpoint_is_one_clear_error(tiny_decoder: Path, tmp_path: Path
     for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((tiny_decoder / file).read_bytes())
     with pytest.raises(LLMError, match="no safetensors weights"):
-        Source.of(resolve.find(str(tmp_path)), None, "last")
+        LLMSource.of(resolve.find(str(tmp_path)), None, "last")
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(LLMError, match=registry.EMBEDDED):
         load(tmp_path, None, CPU)
@@ -199,16 +199,16 @@ def test_merged_equals_unmerged(tiny_decoder: Path, tmp_path: Path) -> None:
 def test_an_adapter_of_another_llm_is_refused(tiny_decoder: Path, tmp_path: Path) -> None:
     named = _adapter(tiny_decoder, tmp_path / "named", fresh=True, name="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
     with pytest.raises(LLMError, match=r"made for the LLM DS_1\.5B, not for tiny_decoder"):
-        Source.of(resolve.find(str(tiny_decoder)), named, "last")
+        LLMSource.of(resolve.find(str(tiny_decoder)), named, "last")
     wider = tmp_path / "wider_llm"
     Qwen2ForCausalLM(
         Qwen2Config(vocab_size=38, hidden_size=12, intermediate_size=20, num_hidden_layers=3, num_attention_heads=2)
     ).save_pretrained(wider)
     other = _adapter(wider, tmp_path / "other", fresh=True)
     with pytest.raises(LLMError, match="another LLM"):
-        Source.of(resolve.find(str(tiny_decoder)), other, "last")
+        LLMSource.of(resolve.find(str(tiny_decoder)), other, "last")
     with pytest.raises(LLMError, match=r"no adapter_config\.json"):
-        Source.of(resolve.find(str(tiny_decoder)), tmp_path, "last")
+        LLMSource.of(resolve.find(str(tiny_decoder)), tmp_path, "last")
 
 
 def test_the_default_adapter_is_the_llms_that_was_taught_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import LLMError
 from kflm2.llm.decoding import IGNORE, load_decoder
 from kflm2.llm.grammar import NumberGrammar, number_tokens
 from kflm2.llm.prompter import Prompter
 from kflm2.stages.prompt.templates import parse
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.prompt_tuning import teach
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def test_the_loss_is_of_the_answer_and_the_end_only(prompter: Prompter) -> None:
     (whole,) = prompter.rows(["CO:"], [" -1.5"], whole_text=True)
     assert whole.labels == whole.ids == row.ids
     # and the model's loss is of these alone: other prompts' labels would change it
-    model = TaughtLLM(prompter.llm, FinetuneSettings(), 0).eval()
+    model = LoRAModel(prompter.llm, FinetuneConfig(), 0).eval()
     rows = prompter.rows(PROMPTS, [" 1.0", " -22.5", " 0.1", " 3"])
     loss = model(**prompter.collate(rows))["loss"].item()
     total, count = 0.0, 0
@@ -149,7 +149,7 @@ def test_it_learns_to_answer_and_keeps_the_epoch_that_is_best_on_validation(prom
     # the longer it learns the digits, the less likely it finds these
     valid = prompter.rows(prompts, [" 2.6" if length % 2 else " -8.9" for length in range(1, 13)])
     torch.manual_seed(0)
-    model = TaughtLLM(prompter.llm, FinetuneSettings(rank=16, dropout=0.0), 0)
+    model = LoRAModel(prompter.llm, FinetuneConfig(rank=16, dropout=0.0), 0)
     losses = teach(model, prompter, rows, valid, 20, 4, 0.02, seed=0)
     assert len(losses) == 20
     assert losses[-1] > min(losses) + 0.1
@@ -162,7 +162,7 @@ def test_it_learns_to_answer_and_keeps_the_epoch_that_is_best_on_validation(prom
 
 def test_training_that_diverges_is_one_line(prompter: Prompter) -> None:
     rows = prompter.rows(PROMPTS, [" 1.0"] * 4)
-    model = TaughtLLM(prompter.llm, FinetuneSettings(dropout=0.0), 0)
+    model = LoRAModel(prompter.llm, FinetuneConfig(dropout=0.0), 0)
     with torch.no_grad():
         next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(float("nan"))
     with pytest.raises(LLMError, match="no epoch gave a finite validation loss"):

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from kflm2.data.similarity import fingerprints
-from kflm2.metrics.applicability_domain import Domain
+from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 
 
@@ -111,7 +111,7 @@ def test_a_domain_knows_its_own_and_lets_in_what_validation_was() -> None:
     train = [f"{'C' * n}{end}" for n in range(1, 15) for end in ("O", "N", "C(=O)O", "Cl")]
     valid = [f"{'C' * n}Br" for n in range(1, 21)]
     vectors = rng.normal(size=(len(train) + len(valid), 6))
-    domain = Domain.fit((train, vectors[: len(train)]), (valid, vectors[len(train) :]))
+    domain = ApplicabilityDomain.fit((train, vectors[: len(train)]), (valid, vectors[len(train) :]))
     own = domain.locate(fingerprints(train), vectors[: len(train)])
     assert own.nearest.tolist() == [fingerprints(train).index(mol) for mol in fingerprints(train)]
     assert (own.similarity == 1).all()
@@ -127,5 +127,5 @@ def test_a_domain_knows_its_own_and_lets_in_what_validation_was() -> None:
 def test_a_column_that_never_varies_is_no_distance() -> None:
     vectors = np.ones((8, 3))
     vectors[:, 0] = range(8)
-    domain = Domain([f"{'C' * n}O" for n in range(1, 9)], vectors, 0.0, np.inf)
+    domain = ApplicabilityDomain([f"{'C' * n}O" for n in range(1, 9)], vectors, 0.0, np.inf)
     assert np.isfinite(domain.locate(fingerprints(["CO"]), np.ones((1, 3))).distance).all()

@@ -8,14 +8,14 @@ import pytest
 from rdkit import Chem
 
 from kflm2.errors import DataError, MoleculeError
-from kflm2.predictor.readers import Stream
+from kflm2.predictor.readers import MoleculeReader
 
 
-def _stream(path: Path, name: str | None = None, column: str = "smiles") -> Stream:
-    return Stream.of((str(path),), column, name)
+def _stream(path: Path, name: str | None = None, column: str = "smiles") -> MoleculeReader:
+    return MoleculeReader.of((str(path),), column, name)
 
 
-def _rows(stream: Stream) -> list[tuple[str, str]]:
+def _rows(stream: MoleculeReader) -> list[tuple[str, str]]:
     found = []
     for given in stream.rows():
         try:
@@ -105,7 +105,7 @@ def test_parquet_with_gaps(tmp_path: Path) -> None:
 
 
 def test_words_are_smiles() -> None:
-    assert _rows(Stream.of(("CCO", "C.smi.no"), "smiles", None)) == [("CCO", ""), ("C.smi.no", "")]
+    assert _rows(MoleculeReader.of(("CCO", "C.smi.no"), "smiles", None)) == [("CCO", ""), ("C.smi.no", "")]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_a_parquet_that_cannot_be_read_shows_before_its_rows_are_counted(tmp_pat
 
 def test_a_file_that_is_not_there_and_one_among_words(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file gone\.csv"):
-        Stream.of(("gone.csv",), "smiles", None)
+        MoleculeReader.of(("gone.csv",), "smiles", None)
     (tmp_path / "a.csv").write_text("smiles\nC\n")
     with pytest.raises(DataError, match="among other words"):
-        Stream.of(("C", str(tmp_path / "a.csv")), "smiles", None)
+        MoleculeReader.of(("C", str(tmp_path / "a.csv")), "smiles", None)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "smi", "sdf"])

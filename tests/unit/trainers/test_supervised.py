@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kflm2.config.train import ModelSettings, TrainingSettings
+from kflm2.config.train import ModelConfig, TrainingConfig
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
 from kflm2.featurize.features import Features
@@ -15,12 +15,12 @@ from kflm2.featurize.graphs import build_graphs
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder, build
 from kflm2.trainers import supervised as property_trainer
-from kflm2.trainers.supervised import Fitted, TargetScaler, fit, masked_loss, positive_weights
+from kflm2.trainers.supervised import FittedModel, TargetScaler, fit, masked_loss, positive_weights
 
 N, TARGETS = 40, 2
 CPU = torch.device("cpu")
 SPLIT = Split("random", np.arange(0, 28), np.arange(28, 34), np.arange(34, 40))
-SETTINGS = TrainingSettings(epochs=4, batch_size=8)
+SETTINGS = TrainingConfig(epochs=4, batch_size=8)
 
 
 def _features() -> Features:
@@ -37,12 +37,12 @@ def _targets() -> np.ndarray:
 
 
 def _build(features: Features, targets: int = TARGETS) -> Callable[[], FusedModel]:
-    return lambda: build("combinedSepAtt", features.sizes(), targets, ModelSettings(states_width=16))
+    return lambda: build("combinedSepAtt", features.sizes(), targets, ModelConfig(states_width=16))
 
 
-def _fit(y: np.ndarray, seed: int = 0, settings: TrainingSettings = SETTINGS) -> tuple[Fitted, np.ndarray]:
+def _fit(y: np.ndarray, seed: int = 0, config: TrainingConfig = SETTINGS) -> tuple[FittedModel, np.ndarray]:
     features = _features()
-    fitted = fit(_build(features), features, y, SPLIT, "regression", settings, seed, CPU)
+    fitted = fit(_build(features), features, y, SPLIT, "regression", config, seed, CPU)
     return fitted, fitted.predict(features)
 
 
@@ -57,12 +57,12 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another head of the fusion changes nothing of what the voices learn from their own heads."""
     features, y = _features(), _targets()
-    settings = ModelSettings(states_width=16, vote=("states", "graph"))
-    still = TrainingSettings(epochs=1, batch_size=N)
+    config = ModelConfig(states_width=16, vote=("states", "graph"))
+    still = TrainingConfig(epochs=1, batch_size=N)
 
     def gradients(bias: float) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
-        model = build("combined", features.sizes(), TARGETS, settings)
+        model = build("combined", features.sizes(), TARGETS, config)
         torch.nn.init.constant_(model.head.bias, bias)
         seen = {}
         clip = torch.nn.utils.clip_grad_norm_
@@ -90,11 +90,11 @@ def test_test_labels_change_nothing_at_all() -> None:
 def test_class_weights_come_from_training_labels_only() -> None:
     features = _features()
     y = (np.arange(N) % 4 == 1).astype(float)[:, None]
-    settings = TrainingSettings(epochs=2, batch_size=8, class_weight="balanced")
+    config = TrainingConfig(epochs=2, batch_size=8, class_weight="balanced")
     predicted = []
     for labels in (y[SPLIT.test], 1 - y[SPLIT.test]):
         y[SPLIT.test] = labels
-        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", config, 0, CPU)
         predicted.append(fitted.predict(features))
     np.testing.assert_array_equal(*predicted)
 
@@ -173,8 +173,8 @@ def test_weighting_raises_the_probabilities_of_a_rare_class() -> None:
     y[[2, 9, 16, 30, 36]] = 1
     predicted = {}
     for how in ("none", "balanced"):
-        settings = TrainingSettings(epochs=10, batch_size=8, class_weight=how)
-        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", settings, 0, CPU)
+        config = TrainingConfig(epochs=10, batch_size=8, class_weight=how)
+        fitted = fit(_build(features, 1), features, y, SPLIT, "classification", config, 0, CPU)
         predicted[how] = fitted.predict(features).mean()
     assert predicted["balanced"] > predicted["none"] + 0.1
 
@@ -191,21 +191,21 @@ def test_the_scaling_of_states_is_learnt_from_training_molecules_however_many(mo
 
 def test_the_weights_that_were_best_on_validation_are_kept() -> None:
     """An over-large step makes late epochs worse; the prediction must be the best epoch's, not the last one's."""
-    settings = TrainingSettings(epochs=12, batch_size=8, learning_rate=0.05)
-    fitted, y_pred = _fit(_targets(), settings=settings)
+    config = TrainingConfig(epochs=12, batch_size=8, learning_rate=0.05)
+    fitted, y_pred = _fit(_targets(), config=config)
     valid = fitted.history["valid"]
     assert len(valid) == 12
     assert fitted.best_epoch == int(np.argmin(valid)) + 1 < 12
     y = torch.from_numpy(fitted.scaler.scale(_targets()))[SPLIT.valid]
     again = masked_loss(torch.from_numpy(fitted.scaler.scale(y_pred))[SPLIT.valid], y, "regression").item()
     assert again == pytest.approx(min(valid), rel=1e-4)
-    stopped, _ = _fit(_targets(), settings=TrainingSettings(epochs=fitted.best_epoch, batch_size=8, learning_rate=0.05))
+    stopped, _ = _fit(_targets(), config=TrainingConfig(epochs=fitted.best_epoch, batch_size=8, learning_rate=0.05))
     np.testing.assert_array_equal(stopped.predict(_features()), y_pred)
 
 
 def test_early_stopping_waits_for_patience_epochs() -> None:
-    settings = TrainingSettings(epochs=60, batch_size=8, learning_rate=0.05, patience=3)
-    fitted, _ = _fit(_targets(), settings=settings)
+    config = TrainingConfig(epochs=60, batch_size=8, learning_rate=0.05, patience=3)
+    fitted, _ = _fit(_targets(), config=config)
     epochs = len(fitted.history["valid"])
     assert epochs == fitted.best_epoch + 3 < 60
 
@@ -213,9 +213,9 @@ def test_early_stopping_waits_for_patience_epochs() -> None:
 def test_predictions_keep_row_order_and_units() -> None:
     features = _features()
     y = np.stack([np.arange(N) * 100.0, np.arange(N) * -1.0], axis=1)
-    settings = TrainingSettings(epochs=60, batch_size=8)
+    config = TrainingConfig(epochs=60, batch_size=8)
     split = Split("random", np.arange(N), np.arange(6), np.arange(6))
-    y_pred = fit(_build(features), features, y, split, "regression", settings, 0, CPU).predict(features)
+    y_pred = fit(_build(features), features, y, split, "regression", config, 0, CPU).predict(features)
     assert np.corrcoef(y_pred[:, 0], y[:, 0])[0, 1] > 0.9
     assert np.abs(y_pred - y).mean(axis=0)[0] < 600
 
@@ -225,12 +225,12 @@ def test_classes_are_predicted_as_probabilities() -> None:
     y = (np.arange(N) % 3 == 1).astype(float)[:, None]  # whether the hetero atom is oxygen
     y[3] = np.nan
     split = Split("random", np.arange(N), np.arange(9), np.arange(9))
-    settings = TrainingSettings(epochs=60, batch_size=8)
-    y_pred = fit(_build(features, 1), features, y, split, "classification", settings, 0, CPU).predict(features)
+    config = TrainingConfig(epochs=60, batch_size=8)
+    y_pred = fit(_build(features, 1), features, y, split, "classification", config, 0, CPU).predict(features)
     assert ((y_pred >= 0) & (y_pred <= 1)).all()
     assert y_pred[1::3].mean() > y_pred[2::3].mean() + 0.3
 
 
 def test_a_diverging_loss_is_an_error_and_no_result() -> None:
     with pytest.raises(KFLM2Error, match="diverged"):
-        _fit(_targets(), settings=TrainingSettings(epochs=4, learning_rate=1e30))
+        _fit(_targets(), config=TrainingConfig(epochs=4, learning_rate=1e30))

@@ -10,9 +10,9 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from kflm2.cli import stages
-from kflm2.config.table import TableSettings
+from kflm2.config.table import TableConfig
 from kflm2.data import datasets
-from kflm2.data.datasets import DATASETS, Kind
+from kflm2.data.datasets import DATASETS, Task
 from kflm2.stages.audit.stage import audit
 from kflm2.stages.datasets import overview
 
@@ -32,12 +32,12 @@ CCCCCC,8.0,valid
 """
 
 
-def _audit(folder: Path, text: str, kind: Kind = "regression") -> Path:
+def _audit(folder: Path, text: str, kind: Task = "regression") -> Path:
     (folder / "own.csv").write_text(text)
-    settings = TableSettings(
+    config = TableConfig(
         csv=folder / "own.csv", target_columns=("y",), split_column="part", kind=kind, out=folder / "out"
     )
-    audit(settings)
+    audit(config)
     return folder / "out" / "own" / "audit-given-0"
 
 
@@ -101,7 +101,7 @@ DUPLICATES = {"Delaney": (11, 11), "Warrior": (446, 464), "BBBP": (64, 68), "Cli
 
 @pytest.mark.parametrize("name", DUPLICATES)
 def test_the_known_dirt_of_the_published_files_is_found(name: str, dataset_files: None, tmp_path: Path) -> None:
-    audit(TableSettings(dataset=name, out=tmp_path))
+    audit(TableConfig(dataset=name, out=tmp_path))
     (path,) = tmp_path.glob(f"{name}/audit-*/audit.json")
     summary = json.loads(path.read_text())
     found = summary["duplicates"]

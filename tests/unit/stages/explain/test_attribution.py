@@ -15,8 +15,8 @@ from torch import nn
 from torch_geometric.utils import scatter
 from transformers import AutoTokenizer
 
-from kflm2.config.pipelines import MODELS
-from kflm2.config.train import ModelSettings
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import ModelConfig
 from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import graphs_of
@@ -25,10 +25,10 @@ from kflm2.model import CrossAttention, Encoded, StatesEncoder, build
 from kflm2.stages.explain import attribution
 from kflm2.stages.explain import plots as attribution_picture
 from kflm2.stages.explain.attribution import Attribution, blank, descriptor_names, explain, integrate, mean_output
-from kflm2.stages.explain.canvas import Pen
+from kflm2.stages.explain.canvas import Canvas
 from kflm2.stages.explain.plots import Explained
 from kflm2.stages.explain.stage import token_texts
-from kflm2.trainers.supervised import Ensemble, Fitted, TargetScaler
+from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 
 SMILES = "CC(=O)Oc1ccccc1F"
 TOKENS, WIDTH, DESCRIPTORS, TARGETS = 6, 7, 5, 3
@@ -60,23 +60,23 @@ def _batch(features: Features) -> Batch:
 
 def _ensemble(name: str, encoder: str, features: Features, std: float = 0.1, members: int = 2) -> Ensemble:
     """Members of random weights that share the scaling of their inputs."""
-    settings = ModelSettings(graph_encoder=encoder, graph_width=10, graph_depth=2, states_width=12)
+    config = ModelConfig(graph_encoder=encoder, graph_width=10, graph_depth=2, states_width=12)
     scaler = TargetScaler.of(np.array([0.0, -3.0, 1.0]), np.array([1.0, std, 1.0]))
     fitted = []
     for seed in range(members):
         torch.manual_seed(seed)
-        model = build(name, features.sizes(), TARGETS, settings).eval()
+        model = build(name, features.sizes(), TARGETS, config).eval()
         for module in model.modules():
             if isinstance(module, CrossAttention) and module.needs_items:
                 nn.init.ones_(module.gates)
             if isinstance(module, StatesEncoder):
                 module.scale.fit(torch.linspace(-1, 3, 4 * WIDTH).reshape(4, WIDTH))
-        fitted.append(Fitted(model, scaler, "regression", CPU, 1))
+        fitted.append(FittedModel(model, scaler, "regression", CPU, 1))
     return Ensemble(fitted, None, features.sizes())
 
 
 def _views(name: str) -> tuple[str, ...]:
-    return (*MODELS[name].views, "descriptors")
+    return (*PIPELINES[name].views, "descriptors")
 
 
 def test_a_linear_model_gives_weight_times_distance() -> None:
@@ -305,7 +305,7 @@ def test_the_strip_holds_all_tokens_in_order_and_within_the_picture() -> None:
         assert line[-1][0] + line[-1][1] <= attribution_picture._INNER
         for (left, wide, i), (following, _, _) in pairwise(line):
             assert left + wide < following
-            assert wide > Pen.width(tokens[i], 14)
+            assert wide > Canvas.width(tokens[i], 14)
 
 
 def test_colours_end_at_the_weightiest_part_and_tell_signs_apart() -> None:

@@ -9,12 +9,12 @@ import torch
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
-from kflm2.data.corpus import Selection
+from kflm2.data.corpus import CorpusFilter
 from kflm2.data.datasets import find
 from kflm2.data.molecules import read_table
 from kflm2.llm.decoding import load_decoder
 from kflm2.stages.finetune import evaluation as judge
-from kflm2.stages.finetune.evaluation import Judged, Sampled, canonical, mean_states, probe, sample, taught_among
+from kflm2.stages.finetune.evaluation import LLMEvaluation, Sampled, canonical, mean_states, probe, sample, taught_among
 
 CPU = torch.device("cpu")
 
@@ -91,7 +91,7 @@ def test_states_do_not_depend_on_the_batch_and_dropout_is_off(tiny_decoder: Path
 def test_before_and_after_are_compared_and_the_samples_kept(tiny_decoder: Path, tmp_path: Path) -> None:
     (tmp_path / "own.smi").write_text("C\nN\nCC\nNN\n")
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    judged = Judged(Selection(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
+    judged = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
     before = judged.written(llm)
     with torch.no_grad():  # an LLM that ends at once: C and N, all of them taught
         llm.lm_head.weight.zero_()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kflm2.data.datasets import DATASETS
 from kflm2.errors import DataError
 from kflm2.files import project_folder
-from kflm2.stages.prompt.templates import Wording, parse, read_wording
+from kflm2.stages.prompt.templates import PromptSpec, parse, read_prompt_spec
 
 TABLE = project_folder() / "prompt" / "prompts.toml"
 
@@ -17,7 +17,7 @@ TABLE = project_folder() / "prompt" / "prompts.toml"
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_has_words_of_its_own(name: str) -> None:
     dataset = DATASETS[name]
-    wording = read_wording(TABLE, name, dataset.targets[0], dataset.kind)
+    wording = read_prompt_spec(TABLE, name, dataset.targets[0], dataset.kind)
     assert len(wording.templates) == 4
     assert f"[{name}]" in TABLE.read_text()
     assert wording.unit == dataset.unit
@@ -28,16 +28,16 @@ def test_every_dataset_has_words_of_its_own(name: str) -> None:
 
 
 def test_the_papers_prompt_with_examples() -> None:
-    wording = read_wording(TABLE, "SAMPL", "expt", "regression")
+    wording = read_prompt_spec(TABLE, "SAMPL", "expt", "regression")
     assert wording.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
     assert wording.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
         "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
         "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
         "SMILES: CCO\nhydration free energy (kcal/mol):"
     )
-    own = read_wording(TABLE, "mine", "logS", "regression")
+    own = read_prompt_spec(TABLE, "mine", "logS", "regression")
     assert own.ask("CCO", "plain") == "SMILES: CCO\nlogS:"
-    tox = read_wording(TABLE, "Tox21", "SR-p53", "classification")
+    tox = read_prompt_spec(TABLE, "Tox21", "SR-p53", "classification")
     assert tox.quantity == "is active in the toxicity assay SR-p53"
     assert (tox.write(0.0), tox.write(1.0)) == (" no", " yes")
     with pytest.raises(DataError, match=r"0\.5 is no class"):
@@ -45,7 +45,7 @@ def test_the_papers_prompt_with_examples() -> None:
 
 
 GOOD = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
-WORDING = Wording({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
+WORDING = PromptSpec({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
 
 
 @given(st.floats(-999_999, 999_999))
@@ -94,7 +94,7 @@ def test_a_table_that_cannot_be_used_is_one_line(table: str, told: str, tmp_path
     path = tmp_path / "prompts.toml"
     path.write_text(table)
     with pytest.raises(DataError, match=told) as caught:
-        read_wording(path, "SAMPL", "expt", "regression")
+        read_prompt_spec(path, "SAMPL", "expt", "regression")
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="No such file"):
-        read_wording(tmp_path / "none.toml", "SAMPL", "expt", "regression")
+        read_prompt_spec(tmp_path / "none.toml", "SAMPL", "expt", "regression")

@@ -14,7 +14,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Draw import rdMolDraw2D
 from sklearn.metrics import roc_auc_score
 
-from kflm2.results.saved_runs import KeptDataset, KeptMethod, KeptRun
+from kflm2.results.saved_runs import SavedDataset, SavedMethod, SavedRun
 from kflm2.stages.report import page
 from kflm2.stages.report import plot_data as page_figures
 from kflm2.stages.report import text as page_words
@@ -24,7 +24,7 @@ SMILES = ["C" * n for n in range(1, 12)] + ["c1ccccc1", "Cc1ccccc1O", "CCN", "CC
 PARTS = ["train"] * 7 + ["valid"] * 4 + ["test"] * 5
 
 
-def _run(folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1.0, share: float = 0.8) -> KeptRun:
+def _run(folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1.0, share: float = 0.8) -> SavedRun:
     """A run whose parts, labels and predictions are drawn from its seed."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(SMILES))
@@ -45,16 +45,16 @@ def _run(folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1
         "coverage": {"test": {"confidence": 0.9, "share": share, "size": 1.0}},
         "config": {"csv": "own.csv"},
     }
-    return KeptRun(folder, made)
+    return SavedRun(folder, made)
 
 
-def _method(folder: Path, name: str = "one", split: str = "random", seeds: int = 2, **values: Any) -> KeptMethod:
+def _method(folder: Path, name: str = "one", split: str = "random", seeds: int = 2, **values: Any) -> SavedMethod:
     runs = [_run(folder / name / f"{split}-{seed}", seed, **values) for seed in range(seeds)]
-    return KeptMethod(name, split, runs, "", f"kflm2 train own.csv --name {name} --split scaffold")
+    return SavedMethod(name, split, runs, "", f"kflm2 train own.csv --name {name} --split scaffold")
 
 
 def test_the_worst_are_means_over_the_runs_that_tested_them(tmp_path: Path) -> None:
-    method, near = _method(tmp_path, seeds=6), KeptDataset([], {}, "").near
+    method, near = _method(tmp_path, seeds=6), SavedDataset([], {}, "").near
     slow: dict[str, list[tuple[float, float]]] = {}
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints = {smiles: generator.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in SMILES}
@@ -85,7 +85,7 @@ def test_a_missing_label_is_no_error_and_no_number(tmp_path: Path) -> None:
     method = _method(tmp_path, seeds=1)
     tested = method.first.table.query("part == 'test'").index
     method.first.table.loc[tested[0], "y_true_y"] = np.nan
-    assert len(page_figures.worst(method, KeptDataset([], {}, "").near, 0)) == 4
+    assert len(page_figures.worst(method, SavedDataset([], {}, "").near, 0)) == 4
     assert page._round([{"a": float("nan")}, (float("inf"), 1.23456789, 7)]) == [{"a": None}, [None, 1.2346, 7]]
 
 
@@ -117,24 +117,24 @@ def test_the_best_on_validation_is_shown_first(tmp_path: Path) -> None:
         _method(tmp_path, "bad", valid=2.0),
         _method(tmp_path, "good", valid=1.0),
     ]
-    first, why = page_words.first_shown(KeptDataset(methods, {}, ""))
+    first, why = page_words.first_shown(SavedDataset(methods, {}, ""))
     assert methods[first].name == "good"  # the cluster splits have one method, and their figures do not compare
     assert "best of the 2 methods on random splits by validation RMSE (1.000" in why
     classes = [
         _method(tmp_path / "classes", name, kind="classification", valid=value)
         for name, value in (("low", 0.6), ("high", 0.9))
     ]
-    assert page_words.first_shown(KeptDataset(classes, {}, ""))[0] == 1
+    assert page_words.first_shown(SavedDataset(classes, {}, ""))[0] == 1
 
 
 def test_what_intervals_promised_and_kept(tmp_path: Path) -> None:
     one, other = _method(tmp_path, "one", share=0.92), _method(tmp_path, "other", "scaffold", share=0.7)
-    said = page_words.promise(one, KeptDataset([one, other], {}, ""))
+    said = page_words.promise(one, SavedDataset([one, other], {}, ""))
     assert "90 % of the intervals hold the measured value. Found for one: on random splits 92.0" in said["sentences"][0]
     assert "not measured for one. Of other methods: other held 70.0 ± 0.0 %." in said["sentences"][-1]
     assert said["command"] == "kflm2 train own.csv --name one --split scaffold"
     same = _method(tmp_path, "one", "scaffold", share=0.7)
-    said = page_words.promise(one, KeptDataset([one, same], {}, ""))
+    said = page_words.promise(one, SavedDataset([one, same], {}, ""))
     assert "on scaffold splits 70.0 ± 0.0 % (2 runs)" in said["sentences"][0]
     assert "20.0 points below the promise" in said["sentences"][-1]
     assert said["command"] is None

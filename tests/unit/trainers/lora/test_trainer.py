@@ -16,9 +16,9 @@ from rdkit.Chem import rdMolDescriptors
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
-from kflm2.config.finetune import FinetuneSettings
+from kflm2.config.finetune import FinetuneConfig
 from kflm2.data import datasets
-from kflm2.data.corpus import Selection
+from kflm2.data.corpus import CorpusFilter
 from kflm2.data.molecules import read_table
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.featurize.descriptors import rdkit_names
@@ -26,17 +26,17 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters
 from kflm2.llm import decoding as decoder_module
 from kflm2.llm import resolve as llms
-from kflm2.llm.decoding import IGNORE, cut, load_decoder, pooled, states, tokens_and_labels
-from kflm2.llm.resolve import Source
+from kflm2.llm.decoding import IGNORE, cut, hidden_states, load_decoder, mean_pool, tokens_and_labels
+from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
 from kflm2.trainers.lora import dataset as lessons_module
-from kflm2.trainers.lora.dataset import Collator, DescriptorTargets, Lessons
-from kflm2.trainers.lora.model import TaughtLLM
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
+from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.lora.trainer import last_checkpoint, train
 
 CPU = torch.device("cpu")
 SMILES = [text for text in read_table(datasets.find("SAMPL")).smiles if len(text) < 20][:60]
-SETTINGS = FinetuneSettings(rank=4, alpha=8, batch_size=4, save_steps=3, dropout=0.1)
+SETTINGS = FinetuneConfig(rank=4, alpha=8, batch_size=4, save_steps=3, dropout=0.1)
 
 
 def _corpus(folder: Path, smiles: list[str] = SMILES) -> Path:
@@ -44,9 +44,9 @@ def _corpus(folder: Path, smiles: list[str] = SMILES) -> Path:
     return folder / "own.smi"
 
 
-def _lessons(path: Path, tiny: Path, limit: int | None = None, **more: int) -> Lessons:
+def _lessons(path: Path, tiny: Path, limit: int | None = None, **more: int) -> CorpusDataset:
     values = {"epochs": 1, "step": 4, "seed": 0, **more}
-    return Lessons(Selection(path, limit=limit), AutoTokenizer.from_pretrained(tiny), **values)
+    return CorpusDataset(CorpusFilter(path, limit=limit), AutoTokenizer.from_pretrained(tiny), **values)
 
 
 @pytest.mark.parametrize("block", [7, 1000])
@@ -103,11 +103,11 @@ def test_targets_are_rdkits_descriptors_ranked_and_standardized() -> None:
     assert np.corrcoef(np.argsort(np.argsort(values[:, column])), np.argsort(np.argsort(weight)))[0, 1] > 0.99
 
 
-def _taught(folder: Path, settings: FinetuneSettings = SETTINGS, descriptors: int = 0) -> TaughtLLM:
+def _taught(folder: Path, config: FinetuneConfig = SETTINGS, descriptors: int = 0) -> LoRAModel:
     torch.manual_seed(0)
     base, _ = load_decoder(folder, CPU)
-    cut(base, settings.layers)
-    return TaughtLLM(base, settings, descriptors)
+    cut(base, config.layers)
+    return LoRAModel(base, config, descriptors)
 
 
 def test_a_fresh_adapter_changes_nothing_and_the_loss_is_transformers_own(tiny_decoder: Path) -> None:
@@ -146,7 +146,7 @@ def test_pooling_leaves_out_end_and_padding() -> None:
     states = torch.arange(2 * 4 * 3).reshape(2, 4, 3).float()
     labels = torch.tensor([[5, 6, 7, 0], [5, 0, IGNORE, IGNORE]])
     expected = torch.stack([states[0, :3].mean(dim=0), states[1, 0]])
-    torch.testing.assert_close(pooled(states, labels), expected)
+    torch.testing.assert_close(mean_pool(states, labels), expected)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "paper"])
@@ -156,9 +156,9 @@ def test_the_papers_targets_leave_a_tied_head_alone(tiny_decoder: Path, tmp_path
     tied.tie_weights()
     tied.save_pretrained(tmp_path / "tied")
     AutoTokenizer.from_pretrained(tiny_decoder).save_pretrained(tmp_path / "tied")
-    settings = dataclasses.replace(SETTINGS, targets=targets)
+    config = dataclasses.replace(SETTINGS, targets=targets)
     for folder, has_head in ((tiny_decoder, True), (tmp_path / "tied", False)):
-        weights = [name for name, _ in _taught(folder, settings).named_parameters() if ".lora_" in name]
+        weights = [name for name, _ in _taught(folder, config).named_parameters() if ".lora_" in name]
         names = {name.partition(".lora_")[0].rpartition(".")[2] for name in weights}
         if targets == "paper":
             assert names == {"q_proj", "k_proj", "v_proj", "o_proj"} | ({"lm_head"} if has_head else set())
@@ -170,55 +170,55 @@ def _train(
     folder: Path,
     tiny: Path,
     path: Path,
-    settings: FinetuneSettings,
+    config: FinetuneConfig,
     molecules: int = 40,
     callbacks: Sequence[TrainerCallback] = (),
     step: int = 4,
-) -> TaughtLLM:
+) -> LoRAModel:
     targets = DescriptorTargets(SMILES)
-    model = _taught(tiny, settings, len(targets.columns))
+    model = _taught(tiny, config, len(targets.columns))
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.fit_head(mean_states(model.llm, tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
     collator = Collator(tokenizer, 24, 0.5, targets)
-    train(model, _lessons(path, tiny, limit=molecules, step=step), collator, molecules, settings, folder, callbacks)
+    train(model, _lessons(path, tiny, limit=molecules, step=step), collator, molecules, config, folder, callbacks)
     model.save(folder)
     return model
 
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::FutureWarning")  # a user sees no wall of peft's
 def test_it_learns_and_stage_2_reads_what_it_learnt(tiny_decoder: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
+    config = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
     path = _corpus(tmp_path, SMILES * 6)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    before = perplexity(_taught(tiny_decoder, settings).llm, tokenizer, SMILES, 24)
-    model = _train(tmp_path / "adapter", tiny_decoder, path, settings, molecules=360)
+    before = perplexity(_taught(tiny_decoder, config).llm, tokenizer, SMILES, 24)
+    model = _train(tmp_path / "adapter", tiny_decoder, path, config, molecules=360)
     assert perplexity(model.llm, tokenizer, SMILES, 24) < 0.7 * before  # the head of random weights stays as it is
     rows = np.loadtxt(tmp_path / "adapter" / "losses.csv", delimiter=",", skiprows=1)
     assert (rows[-20:, 1:].mean(axis=0) < rows[:5, 1:].mean(axis=0)).all()
     # as stage 1 saw them: mean state of the last kept layer, before the norm
     (tmp_path / "adapter" / adapters.CARD).write_text('{"layers": 2}')
     for layers in ("middle", "last", "2"):
-        source = Source.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", layers)
+        source = LLMSource.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", layers)
         assert source.layers == (2,)
         values = Embedder(source, CPU).embed(SMILES[:9], "mean", progress=False).take(np.arange(9)).values
         expected = mean_states(model.llm, tokenizer, SMILES[:9], 24)
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(SettingError, match="each must be one of 0 to 2"):
-        Source.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", "3")
+        LLMSource.of(llms.find(str(tiny_decoder)), tmp_path / "adapter", "3")
 
 
 def test_stopped_and_resumed_it_gives_the_same_bits(tiny_decoder: Path, tmp_path: Path) -> None:
     path = _corpus(tmp_path)
-    settings = dataclasses.replace(SETTINGS, knowledge="descriptors")
-    _train(tmp_path / "whole", tiny_decoder, path, settings)
-    _train(tmp_path / "parts", tiny_decoder, path, settings)
+    config = dataclasses.replace(SETTINGS, knowledge="descriptors")
+    _train(tmp_path / "whole", tiny_decoder, path, config)
+    _train(tmp_path / "parts", tiny_decoder, path, config)
     # as if it had been killed before the last checkpoint was written
     found = (tmp_path / "parts" / "checkpoints").glob("checkpoint-*")
     earlier, last = sorted(found, key=lambda own: int(own.name.partition("-")[2]))
     shutil.rmtree(last)
     assert 0 < int(earlier.name.partition("-")[2]) < 10
-    _train(tmp_path / "parts", tiny_decoder, path, dataclasses.replace(settings, resume=True))
+    _train(tmp_path / "parts", tiny_decoder, path, dataclasses.replace(config, resume=True))
     for name in ("adapter_model.safetensors", "knowledge_head.safetensors"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -240,20 +240,20 @@ def test_packed_in_one_row_the_states_are_the_same(tiny_decoder: Path, monkeypat
     batch = tokens_and_labels(tokenizer, ["CCO", "C1CCCCC1N", "O", "CC"], 24)
     real = batch["labels"] != IGNORE
     with torch.inference_mode():
-        padded = states(llm.eval(), batch["input_ids"], real)
+        padded = hidden_states(llm.eval(), batch["input_ids"], real)
         monkeypatch.setattr(decoder_module, "_FLASH", llm.config._attn_implementation)
-        packed = states(llm, batch["input_ids"], real)
+        packed = hidden_states(llm, batch["input_ids"], real)
     torch.testing.assert_close(packed[real], padded[real])
     assert not packed[~real].any()
 
 
 def test_resumed_at_its_end_it_is_what_it_was(tiny_decoder: Path, tmp_path: Path) -> None:
     path = _corpus(tmp_path)
-    settings = dataclasses.replace(SETTINGS, accumulation=2)
-    whole = _train(tmp_path / "own", tiny_decoder, path, settings, step=8)
+    config = dataclasses.replace(SETTINGS, accumulation=2)
+    whole = _train(tmp_path / "own", tiny_decoder, path, config, step=8)
     assert last_checkpoint(tmp_path / "own") == tmp_path / "own" / "checkpoints" / "checkpoint-5"
     losses = (tmp_path / "own" / "losses.csv").read_bytes()
-    again = _train(tmp_path / "own", tiny_decoder, path, dataclasses.replace(settings, resume=True), step=8)
+    again = _train(tmp_path / "own", tiny_decoder, path, dataclasses.replace(config, resume=True), step=8)
     for (name, one), (_, other) in zip(whole.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(one, other), name
     assert (tmp_path / "own" / "losses.csv").read_bytes() == losses
@@ -294,8 +294,8 @@ def test_what_needs_cuda_says_what_is_used_instead(tiny_decoder: Path, capsys: p
 
 
 def test_the_next_token_is_learnt_in_every_third_step_only(tiny_decoder: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(SETTINGS, knowledge="descriptors", next_token_every=3)
-    _train(tmp_path / "adapter", tiny_decoder, _corpus(tmp_path), settings)
+    config = dataclasses.replace(SETTINGS, knowledge="descriptors", next_token_every=3)
+    _train(tmp_path / "adapter", tiny_decoder, _corpus(tmp_path), config)
     with (tmp_path / "adapter" / "losses.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [bool(row["next token"]) for row in rows] == [step % 3 == 0 for step in range(10)]
