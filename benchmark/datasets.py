@@ -102,7 +102,7 @@ def table(model: str) -> str:
 
 def _line(name: str, part: str, result: dict, predictions: pd.DataFrame) -> str:
     dataset, figures = DATASETS[name], result["metrics"][part]
-    if dataset.kind == "regression":
+    if dataset.task == "regression":
         main, further = "RMSE", ["R2", "Spearman"]
         trivial = f"{_mean_of_train(predictions, part, dataset.targets[0]):.3f}"
     else:

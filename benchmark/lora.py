@@ -73,12 +73,12 @@ def our_way(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
     model, tokenizer, optimizer = fresh(config, len(targets.columns) if targets else 0)
     collator = Collator(tokenizer, PADDED_TO, 0.0, targets)
     size = config.batch_size
-    lessons = list(CorpusDataset(CorpusFilter(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
+    dataset = list(CorpusDataset(CorpusFilter(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
 
     def teach() -> None:
-        for start in range(0, len(lessons), size):
+        for start in range(0, len(dataset), size):
             model.step = start // size
-            model(**collator(lessons[start : start + size]))["loss"].backward()
+            model(**collator(dataset[start : start + size]))["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
 

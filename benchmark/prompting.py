@@ -61,8 +61,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
     options = parser.parse_args()
     dataset = datasets.find("SAMPL")
-    wording = read_prompt_spec(project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.kind)
-    prompts = [wording.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
+    prompt_spec = read_prompt_spec(
+        project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.task
+    )
+    prompts = [prompt_spec.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), torch.device("cpu"))
     prompter = Prompter(llm.eval(), tokenizer)
 

@@ -116,7 +116,7 @@ class _Estimator(BaseEstimator):
             raise ValueError(f"random_state is {self.random_state!r}; it must be an integer")
         chosen = {name: value for name, value in self.get_params().items() if name not in _OWN and value is not None}
         config = TrainConfig.of(
-            **chosen, csv=Path("memory"), target_columns=("y",), kind=self._kind, runs=1, seed=self.random_state
+            **chosen, csv=Path("memory"), target_columns=("y",), task=self._kind, runs=1, seed=self.random_state
         )
         config.check()
         return config
@@ -133,7 +133,7 @@ class _Estimator(BaseEstimator):
         split = Split("random", np.sort(order[valid:]), np.sort(order[:valid]), np.zeros(0, dtype=int))
         targets = ("y",) if y_true.shape[1] == 1 else tuple(f"y{k}" for k in range(y_true.shape[1]))
         molecules = Molecules(
-            dataset=Dataset("memory", (), targets, kind=self._kind),
+            dataset=Dataset("memory", (), targets, task=self._kind),
             sha256=sha256_texts([*smiles, *map(str, y_true.ravel())]),
             read=count,
             rows=np.arange(1, count + 1),
@@ -150,7 +150,7 @@ class _Estimator(BaseEstimator):
             raise ValueError(f"X[{first.row - 1}] {first.smiles!r}: {first.reason}")
         self.bundle_ = keeping.bundle_of(experiment.fit_once(config, molecules, split))
 
-    def _said(self, X: Any, confidence: float = CONFIDENCE) -> Predicted:
+    def _assemble(self, X: Any, confidence: float = CONFIDENCE) -> Predicted:
         check_is_fitted(self)
         smiles = _texts(X)
         said = Predictor(self.bundle_).predict(smiles, confidence)
@@ -179,8 +179,8 @@ class _Estimator(BaseEstimator):
             KFLM2Error: it cannot be used.
         """
         bundle = Bundle.load(Path(folder), llm, torch.device("cpu"))
-        if bundle.kind != cls._kind:
-            raise ValueError(f"bundle {folder} is of {bundle.kind}, and {cls.__name__} of {cls._kind}")
+        if bundle.task != cls._kind:
+            raise ValueError(f"bundle {folder} is of {bundle.task}, and {cls.__name__} of {cls._kind}")
         names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
         kept = {name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "device"}}
         kept["ensemble"] = len(bundle.ensemble.members)
@@ -224,11 +224,11 @@ class KFLM2Regressor(RegressorMixin, _Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) or (n, K) predictions."""
-        return self._shaped(self._said(X).y_pred)
+        return self._shaped(self._assemble(X).y_pred)
 
     def predict_interval(self, X: Any, confidence: float = CONFIDENCE) -> np.ndarray:
         """(n, 2) or (n, K, 2) low and high of intervals that hold the true value with a given confidence."""
-        intervals = self._said(X, confidence).intervals
+        intervals = self._assemble(X, confidence).intervals
         assert intervals is not None
         return self._shaped(intervals)
 
@@ -268,7 +268,7 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(n, 2) calibrated probabilities of the classes, in the order of classes_."""
-        one = self._said(X).y_pred[:, 0]
+        one = self._assemble(X).y_pred[:, 0]
         return np.stack([1 - one, one], axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -277,7 +277,7 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
 
     def predict_set(self, X: Any, confidence: float = CONFIDENCE) -> np.ndarray:
         """(n, 2) whether each class is possible: a true class is among them with a given confidence."""
-        sets = self._said(X, confidence).sets
+        sets = self._assemble(X, confidence).sets
         assert sets is not None
         return sets[:, 0]
 

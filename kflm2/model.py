@@ -363,7 +363,7 @@ class FusedModel(nn.Module):
         fusion: nn.Module,
         hidden: int,
         targets: int,
-        voices: dict[str, nn.Module] | None = None,
+        auxiliary_heads: dict[str, nn.Module] | None = None,
     ) -> None:
         """Put a model together.
 
@@ -378,7 +378,7 @@ class FusedModel(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
         self.head = nn.Linear(hidden, targets)
-        self.voices = nn.ModuleDict(voices or {})
+        self.auxiliary_heads = nn.ModuleDict(auxiliary_heads or {})
 
     def fit_scales(self, train: Batch) -> None:
         """Learn the scaling of the states from a batch of all training molecules."""
@@ -388,15 +388,15 @@ class FusedModel(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, K) scaled targets, or logits for classes."""
-        return self.votes(batch).mean(dim=0)
+        return self.head_outputs(batch).mean(dim=0)
 
-    def votes(self, batch: Batch) -> torch.Tensor:
+    def head_outputs(self, batch: Batch) -> torch.Tensor:
         """(V, B, K) what the fusion predicts, and each voice."""
         views = self.encode(batch)
         alone = [
-            self.voices[name](view.vector)
+            self.auxiliary_heads[name](view.vector)
             for name, view in zip(self.encoders, views, strict=True)
-            if name in self.voices
+            if name in self.auxiliary_heads
         ]
         return torch.stack([self.head(self.fusion(views)), *alone])
 
@@ -433,13 +433,13 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
     fusion = _fusion(PIPELINES[model].fusion, tuple(encoders), config)
-    voices: dict[str, nn.Module] = {}
+    auxiliary_heads: dict[str, nn.Module] = {}
     if len(encoders) > 1:  # one view alone is all that the fusion says
-        voices = {name: _voice(hidden, dropout, targets) for name in encoders if name in config.vote}
-    return FusedModel(encoders, fusion, hidden, targets, voices)
+        auxiliary_heads = {name: _auxiliary_head(hidden, dropout, targets) for name in encoders if name in config.vote}
+    return FusedModel(encoders, fusion, hidden, targets, auxiliary_heads)
 
 
-def _voice(hidden: int, dropout: float, targets: int) -> nn.Module:
+def _auxiliary_head(hidden: int, dropout: float, targets: int) -> nn.Module:
     return nn.Sequential(
         nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, targets)
     )

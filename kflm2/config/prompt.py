@@ -87,7 +87,7 @@ class PromptConfig(TableConfig):
         if not 0 <= self.dropout < 1:
             raise SettingError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
         one_of("pipeline to compare with", self.compare, (*PIPELINES, "none"))
-        if self.samples > 1 and self.table_kind == "classification":
+        if self.samples > 1 and self.resolved_task == "classification":
             raise SettingError("samples are of regressions; of classes the probabilities are read")
         if self.split == "cv5x5" and self.seed + self.runs > FOLDS * REPEATS:
             raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")

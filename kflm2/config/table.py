@@ -21,7 +21,7 @@ class TableConfig:
     """Its column of SMILES; default smiles."""
     target_columns: tuple[str, ...] = ()
     """Its columns to predict; a blank cell is a missing label. With --dataset, some of the dataset's own."""
-    kind: Task | None = None
+    task: Task | None = None
     """What its targets are; classes are 0 and 1. Default regression."""
     limit: int | None = None
     """Read the first rows only, of each file where there are several; default all."""
@@ -70,9 +70,9 @@ class TableConfig:
             raise SettingError(f"seed is {self.seed}; it must be at least 0")
 
     @property
-    def table_kind(self) -> Task:
+    def resolved_task(self) -> Task:
         """What the targets are."""
-        return DATASETS[self.dataset].kind if self.dataset else self.kind or "regression"
+        return DATASETS[self.dataset].task if self.dataset else self.task or "regression"
 
     @property
     def split_kind_by_default(self) -> SplitKind:

@@ -176,7 +176,7 @@ class TrainConfig(TrainingConfig, ModelConfig, DataConfig):
         self.check_data()
         self.check_model()
         self.check_training()
-        if self.class_weight != "none" and self.table_kind == "regression":
+        if self.class_weight != "none" and self.resolved_task == "regression":
             raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
 
     @property

@@ -171,21 +171,21 @@ class CorpusFilter:
     longest: int | None = None
     """Characters that the LLM can read at once."""
 
-    def taught(self, survey: CorpusStats | None = None) -> Iterator[str]:
+    def taught(self, stats: CorpusStats | None = None) -> Iterator[str]:
         """SMILES to teach, in the corpus' order; the same whenever they are asked for.
 
         Args:
-            survey: counts what was seen.
+            stats: counts what was seen.
         """
-        survey = survey if survey is not None else CorpusStats()
+        stats = stats if stats is not None else CorpusStats()
         known = bytearray(_MEMORY if self.fragments else 0)
-        for smiles in self._usable(survey):
+        for smiles in self._usable(stats):
             if is_held_out(smiles, self.held_out):
-                survey.held_out += 1
-                survey.some_held_out.add(smiles)
+                stats.held_out += 1
+                stats.some_held_out.add(smiles)
                 continue
-            survey.taught += 1
-            survey.some_taught.add(smiles)
+            stats.taught += 1
+            stats.some_taught.add(smiles)
             yield smiles
             for own in fragments(smiles) if self.fragments else ():
                 place = zlib.crc32(own.encode()) % _MEMORY
@@ -194,30 +194,30 @@ class CorpusFilter:
                 known[place] = True
                 if is_held_out(own, self.held_out) or self.exclude.holds(own):
                     continue
-                survey.fragments += 1
-                survey.taught += 1
-                survey.some_taught.add(own)
+                stats.fragments += 1
+                stats.taught += 1
+                stats.some_taught.add(own)
                 yield own
 
-    def _usable(self, survey: CorpusStats) -> Iterator[str]:
+    def _usable(self, stats: CorpusStats) -> Iterator[str]:
         """SMILES that RDKit can read and no dataset of stage 2 holds."""
         for text in stream(self.path):
-            survey.read += 1
+            stats.read += 1
             try:
                 parse_smiles(text)
                 if self.longest is not None and len(text) > self.longest:
                     raise MoleculeError(f"{len(text)} characters; the LLM reads {self.longest} at once")
             except MoleculeError as error:
-                survey.unreadable += 1
-                if len(survey.shown) < _MOST_SHOWN:
-                    survey.shown.append(Rejection(survey.read, text, str(error)))
+                stats.unreadable += 1
+                if len(stats.shown) < _MOST_SHOWN:
+                    stats.shown.append(Rejection(stats.read, text, str(error)))
                 continue
             if self.exclude.holds(text):
-                survey.tested += 1
+                stats.tested += 1
                 continue
-            survey.used += 1
+            stats.used += 1
             yield text
-            if survey.used == self.limit:
+            if stats.used == self.limit:
                 return
 
 

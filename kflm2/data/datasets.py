@@ -34,7 +34,7 @@ class Dataset:
     """Columns to predict."""
     unit: str = ""
     """Unit of the targets, for tables and axes."""
-    kind: Task = "regression"
+    task: Task = "regression"
     smiles_column: str = "smiles"
     quantity: str = ""
     """What the target is, in words."""
@@ -152,7 +152,7 @@ _ROWS = (
         "BACE",
         (_file("bace.csv", "9f8cb516daf4f916b38c9fe6a0191160713bf9392e415e8bef89d648064ea6a3"),),
         ("label",),
-        kind="classification",
+        task="classification",
         smiles_column="SMILES",
         quantity="inhibits beta-secretase 1",
     ),
@@ -160,14 +160,14 @@ _ROWS = (
         "BBBP",
         (_file("BBBP.csv", "6aecd84110e8c0549bc4e2e486c52267d4e775178fca8999f5465029e31e75bb"),),
         ("p_np",),
-        kind="classification",
+        task="classification",
         quantity="crosses the blood-brain barrier",
     ),
     Dataset(
         "ClinTox",
         (_file("clintox.csv", "9999816e760dd838358b5d88e81cea2fc062be4458ffa412ceecdba4f88a67b6"),),
         ("CT_TOX",),
-        kind="classification",
+        task="classification",
         quantity="failed a clinical trial for toxicity",
         more_targets=("FDA_APPROVED",),
     ),
@@ -175,21 +175,21 @@ _ROWS = (
         "Tox21",
         (_file("tox21.csv", "7d7e7facd853a63e79ddce4e9c3fcb7a0d83a1c300b603031c0f2c64fbe77761"),),
         tuple(_TOX21),
-        kind="classification",
+        task="classification",
         quantity="active in 12 toxicity assays",
     ),
     Dataset(
         "SIDER",
         (_file("sider.csv", "71efc6ac4ca82d6545bc512509863281be0f17234afd7adaf71a71899988302e"),),
         _SIDER,
-        kind="classification",
+        task="classification",
         quantity="side effects in 27 organ classes",
     ),
     Dataset(
         "HIV",
         (_file("hiv.csv", "8f6e89bcc4b1802afa3c5d2e1a73ea35a8f571a6d5b529ece8841bc2170350d5"),),
         ("label",),
-        kind="classification",
+        task="classification",
         smiles_column="SMILES",
         quantity="inhibits HIV replication",
     ),

@@ -36,6 +36,6 @@ def _dataset(config: TableConfig) -> Dataset:
         name=config.csv.stem,
         files=(File(config.csv),),
         targets=config.target_columns,
-        kind=config.table_kind,
+        task=config.resolved_task,
         smiles_column=config.smiles_column or "smiles",
     )

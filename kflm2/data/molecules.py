@@ -139,7 +139,7 @@ def read_table(dataset: Dataset, split_column: str | None = None, limit: int | N
         numbers += range(start, start + len(table))
         start += len(whole)
         written += table.columns[dataset.smiles_column]
-        read = table.classes if dataset.kind == "classification" else table.numbers
+        read = table.classes if dataset.task == "classification" else table.numbers
         targets.append(np.stack([read(target) for target in dataset.targets], axis=1))
         parts += _parts(table, split_column) if split_column else [file.part] * len(table)
     smiles = [text.strip() for text in written]

@@ -118,7 +118,7 @@ def deduplicate(molecules: Molecules) -> Molecules:
         left = [i for i in group if i not in rejected]
         for same in _by_part(molecules, left):
             first = int(molecules.rows[same[0]])
-            y_true[same[0]] = _joined(y_true[same], molecules.dataset.kind == "classification")
+            y_true[same[0]] = _joined(y_true[same], molecules.dataset.task == "classification")
             contradiction = bool(np.isnan(y_true[same[0]]).all())
             for i in same if contradiction else same[1:]:
                 rejected[i] = (

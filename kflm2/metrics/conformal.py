@@ -25,18 +25,18 @@ _TINY = 1e-7
 class Calibration:
     """What the validation part says of a model's errors, target by target."""
 
-    kind: Task
+    task: Task
     y_true: np.ndarray
     """(n, K) of the validation part, NaN where the label is missing."""
     y_pred: np.ndarray
     """(n, K) predictions there; for classes probabilities before calibration."""
-    spread: np.ndarray
+    std: np.ndarray
     """(n, K) standard deviation of the ensemble's members; 0 where there is one member."""
 
     def __post_init__(self) -> None:
         """Fit temperatures once."""
         temperature = [1.0] * self.y_true.shape[1]
-        if self.kind == "classification":
+        if self.task == "classification":
             temperature = [_temperature(*pair) for pair in zip(self.y_true.T, self.y_pred.T, strict=True)]
         object.__setattr__(self, "temperature", np.array(temperature))
 
@@ -45,16 +45,16 @@ class Calibration:
 
     def calibrated(self, y_pred: np.ndarray) -> np.ndarray:
         """(n, K) probabilities scaled by temperature (Guo et al. 2017); values of a regression stay as they are."""
-        if self.kind == "regression":
+        if self.task == "regression":
             return y_pred
         return expit(logit(y_pred.clip(_TINY, 1 - _TINY)) / self.temperature)
 
-    def intervals(self, y_pred: np.ndarray, spread: np.ndarray, confidence: float) -> np.ndarray:
+    def intervals(self, y_pred: np.ndarray, std: np.ndarray, confidence: float) -> np.ndarray:
         """Intervals that hold the true value with a given confidence, wider where the members differ more.
 
         Args:
             y_pred: (n, K) predictions.
-            spread: (n, K) standard deviation of the members.
+            std: (n, K) standard deviation of the members.
             confidence: in (0, 1).
 
         Returns:
@@ -64,8 +64,8 @@ class Calibration:
         for k in range(y_pred.shape[1]):
             known = ~np.isnan(self.y_true[:, k])
             # members that agree by chance must not promise an interval of no width
-            floor = float(np.median(self.spread[known, k])) if known.any() else 0.0
-            own, new = (self.spread[known, k] + floor, spread[:, k] + floor) if floor else (None, None)
+            floor = float(np.median(self.std[known, k])) if known.any() else 0.0
+            own, new = (self.std[known, k] + floor, std[:, k] + floor) if floor else (None, None)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # too few for the confidence: infinite, as is said above
                 model = ConformalRegressor().fit((self.y_true - self.y_pred)[known, k], own)
@@ -94,24 +94,24 @@ class Calibration:
                 out[:, k, label] = model.predict_set(new[:, None], confidence=confidence, smoothing=False)[:, 0]
         return out
 
-    def coverage(self, y_true: np.ndarray, y_pred: np.ndarray, spread: np.ndarray, confidence: float) -> "Coverage":
+    def coverage(self, y_true: np.ndarray, y_pred: np.ndarray, std: np.ndarray, confidence: float) -> "Coverage":
         """How often the true value is held, on molecules that were not used here; see Coverage."""
         known = ~np.isnan(y_true)
         if not known.any():
             return Coverage(confidence, None, None)
-        if self.kind == "classification":
+        if self.task == "classification":
             sets = self.sets(y_pred, confidence)
             held = np.where(y_true == 1, sets[..., 1], sets[..., 0])
             size = sets.sum(axis=-1).astype(float)
         else:
-            low, high = np.moveaxis(self.intervals(y_pred, spread, confidence), -1, 0)
+            low, high = np.moveaxis(self.intervals(y_pred, std, confidence), -1, 0)
             held, size = (low <= y_true) & (y_true <= high), high - low
         mean = float(size[known].mean())
         return Coverage(confidence, float(held[known].mean()), mean if np.isfinite(mean) else None)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What must be kept of it."""
-        return {"y_true": self.y_true, "y_pred": self.y_pred, "spread": self.spread}
+        return {"y_true": self.y_true, "y_pred": self.y_pred, "spread": self.std}
 
 
 @dataclass(frozen=True)

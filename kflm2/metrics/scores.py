@@ -95,32 +95,32 @@ class Scores:
 
     targets: list[Metrics | None]
     """Of each target; None for one that cannot be judged, with fewer than two labels or with one class only."""
-    kind: Task
+    task: Task
 
     @property
     def mean(self) -> Metrics:
         """Mean of each figure over the targets that have one; None where none has."""
-        return {name: summarize([own[name] for own in self.targets if own])[0] for name in METRIC_NAMES[self.kind]}
+        return {name: summarize([own[name] for own in self.targets if own])[0] for name in METRIC_NAMES[self.task]}
 
 
-def score(y_true: np.ndarray, y_pred: np.ndarray, kind: Task, thresholds: np.ndarray) -> Scores:
+def score(y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray) -> Scores:
     """Judge the predictions of one part of a split; a value that does not exist is None.
 
     Args:
         y_true: (n, K), NaN where the label is missing.
         y_pred: (n, K) predictions, for classes the probability of class 1: ROC-AUC on rounded predictions would be
             balanced accuracy.
-        kind: of the targets.
+        task: of the targets.
         thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Regression does not look at them.
     """
     columns = zip(y_true.T, y_pred.T, thresholds, strict=True)
-    return Scores([_figures(*_present(true, predicted), kind, cut) for true, predicted, cut in columns], kind)
+    return Scores([_figures(*_present(true, predicted), task, cut) for true, predicted, cut in columns], task)
 
 
-def _figures(y_true: np.ndarray, y_pred: np.ndarray, kind: Task, threshold: float) -> Metrics | None:
-    if len(y_true) < 2 or (kind == "classification" and np.ptp(y_true) == 0):
+def _figures(y_true: np.ndarray, y_pred: np.ndarray, task: Task, threshold: float) -> Metrics | None:
+    if len(y_true) < 2 or (task == "classification" and np.ptp(y_true) == 0):
         return None
-    if kind == "regression":
+    if task == "regression":
         values = {name: figure(y_true, y_pred) for name, figure in _REGRESSION.items()}
     else:
         values = {name: figure(y_true, y_pred) for name, figure in _PROBABILITIES.items()}

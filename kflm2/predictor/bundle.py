@@ -54,6 +54,8 @@ _KEPT = (
     *("model", "descriptors", "views", "standardize"),
 )
 """Settings on which a prediction depends."""
+_HEADS, _HEADS_IN_FILE = "auxiliary_heads.", "voices."
+"""A module of FusedModel, and its name in files of format 1, which is older."""
 _PROBES = 3
 _SAME_STATES = 0.1
 """Relative difference of states up to which two LLMs are the same one; bfloat16 makes about 0.01, another LLM 1."""
@@ -76,7 +78,7 @@ class Bundle:
     """Only those that predictions depend on have a meaning."""
     targets: tuple[str, ...]
     unit: str
-    kind: Task
+    task: Task
     ensemble: Ensemble
     source: LLMSource | None
     """The LLM, where one is read."""
@@ -97,7 +99,7 @@ class Bundle:
         Raises:
             BundleError: something else lies there.
         """
-        folder = place(folder)
+        folder = check_destination(folder)
         temporary = folder.with_name(f".{folder.name}-making")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -125,12 +127,12 @@ class Bundle:
             "kflm2": __version__,
             "targets": list(self.targets),
             "unit": self.unit,
-            "kind": self.kind,
+            "kind": self.task,
             "config": {name: _plain(getattr(self.config, name)) for name in _KEPT},
             "members": [member.best_epoch for member in self.ensemble.members],
             "sizes": dataclasses.asdict(self.ensemble.sizes),
             "scaler": {"mean": scaler.mean.tolist(), "std": scaler.std.tolist()},
-            "thresholds": self.thresholds.tolist() if self.kind == "classification" else None,
+            "thresholds": self.thresholds.tolist() if self.task == "classification" else None,
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
             "llm": _reader(self.source),
             "features": _features(self.config),
@@ -142,7 +144,7 @@ class Bundle:
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         for number, member in enumerate(self.ensemble.members):
             for name, weight in member.model.state_dict().items():
-                yield f"member.{number}.{name}", weight.cpu().numpy()
+                yield f"member.{number}.{name.replace(_HEADS, _HEADS_IN_FILE)}", weight.cpu().numpy()
         if self.ensemble.scale is not None:
             yield from ((f"descriptors.{name}", own) for name, own in self.ensemble.scale.arrays().items())
         yield from ((f"calibration.{name}", own) for name, own in self.calibration.arrays().items())
@@ -172,7 +174,7 @@ class Bundle:
             raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
 
 
-def place(folder: Path) -> Path:
+def check_destination(folder: Path) -> Path:
     """Where a bundle can be written: a new folder, an empty one, or one that holds a bundle and nothing else.
 
     Raises:
@@ -232,9 +234,9 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
             f"bundle {folder} was made with other features than these (RDKit {made_of.get('rdkit')} there,"
             f" {version('rdkit')} here); train it again, or predict with that release"
         )
-    kind: Task = about["kind"]
-    if kind not in ("regression", "classification"):
-        raise BundleError(f"bundle {folder}: unknown kind {kind!r}")
+    task: Task = about["kind"]
+    if task not in ("regression", "classification"):
+        raise BundleError(f"bundle {folder}: unknown kind {task!r}")
     arrays = load_file(folder / _WEIGHTS)
     sizes = Sizes(**about["sizes"])
     targets = tuple(map(str, about["targets"]))
@@ -246,9 +248,12 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
         # without memory: what a bundle says of its sizes is believed once its file has the weights for them
         with torch.device("meta"):
             model = build(config.model, sizes, len(targets), config)
-        own = {name: torch.from_numpy(array) for name, array in _under(arrays, f"member.{number}.").items()}
-        model.load_state_dict(own, assign=True)
-        members.append(FittedModel(model.to(device).eval(), scaler, kind, device, int(epoch)))
+        weights = {
+            name.replace(_HEADS_IN_FILE, _HEADS): torch.from_numpy(array)
+            for name, array in _under(arrays, f"member.{number}.").items()
+        }
+        model.load_state_dict(weights, assign=True)
+        members.append(FittedModel(model.to(device).eval(), scaler, task, device, int(epoch)))
     scale = DescriptorScaler.of(_under(arrays, "descriptors.")) if sizes.descriptors else None
     with open(folder / _TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
@@ -257,19 +262,19 @@ def _read(folder: Path, about: dict[str, Any], llm: str | None, device: torch.de
     known = _under(arrays, "calibration.")
     shape = (len(known["y_true"]), len(targets))
     calibration = Calibration(
-        kind, known["y_true"].reshape(shape), _finite(known["y_pred"], shape), _finite(known["spread"], shape)
+        task, known["y_true"].reshape(shape), _finite(known["y_pred"], shape), _finite(known["spread"], shape)
     )
     source = _source(folder, about["llm"], llm) if about["llm"] else None
     if source is not None:
         _same_llm(source, about["llm"], smiles[:_PROBES], arrays["probe"], device)
     thresholds = np.full(len(targets), np.nan)
-    if kind == "classification":
+    if task == "classification":
         thresholds = _finite(about["thresholds"], (len(targets),))
     return Bundle(
         config=config,
         targets=targets,
         unit=str(about["unit"]),
-        kind=kind,
+        task=task,
         ensemble=Ensemble(members, scale, sizes),
         source=source,
         thresholds=thresholds,

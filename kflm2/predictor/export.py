@@ -11,7 +11,7 @@ from kflm2.predictor.bundle import Bundle
 from kflm2.results import runs as evidence
 
 
-def keep(run: evidence.Run, folder: Path) -> None:
+def export_bundle(run: evidence.Run, folder: Path) -> None:
     """Write a run's models, and all that prediction needs, into a folder.
 
     Args:
@@ -36,7 +36,7 @@ def bundle_of(run: evidence.Run) -> Bundle:
         config=run.config,
         targets=dataset.targets,
         unit=dataset.unit,
-        kind=dataset.kind,
+        task=dataset.task,
         ensemble=run.ensemble,
         source=run.source,
         thresholds=run.thresholds,
@@ -60,10 +60,10 @@ def card(bundle: Bundle, name: str) -> str:
     parts = [part for part, size in made["split"]["sizes"].items() if part != "train" and size]
     figures = [
         f"| {figure} | " + " | ".join(_number(made["metrics"][part][figure]) for part in parts) + " |"
-        for figure in METRIC_NAMES[bundle.kind]
+        for figure in METRIC_NAMES[bundle.task]
     ]
     said = [
-        f"{100 * own['confidence']:g} % {'intervals' if bundle.kind == 'regression' else 'sets of classes'} hold"
+        f"{100 * own['confidence']:g} % {'intervals' if bundle.task == 'regression' else 'sets of classes'} hold"
         f" {100 * own['share']:.1f} % of {part}."
         for part, own in made["coverage"].items()
         if own["share"] is not None
@@ -76,7 +76,7 @@ def card(bundle: Bundle, name: str) -> str:
         [
             f"# {name}",
             "",
-            f"Predicts {what}{unit} ({bundle.kind}) of a molecule from its SMILES.",
+            f"Predicts {what}{unit} ({bundle.task}) of a molecule from its SMILES.",
             "",
             f"    kflm2 predict {name} molecules.csv -o predicted.csv",
             f"    kflm2 predict {name} CCO c1ccccc1",

@@ -33,7 +33,7 @@ class Predicted:
     """ok, or why there is no prediction."""
     y_pred: np.ndarray
     """(n, K) in the targets' units; for classes the calibrated probability of class 1."""
-    spread: np.ndarray
+    std: np.ndarray
     """(n, K) standard deviation of the ensemble's members."""
     intervals: np.ndarray | None
     """(n, K, 2) for regression."""
@@ -78,7 +78,7 @@ class Predictor:
         rows, states = self._states({i: standard[i] for i in mols})
         for i in mols.keys() - set(rows):
             status[i] = TOO_LONG
-        return self._said(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
+        return self._assemble(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
 
     def _states(self, smiles: dict[int, str]) -> tuple[list[int], Ragged | None]:
         """The numbers whose SMILES fit into the LLM's context, and the states of these."""
@@ -99,7 +99,7 @@ class Predictor:
         graphs = graphs_of(mols) if "graph" in read else None
         return self.bundle.ensemble.scaled(Features(states, graphs, descriptors))
 
-    def _said(
+    def _assemble(
         self,
         status: list[str],
         rows: list[int],
@@ -119,7 +119,7 @@ class Predictor:
             nothing = np.full((count, targets), np.nan)
             places = DomainScores(np.zeros(count, int), nothing[:, 0], nothing[:, 0], np.zeros(count, bool))
             empty = np.zeros((count, targets, 2), dtype=bool)
-            regression = bundle.kind == "regression"
+            regression = bundle.task == "regression"
             return Predicted(
                 status,
                 nothing,
@@ -131,21 +131,21 @@ class Predictor:
                 [""] * count,
             )
         features = self._features(smiles, mols, states)
-        raw, spread = bundle.ensemble.predict(features)
+        raw, std = bundle.ensemble.predict(features)
         found = bundle.domain.locate(fingerprints_of(mols), bundle.ensemble.members[0].hidden(features)["fused"])
         nearest = [""] * count
         for row, index in zip(rows, found.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]
         intervals, sets, called = None, None, None
-        if bundle.kind == "regression":
-            intervals = spread_out(bundle.calibration.intervals(raw, spread, confidence), np.nan)
+        if bundle.task == "regression":
+            intervals = spread_out(bundle.calibration.intervals(raw, std, confidence), np.nan)
         else:
             sets = spread_out(bundle.calibration.sets(raw, confidence), False)
             called = spread_out((raw >= bundle.thresholds).astype(float), np.nan)
         return Predicted(
             status,
             spread_out(bundle.calibration.calibrated(raw), np.nan),
-            spread_out(spread, np.nan),
+            spread_out(std, np.nan),
             intervals,
             sets,
             called,

@@ -40,7 +40,7 @@ class Method:
     dataset: str
     sha256: str
     """Of the dataset's file."""
-    kind: Task
+    task: Task
     unit: str | None
     targets: tuple[str, ...]
     split: str

@@ -38,7 +38,7 @@ class Run:
     """(K,) probability from which a molecule is called active, chosen on validation."""
     y_pred: np.ndarray
     """(n, K) predictions of all molecules, in row order."""
-    spread: np.ndarray
+    std: np.ndarray
     """(n, K) standard deviation of the ensemble's members."""
     calibration: Calibration
     """Learnt on validation."""
@@ -96,7 +96,7 @@ def result(run: Run) -> dict[str, Any]:
             "sha256": molecules.sha256,
             "targets": list(molecules.dataset.targets),
             "unit": molecules.dataset.unit,
-            "kind": molecules.dataset.kind,
+            "kind": molecules.dataset.task,
         },
         "model": run.config.model,
         "seed": run.seed,
@@ -108,7 +108,7 @@ def result(run: Run) -> dict[str, Any]:
             part: dict(zip(molecules.dataset.targets, own.targets, strict=True)) for part, own in run.scores.items()
         },
         "thresholds": dict(zip(molecules.dataset.targets, run.thresholds.tolist(), strict=True))
-        if molecules.dataset.kind == "classification"
+        if molecules.dataset.task == "classification"
         else None,
         "coverage": {part: dataclasses.asdict(own) for part, own in run.coverage.items()},
         "best_epoch": [one.best_epoch for one in run.ensemble.members],
@@ -142,7 +142,7 @@ def reader(source: LLMSource | None) -> dict[str, Any] | None:
 def write_summary(runs: Sequence[Run], path: Path) -> None:
     """Write mean, sample standard deviation and every value over the runs."""
     scores = {part: [run.scores[part] for run in runs] for part in runs[0].scores}
-    names = METRIC_NAMES[runs[0].molecules.dataset.kind]
+    names = METRIC_NAMES[runs[0].molecules.dataset.task]
     figures = {part: {name: _over([one.mean[name] for one in own]) for name in names} for part, own in scores.items()}
     targets = {
         part: {

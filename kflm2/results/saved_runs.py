@@ -66,7 +66,7 @@ class SavedRun:
         return int(self.made["seed"])
 
     @property
-    def kind(self) -> Task:
+    def task(self) -> Task:
         return self.made["dataset"]["kind"]
 
     @property
@@ -114,7 +114,7 @@ class SavedRun:
     def calibration(self) -> Calibration:
         """Learnt on validation, without the spread of the ensemble's members, which is not kept."""
         valid = self.rows_of("valid")
-        return Calibration(self.kind, self.y_true[valid], self.y_pred[valid], np.zeros((int(valid.sum()), self.width)))
+        return Calibration(self.task, self.y_true[valid], self.y_pred[valid], np.zeros((int(valid.sum()), self.width)))
 
     @property
     def width(self) -> int:

@@ -51,7 +51,7 @@ def run(config: AblateConfig) -> None:
         folder = f"{config.model}-{name.replace(', ', '-').replace(' ', '_')}"
         print(f"\n{name}", flush=True)
         # the LLM comes first: a molecule longer than its context is left out everywhere, or splits would differ
-        done, molecules = stage.complete(config.of_stage_2(**changes, name=folder), molecules)
+        done, molecules = stage.run_missing(config.of_stage_2(**changes, name=folder), molecules)
         folders[name] = str(done)
     runs = config.resolved().runs or 0
     comparing.run(config.compare(folders), range(config.seed, config.seed + runs))

@@ -56,7 +56,7 @@ def _line(dataset: Dataset) -> tuple[str, ...]:
     molecules = read_table(dataset)
     facts = MoleculeFacts.of(molecules.smiles)
     published = all(sha256_file(file.path) == file.sha256 for file in dataset.files)
-    kind = dataset.unit or ("classes" if dataset.kind == "classification" else "no unit")
+    kind = dataset.unit or ("classes" if dataset.task == "classification" else "no unit")
     return (
         str(molecules.read),
         str(len(molecules.rejected)),
@@ -70,7 +70,7 @@ def _line(dataset: Dataset) -> tuple[str, ...]:
 
 
 def _active(molecules: Molecules) -> str:
-    if molecules.dataset.kind == "regression":
+    if molecules.dataset.task == "regression":
         return "-"
     shares = 100 * np.nanmean(molecules.y_true, axis=0)
     low, high = shares.min(), shares.max()

@@ -47,10 +47,10 @@ def run(config: PredictConfig) -> int:
     """
     device = choose_device(config.device)
     bundle = Bundle.load(config.model, config.llm, device)
-    stream = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
     if config.out is not None:
-        _check_place(config.out, stream, config.model)
-    job = _Job(config, Predictor(bundle, device), stream)
+        _check_place(config.out, reader, config.model)
+    job = _Job(config, Predictor(bundle, device), reader)
     start = time.perf_counter()
     try:
         statuses = job.write(sys.stdout, job.first, Counter()) if config.out is None else _to_file(config, job)
@@ -61,11 +61,11 @@ def run(config: PredictConfig) -> int:
     return sum(count for status, count in statuses.items() if status != OK)
 
 
-def _check_place(out: Path, stream: MoleculeReader, model: Path) -> None:
+def _check_place(out: Path, reader: MoleculeReader, model: Path) -> None:
     """Refuse an output that cannot be, or would take the place of the input, before anything is predicted."""
     if out.is_dir():
         raise DataError(f"out {out} is a folder; give a file")
-    if stream.path is not None and out.exists() and out.samefile(stream.path):
+    if reader.path is not None and out.exists() and out.samefile(reader.path):
         raise DataError(f"out {out} is the input itself; give another file")
     if out.resolve().is_relative_to(model.resolve()):
         raise DataError(f"out {out} lies in the model; give another folder")
@@ -77,10 +77,10 @@ def _check_place(out: Path, stream: MoleculeReader, model: Path) -> None:
 class _Job:
     """What is to be predicted: the rows from `first` up to `last`."""
 
-    def __init__(self, config: PredictConfig, predictor: Predictor, stream: MoleculeReader) -> None:
-        self.predictor, self.stream, self.confidence = predictor, stream, config.confidence
+    def __init__(self, config: PredictConfig, predictor: Predictor, reader: MoleculeReader) -> None:
+        self.predictor, self.reader, self.confidence = predictor, reader, config.confidence
         number, shares = config.share()
-        count = stream.count()
+        count = reader.count()
         # shares are cut between chunks, so that put together they are the same bits as the whole
         chunks = None if count is None else -(-count // CHUNK)
         self.first = 0 if chunks is None else (number - 1) * chunks // shares * CHUNK
@@ -96,7 +96,7 @@ class _Job:
             safe: told after each chunk.
         """
         total = None if self.last is None else self.last - self.first
-        rows = itertools.islice(self.stream.rows(), start, self.last)
+        rows = itertools.islice(self.reader.rows(), start, self.last)
         with tqdm(total=total, initial=start - self.first, desc="predicting", unit="mol", disable=total == 0) as bar:
             if start == self.first:
                 file.write(self._text([], start, header=True, statuses=statuses))
@@ -122,7 +122,7 @@ class _Job:
         smiles, problems = [], {}
         for i, given in enumerate(chunk):
             try:
-                smiles.append(self.stream.smiles(given))
+                smiles.append(self.reader.smiles(given))
             except MoleculeError as error:
                 smiles.append("")
                 problems[i] = str(error)
@@ -131,7 +131,7 @@ class _Job:
             found.status[i] = problem
         statuses.update(found.status)
         frame = table(self.predictor.bundle, smiles, found)
-        if self.stream.named:
+        if self.reader.named:
             frame.insert(0, "name", np.array([given.name for given in chunk], dtype=object))
         frame.insert(0, "row", np.arange(start + 1, start + len(chunk) + 1))
         return frame
@@ -194,14 +194,14 @@ def _to_file(config: PredictConfig, job: _Job) -> Counter[str]:
     assert out is not None
     part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     # what the rows depend on: another command must not go on where this one was
-    given = [job.stream.digest(), str(config.confidence), str(config.shard), str(config.name_column)]
+    given = [job.reader.digest(), str(config.confidence), str(config.shard), str(config.name_column)]
     of = sha256_texts([*given, config.smiles_column, sha256_file(config.model / "bundle.json")])
     lock = FileLock(out.with_name(f"{out.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"{out} is being written by another process") from None
-    rows, size, statuses = _safe(part, journal, of if job.stream.digest() else "")
+    rows, size, statuses = _safe(part, journal, of if job.reader.digest() else "")
     try:
         with open(part, "r+" if size else "w", encoding="utf-8", newline="") as file:
             file.truncate(size)
@@ -212,7 +212,7 @@ def _to_file(config: PredictConfig, job: _Job) -> Counter[str]:
         _put(part, out, job.table([], 0, Counter()))
     except OSError as error:
         done = _safe(part, journal, of)[0]
-        again = "and the same command goes on after them" if job.stream.digest() else "but standard input is gone"
+        again = "and the same command goes on after them" if job.reader.digest() else "but standard input is gone"
         raise DataError(
             f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, {again}"
         ) from None

@@ -26,7 +26,7 @@ _SCALE_ROWS = 2048
 class TargetScaler:
     """Targets to mean 0 and standard deviation 1 over the training labels; classes stay as they are."""
 
-    def __init__(self, y_train: np.ndarray, kind: Task) -> None:
+    def __init__(self, y_train: np.ndarray, task: Task) -> None:
         """Learn from (n, K) training targets, NaN where missing, and from nothing else.
 
         Raises:
@@ -36,7 +36,7 @@ class TargetScaler:
             raise KFLM2Error(f"target {bare[0] + 1} has no label in the training part")
         targets = y_train.shape[1]
         self.mean, self.std = np.zeros(targets), np.ones(targets)
-        if kind == "regression":
+        if task == "regression":
             self.mean = np.nanmean(y_train, axis=0)
             std = np.nanstd(y_train, axis=0)
             self.std = np.where(std > 0, std, 1.0)
@@ -63,7 +63,7 @@ class FittedModel:
 
     model: FusedModel
     scaler: TargetScaler
-    kind: Task
+    task: Task
     device: torch.device
     best_epoch: int
     """From 1."""
@@ -77,7 +77,7 @@ class FittedModel:
             (n, K) in the targets' units; for classes the probability of class 1.
         """
         out = self.scaler.restore(_outputs(self.model, features, np.arange(_count(features)), self.device))
-        return 1 / (1 + np.exp(-out)) if self.kind == "classification" else out
+        return 1 / (1 + np.exp(-out)) if self.task == "classification" else out
 
     def hidden(self, features: Features) -> dict[str, np.ndarray]:
         """(n, H) float32 states of each view and of the fusion; see FusedModel.hidden."""
@@ -122,14 +122,14 @@ def positive_weights(y_train: np.ndarray) -> np.ndarray:
 
 
 def masked_loss(
-    output: torch.Tensor, target: torch.Tensor, kind: Task, positive_weight: torch.Tensor | None = None
+    output: torch.Tensor, target: torch.Tensor, task: Task, positive_weight: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Mean over the labels that are there: squared error, or cross-entropy on logits for classes.
 
     Args:
         output: (B, K)
         target: (B, K), NaN where the label is missing.
-        kind: of the targets.
+        task: of the targets.
         positive_weight: (K,) how often a positive label counts; None counts it once.
 
     Returns:
@@ -138,7 +138,7 @@ def masked_loss(
     present = ~torch.isnan(target)
     # NaN must not enter the loss at all: 0 * NaN is NaN, in the gradient too
     clean = torch.where(present, target, 0.0)
-    if kind == "classification":
+    if task == "classification":
         each = functional.binary_cross_entropy_with_logits(output, clean, reduction="none", pos_weight=positive_weight)
     else:
         each = (output - clean) ** 2
@@ -150,7 +150,7 @@ def fit(
     features: Features,
     y_true: np.ndarray,
     split: Split,
-    kind: Task,
+    task: Task,
     config: TrainingConfig,
     seed: int,
     device: torch.device,
@@ -163,7 +163,7 @@ def fit(
         features: of all n molecules.
         y_true: (n, K) targets in their units, NaN where missing.
         split: train teaches, valid chooses.
-        kind: of the targets.
+        task: of the targets.
         config: see TrainingConfig; `ensemble` is the caller's business.
         seed: of weights, dropout and order; on a CPU the same seed gives the same bits.
         device: to train on.
@@ -174,12 +174,12 @@ def fit(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    scaler = TargetScaler(y_true[split.train], kind)
+    scaler = TargetScaler(y_true[split.train], task)
     target = torch.from_numpy(scaler.scale(y_true)).float().to(device)
     model = build().to(device)
     model.fit_scales(features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device))
     weight = None
-    if kind == "classification" and config.class_weight == "balanced":
+    if task == "classification" and config.class_weight == "balanced":
         weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
 
     # AdamW with no decay is Adam
@@ -195,9 +195,9 @@ def fit(
         total = 0.0
         order = rng.permutation(split.train)
         for rows in np.array_split(order, steps):
-            votes = model.votes(features.batch(rows, device))
+            head_outputs = model.head_outputs(features.batch(rows, device))
             # a loss for each vote, not for their mean: what one view gets wrong no other should learn to make up for
-            loss = torch.stack([masked_loss(vote, target[rows], kind, weight) for vote in votes]).mean()
+            loss = torch.stack([masked_loss(vote, target[rows], task, weight) for vote in head_outputs]).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -205,7 +205,7 @@ def fit(
             schedule.step()
             total += loss.item() * len(rows)
         output = torch.from_numpy(_outputs(model, features, split.valid, device)).to(device)
-        valid = masked_loss(output, target[split.valid], kind, weight).item()
+        valid = masked_loss(output, target[split.valid], task, weight).item()
         if not math.isfinite(total + valid):
             raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
         history["train"].append(total / len(order))
@@ -216,7 +216,7 @@ def fit(
         if config.patience and epoch - best_epoch >= config.patience:
             break
     model.load_state_dict(best_state)
-    return FittedModel(model, scaler, kind, device, best_epoch, history)
+    return FittedModel(model, scaler, task, device, best_epoch, history)
 
 
 def _schedule(

@@ -20,8 +20,8 @@ from kflm2.trainers.lora.model import LoRAModel
 SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
 
 
-def _run(llm: Path, *words: object, dataset: str = "SAMPL", kind: str = "regression") -> None:
-    stages.prompt.from_command_line([*SMALL, *map(str, words)], llm=str(llm), dataset=dataset, kind=kind)
+def _run(llm: Path, *words: object, dataset: str = "SAMPL", task: str = "regression") -> None:
+    stages.prompt.from_command_line([*SMALL, *map(str, words)], llm=str(llm), dataset=dataset, task=task)
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -84,7 +84,7 @@ def test_a_class_is_asked_by_the_two_answers_probabilities(
         "--compare",
         "none",
         dataset="BACE",
-        kind="classification",
+        task="classification",
     )
     folder = tmp_path / "results" / "own" / "prompt_plain" / "random-0"
     result = json.loads((folder / "result.json").read_text())

@@ -265,17 +265,17 @@ def test_every_view_has_a_voice_of_its_own(name: str) -> None:
     features = _features()
     model = _model(name, features, vote=("graph", "states", "descriptors"))
     batch = features.batch(np.array([0, 3, 4]), CPU)
-    votes = model.votes(batch)
-    assert list(model.voices) == ["states", "graph", "descriptors"] and votes.shape == (4, 3, TARGETS)
-    torch.testing.assert_close(model(batch), votes.mean(dim=0))
+    head_outputs = model.head_outputs(batch)
+    assert list(model.auxiliary_heads) == ["states", "graph", "descriptors"] and head_outputs.shape == (4, 3, TARGETS)
+    torch.testing.assert_close(model(batch), head_outputs.mean(dim=0))
     # a voice reads its view and no other
     other = dataclasses.replace(features, states=_features(pooled=True).states)
-    changed = (model.votes(other.batch(np.array([0, 3, 4]), CPU)) - votes).abs().amax(dim=(1, 2)) > 1e-6
+    changed = (model.head_outputs(other.batch(np.array([0, 3, 4]), CPU)) - head_outputs).abs().amax(dim=(1, 2)) > 1e-6
     assert changed.tolist() == [True, True, False, False]
     alone = dataclasses.replace(features, states=None, graphs=None)
-    assert not build(name, alone.sizes(), TARGETS, ModelConfig(vote=("descriptors",))).voices
+    assert not build(name, alone.sizes(), TARGETS, ModelConfig(vote=("descriptors",))).auxiliary_heads
     two = dataclasses.replace(features, graphs=None)
-    assert list(_model("combined", two, vote=("graph", "descriptors")).voices) == ["descriptors"]
+    assert list(_model("combined", two, vote=("graph", "descriptors")).auxiliary_heads) == ["descriptors"]
 
 
 def test_hidden_views_are_whole_never_all_and_in_training_only() -> None:

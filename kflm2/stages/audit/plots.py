@@ -34,7 +34,7 @@ def draw(molecules: Molecules, split: Split, found: pd.DataFrame, close: pd.Data
 
 def _draw_targets(axis: Axes, molecules: Molecules, split: Split) -> None:
     dataset, y_true = molecules.dataset, molecules.y_true
-    if dataset.kind == "regression":
+    if dataset.task == "regression":
         if len(dataset.targets) == 1:
             bins = np.histogram_bin_edges(y_true[:, 0], bins=40)
             for part, color in (("train", _COLORS["other"]), ("test", _COLORS["test"])):
@@ -69,7 +69,7 @@ def _draw_duplicates(axis: Axes, molecules: Molecules, found: pd.DataFrame) -> N
         axis.set(xticks=[], yticks=[], title="duplicates")
         return
     groups = found.groupby("group")
-    if molecules.dataset.kind == "classification":
+    if molecules.dataset.task == "classification":
         agree = int(groups["agree"].first().sum())
         axis.bar(
             ["labels agree", "labels contradict"],

@@ -118,7 +118,7 @@ def summarize(
     quartiles = close["tanimoto"].quantile([0.25, 0.5, 0.75]).tolist()
     y_true = molecules.y_true
     return {
-        "dataset": {"name": molecules.dataset.name, "sha256": molecules.sha256, "kind": molecules.dataset.kind},
+        "dataset": {"name": molecules.dataset.name, "sha256": molecules.sha256, "kind": molecules.dataset.task},
         "rows": {"read": molecules.read, "kept": n, "rejected": len(molecules.rejected)},
         "smiles": {
             "padded": molecules.padded,
@@ -130,7 +130,7 @@ def summarize(
         "labels": {
             "missing": molecules.missing,
             "targets": {
-                target: _described(y_true[:, index], molecules.dataset.kind == "classification")
+                target: _described(y_true[:, index], molecules.dataset.task == "classification")
                 for index, target in enumerate(molecules.dataset.targets)
             },
         },

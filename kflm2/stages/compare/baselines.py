@@ -34,15 +34,15 @@ ABOUT = {
 class Baselines:
     """Baselines of one table of molecules; what they read of the molecules is computed once."""
 
-    def __init__(self, smiles: list[str], y_true: np.ndarray, kind: Task) -> None:
+    def __init__(self, smiles: list[str], y_true: np.ndarray, task: Task) -> None:
         """Take a table.
 
         Args:
             smiles: n SMILES.
             y_true: (n, K), NaN where the label is missing.
-            kind: of the targets.
+            task: of the targets.
         """
-        self.smiles, self.y_true, self.kind = smiles, y_true, kind
+        self.smiles, self.y_true, self.task = smiles, y_true, task
 
     @cached_property
     def _prints(self) -> Fingerprints:
@@ -97,7 +97,7 @@ class Baselines:
 
     def _forest(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
         rows = np.concatenate([self._rdkit, self._morgan], axis=1)
-        if self.kind == "regression":
+        if self.task == "regression":
             # a third of the columns at each split, as Breiman advises for regression
             forest = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
             # many threads would add the trees' votes up in any order, and the last bits would differ
@@ -115,7 +115,7 @@ class Baselines:
         if np.ptp(y_true[train]) == 0:
             return self._mean(y_true, train, valid, seed)
         rows = np.concatenate([self._rdkit, self._morgan], axis=1)
-        regression = self.kind == "regression"
+        regression = self.task == "regression"
         kind = xgboost.XGBRegressor if regression else xgboost.XGBClassifier
         trees = kind(
             n_estimators=ROUNDS,
@@ -141,16 +141,16 @@ class Baselines:
 
     def _error(self, y_true: np.ndarray) -> Callable[[np.ndarray], float]:
         """Smaller is better; without anything to judge by, all are equal and the first is taken."""
-        if self.kind == "regression" and len(y_true):
+        if self.task == "regression" and len(y_true):
             return lambda y_pred: float(root_mean_squared_error(y_true, y_pred))
-        if self.kind == "classification" and len(y_true) and np.ptp(y_true) > 0:
+        if self.task == "classification" and len(y_true) and np.ptp(y_true) > 0:
             return lambda y_pred: -float(roc_auc_score(y_true, y_pred))
         return lambda y_pred: 0.0
 
     def _machine(
         self, rows: np.ndarray, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, penalty: float
     ) -> np.ndarray:
-        if self.kind == "regression":
+        if self.task == "regression":
             mean, std = y_true[train].mean(), y_true[train].std()
             return SVR(C=penalty).fit(rows[train], (y_true[train] - mean) / std).predict(rows) * std + mean
         margins = SVC(C=penalty).fit(rows[train], y_true[train]).decision_function(rows)

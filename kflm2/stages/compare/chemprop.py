@@ -18,7 +18,7 @@ ABOUT = "chemprop 2, directed message passing, its own defaults"
 
 
 def predict(
-    program: Path, smiles: list[str], y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, kind: Task, seed: int
+    program: Path, smiles: list[str], y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, task: Task, seed: int
 ) -> np.ndarray:
     """Train chemprop, and let it predict.
 
@@ -28,7 +28,7 @@ def predict(
         y_true: (n, K), NaN where the label is missing; those of the test part are not handed over.
         train: rows.
         valid: rows.
-        kind: of the targets.
+        task: of the targets.
         seed: of its weights.
 
     Returns:
@@ -47,7 +47,7 @@ def predict(
         table.to_csv(folder / "known.csv", index=False)
         pd.DataFrame({"smiles": smiles}).to_csv(folder / "all.csv", index=False)
         words = ["train", "--data-path", "known.csv", "--smiles-columns", "smiles", "--target-columns", *targets]
-        words += ["--splits-column", "part", "--task-type", kind, "--output-dir", "made", "--pytorch-seed", str(seed)]
+        words += ["--splits-column", "part", "--task-type", task, "--output-dir", "made", "--pytorch-seed", str(seed)]
         _run(program, words, folder)
         words = ["predict", "--test-path", "all.csv", "--smiles-columns", "smiles"]
         _run(program, [*words, "--model-paths", "made", "--preds-path", "predicted.csv"], folder)

@@ -16,7 +16,7 @@ from kflm2.results.methods import Method, named
 _SHOWN = 5
 
 
-def outside(word: str, reference: Method) -> Method:
+def read_external(word: str, reference: Method) -> Method:
     """Predictions of another program for the test parts of a method that is here.
 
     Args:
@@ -60,18 +60,18 @@ def outside(word: str, reference: Method) -> Method:
             if other.any():
                 row = known["row"].to_numpy()[other][0]
                 raise DataError(f"predictions {path}: row {row} of seed {seed} is another molecule than in the dataset")
-        if reference.kind == "classification" and not ((y_pred >= 0) & (y_pred <= 1)).all():
+        if reference.task == "classification" and not ((y_pred >= 0) & (y_pred <= 1)).all():
             row = known["row"].to_numpy()[~((y_pred >= 0) & (y_pred <= 1)).all(axis=1)][0]
             raise DataError(f"predictions {path}: row {row} of seed {seed} has no probability, from 0 to 1")
         y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
         # probabilities of another program come without a threshold
-        figures = score(y_true, y_pred, reference.kind, np.full(len(columns), 0.5)).mean
+        figures = score(y_true, y_pred, reference.task, np.full(len(columns), 0.5)).mean
         folds[seed] = dataclasses.replace(fold, figures=figures, folder=None)
     return Method(
         name or path.stem,
         reference.dataset,
         reference.sha256,
-        reference.kind,
+        reference.task,
         reference.unit,
         reference.targets,
         reference.split,
@@ -90,7 +90,7 @@ def paired(methods: Sequence[Method], figure: str | None) -> pd.DataFrame:
         DataError: data, splits or runs differ, and which.
     """
     first = methods[0]
-    figure = figure or PRIMARY_METRIC[first.kind]
+    figure = figure or PRIMARY_METRIC[first.task]
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"two methods of {first.dataset} are named {twice}; name them by NAME=FOLDER")
@@ -129,7 +129,7 @@ def _same(first: Method, other: Method) -> None:
     what = f"{first.name} and {other.name} cannot be paired"
     if first.sha256 != other.sha256:
         raise DataError(f"{what}: {first.dataset}'s file is {first.sha256[:12]} for one, {other.sha256[:12]} for other")
-    if (first.targets, first.kind) != (other.targets, other.kind):
+    if (first.targets, first.task) != (other.targets, other.task):
         raise DataError(f"{what}: one predicts {', '.join(first.targets)}, the other {', '.join(other.targets)}")
     if first.split != other.split:
         raise DataError(f"{what}: one was split by {first.split}, the other by {other.split}")

@@ -53,12 +53,12 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
     compared = []
     for name in datasets:
         own = [method for method in found if method.dataset == name]
-        figure = config.figure or PRIMARY_METRIC[own[0].kind]
+        figure = config.figure or PRIMARY_METRIC[own[0].task]
         # a mismatch among what is there should show before hours of baselines
         compare_methods.paired(own, figure)
         reference = own[0]
         own += [run_baseline(baseline, reference, config.chemprop) for baseline in wanted]
-        own += [compare_methods.outside(word, reference) for word in config.predictions]
+        own += [compare_methods.read_external(word, reference) for word in config.predictions]
         if len(own) < 2:
             raise DataError(f"{name}: {own[0].name} is the only method; there is nothing to compare it with")
         table = compare_methods.paired(own, figure)
@@ -110,7 +110,7 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
         known = pd.read_csv(fold.folder / "predictions.csv")
         if fold.molecules not in tables:
             y_true = known[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
-            tables[fold.molecules] = Baselines(known["smiles"].tolist(), y_true, reference.kind)
+            tables[fold.molecules] = Baselines(known["smiles"].tolist(), y_true, reference.task)
         _run_fold(name, tables[fold.molecules], known, made, reference, folder, chemprop_program)
     return methods.find(str(beside), reference.split, reference.folds)[0]
 
@@ -152,17 +152,17 @@ def _run_fold(
     part = known["part"].to_numpy(dtype=str)
     rows = {"train": part == "train", "valid": part == "valid", "test": np.char.startswith(part, "test")}
     train, valid = np.flatnonzero(rows["train"]), np.flatnonzero(rows["valid"])
-    y_true, kind = table.y_true, reference.kind
+    y_true, task = table.y_true, reference.task
     chosen: list[Any] = [None] * len(reference.targets)
     if name == "chemprop":
         assert chemprop_program is not None
-        y_pred = chemprop.predict(chemprop_program, table.smiles, y_true, train, valid, kind, made["seed"])
+        y_pred = chemprop.predict(chemprop_program, table.smiles, y_true, train, valid, task, made["seed"])
     else:
         y_pred, chosen = table.predict(name, train, valid, made["seed"])
     thresholds = np.full(y_true.shape[1], np.nan)
-    if kind == "classification":
+    if task == "classification":
         thresholds = choose_thresholds(y_true[valid], y_pred[valid])
-    scores = {which: score(y_true[own], y_pred[own], kind, thresholds).mean for which, own in rows.items()}
+    scores = {which: score(y_true[own], y_pred[own], task, thresholds).mean for which, own in rows.items()}
     predicted = known.assign(**{f"y_pred_{target}": y_pred[:, k] for k, target in enumerate(reference.targets)})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").unlink(missing_ok=True)

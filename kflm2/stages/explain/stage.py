@@ -55,16 +55,16 @@ def run(config: ExplainConfig) -> int:
     device = choose_device(config.device)
     bundle = Bundle.load(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
-    stream = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
-    most = None if stream.format == "words" else config.limit
+    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    most = None if reader.format == "words" else config.limit
     _clear(config.out)
     frames, told = [pd.DataFrame(columns=list(_COLUMNS))], []
-    rows = stream.rows()
+    rows = reader.rows()
     for row, given in enumerate(itertools.islice(rows, most), start=1):
         one = {"row": row, "name": given.name, "smiles": ""}
         try:
-            one["smiles"] = stream.smiles(given)
-            explained, maps = explainer.explain(str(one["smiles"]), given.name if stream.named else "")
+            one["smiles"] = reader.smiles(given)
+            explained, maps = explainer.explain(str(one["smiles"]), given.name if reader.named else "")
         except MoleculeError as error:
             print(f"{row:>4}  no prediction: {error}", flush=True)
             told.append({**one, "status": str(error)})
@@ -98,7 +98,7 @@ class Explainer:
         """
         self.bundle, self.steps, self.device = bundle, steps, device
         self.target = bundle.targets.index(one_of("target", target or bundle.targets[0], bundle.targets))
-        self.classes = bundle.kind == "classification"
+        self.classes = bundle.task == "classification"
         self.unit = "log-odds" if self.classes else bundle.unit
         self.pooled = bundle.source is not None and not wants_tokens(bundle.config)
         self._embedder = Embedder(bundle.source, device) if bundle.source is not None else None
@@ -110,7 +110,7 @@ class Explainer:
         """What is explained, for explained.json."""
         return {
             "target": self.bundle.targets[self.target],
-            "kind": self.bundle.kind,
+            "kind": self.bundle.task,
             "unit": self.unit,
             "members": len(self.bundle.ensemble.members),
             "method": "integrated gradients",

@@ -171,7 +171,7 @@ class LLMEvaluation:
 
     def __init__(
         self,
-        selection: CorpusFilter,
+        corpus_filter: CorpusFilter,
         held_out: list[str],
         taught: list[str],
         tokenizer: "PreTrainedTokenizerBase",
@@ -181,14 +181,14 @@ class LLMEvaluation:
         """Say what it is judged on.
 
         Args:
-            selection: what of the corpus is taught.
+            corpus_filter: what of the corpus is taught.
             held_out: SMILES that are not.
             taught: some that are.
             tokenizer: the LLM's own.
             context: tokens that it reads at once.
             seed: of the samples.
         """
-        self.selection, self.held_out, self.taught = selection, held_out, taught
+        self.corpus_filter, self.held_out, self.taught = corpus_filter, held_out, taught
         self.tokenizer, self.context, self.seed = tokenizer, context, seed
         self._texts: list[list[str]] = []
         self._known: set[str] = set()
@@ -206,7 +206,7 @@ class LLMEvaluation:
     def compare(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         """Both sets of figures; the corpus is read once more, to tell which of the molecules written are new."""
         texts = [text for own in self._texts for text in own]
-        self._known = taught_among(texts, self.selection.taught())
+        self._known = taught_among(texts, self.corpus_filter.taught())
         for figures, own in zip((before, after), self._texts, strict=True):
             figures["sampled"] = asdict(Sampled.of(own, self._known))
         return {"held_out": len(self.held_out), "before": before, "after": after}

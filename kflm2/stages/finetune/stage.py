@@ -44,8 +44,8 @@ class PreparedCorpus:
     """A corpus after one pass over it."""
 
     corpus: Corpus
-    selection: CorpusFilter
-    survey: CorpusStats
+    corpus_filter: CorpusFilter
+    stats: CorpusStats
 
 
 def run(config: FinetuneConfig) -> Path:
@@ -88,23 +88,23 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     if config.layers == depth:
         config = replace(config, layers=None)  # nothing is cut
     context = checkpoints.folder_context(checkpoint)
-    material = read(config, context)
+    prepared = read(config, context)
     step = config.batch_size * config.accumulation * processes
-    count = material.survey.taught
+    count = prepared.stats.taught
     if count * config.epochs < step:
         raise SettingError(f"a step takes {step} molecules and {count} are to be taught; lower --batch-size")
-    folder = config.out / llm.name / material.corpus.name
-    made = _made(config, llm, checkpoint, material, processes)
+    folder = config.out / llm.name / prepared.corpus.name
+    made = _made(config, llm, checkpoint, prepared, processes)
     if rank == 0 and config.resume:
         _check_resume(folder, made)
 
-    sample, held_out = material.survey.some_taught.texts, material.survey.some_held_out.texts
+    sample, held_out = prepared.stats.some_taught.texts, prepared.stats.some_held_out.texts
     base, tokenizer = load_decoder(checkpoint, device, config.load_4bit, config.unsloth)
-    judged = LLMEvaluation(material.selection, held_out, sample, tokenizer, context, config.seed)
-    before = judged.written(base) if rank == 0 else {}
+    evaluation = LLMEvaluation(prepared.corpus_filter, held_out, sample, tokenizer, context, config.seed)
+    before = evaluation.written(base) if rank == 0 else {}
     cut(base, config.layers)
     if rank == 0:
-        before |= judged.probed(base)
+        before |= evaluation.probed(base)
     targets = DescriptorTargets(sample) if config.knowledge == "descriptors" else None
     if targets is not None:
         made["knowledge"] = targets.names
@@ -116,15 +116,15 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         _begin(folder, made)
 
     start = time.perf_counter()
-    lessons = CorpusDataset(material.selection, tokenizer, config.epochs, step, config.seed)
-    trainer.train(model, lessons, Collator(tokenizer, context, config.randomize, targets), count, config, folder)
+    dataset = CorpusDataset(prepared.corpus_filter, tokenizer, config.epochs, step, config.seed)
+    trainer.train(model, dataset, Collator(tokenizer, context, config.randomize, targets), count, config, folder)
     made["seconds"] = round(time.perf_counter() - start, 1)
     if rank == 0:
         if config.float16:
             model.round_to_half()
-        after = judged.written(model.llm) | judged.probed(model.llm)
-        made["judged"] = judged.compare(before, after)
-        _write(folder, model, tokenizer, made, judged)
+        after = evaluation.written(model.llm) | evaluation.probed(model.llm)
+        made["judged"] = evaluation.compare(before, after)
+        _write(folder, model, tokenizer, made, evaluation)
         print(summary(made, folder))
     return folder
 
@@ -169,49 +169,49 @@ def read(config: FinetuneConfig, context: int) -> PreparedCorpus:
     corpus = find_corpus(config.corpus)
     exclude = ExcludedStructures() if config.keep_tested else structures_of_datasets()
     # a token is a character at least; begin and end are tokens too
-    selection = CorpusFilter(corpus.path, exclude, config.limit, HELD_OUT, config.fragments, context - 2)
-    survey = CorpusStats()
-    for _ in selection.taught(survey):
+    corpus_filter = CorpusFilter(corpus.path, exclude, config.limit, HELD_OUT, config.fragments, context - 2)
+    stats = CorpusStats()
+    for _ in corpus_filter.taught(stats):
         pass
-    taught = survey.taught
+    taught = stats.taught
     left_out = (
-        f"{survey.tested} left out because {', '.join(exclude.names)} hold them"
+        f"{stats.tested} left out because {', '.join(exclude.names)} hold them"
         if exclude.names
         else "none left out as tested on"
     )
     print(
-        f"corpus: {corpus.name}, {survey.read:,} read, {survey.unreadable:,} unreadable, {left_out},"
+        f"corpus: {corpus.name}, {stats.read:,} read, {stats.unreadable:,} unreadable, {left_out},"
         f" {taught:,} to be taught"
-        + (f" ({survey.fragments:,} fragments among them)" if config.fragments else "")
-        + f", {survey.held_out:,} held out",
+        + (f" ({stats.fragments:,} fragments among them)" if config.fragments else "")
+        + f", {stats.held_out:,} held out",
         flush=True,
     )
-    for own in survey.shown:
+    for own in stats.shown:
         print(f"  SMILES {own.row}: {own.smiles[:60]!r}: {own.reason}")
     if not taught:
-        raise DataError(f"corpus {corpus.path}: none of {survey.read} SMILES can be taught")
-    return PreparedCorpus(corpus, selection, survey)
+        raise DataError(f"corpus {corpus.path}: none of {stats.read} SMILES can be taught")
+    return PreparedCorpus(corpus, corpus_filter, stats)
 
 
 def _made(
-    config: FinetuneConfig, llm: registry.LLM, checkpoint: Path, material: PreparedCorpus, processes: int
+    config: FinetuneConfig, llm: registry.LLM, checkpoint: Path, prepared: PreparedCorpus, processes: int
 ) -> dict[str, Any]:
     """What identifies the adapter: from the same the same comes out."""
-    survey = material.survey
+    stats = prepared.stats
     stated = {name: value for name, value in plain(config).items() if name not in ("resume", "out", "device")}
     return {
         "llm": {"name": llm.name, "hub_id": llm.hub_id, "digest": checkpoints.checkpoint_digest(checkpoint)["weights"]},
         "layers": config.layers,
         "corpus": {
-            "name": material.corpus.name,
-            "sha256": sha256_file(material.corpus.path),
-            "read": survey.read,
-            "unreadable": survey.unreadable,
-            "left_out_as_tested": survey.tested,
-            "tested": list(material.selection.exclude.names),
-            "fragments": survey.fragments,
-            "taught": survey.taught,
-            "held_out": survey.held_out,
+            "name": prepared.corpus.name,
+            "sha256": sha256_file(prepared.corpus.path),
+            "read": stats.read,
+            "unreadable": stats.unreadable,
+            "left_out_as_tested": stats.tested,
+            "tested": list(prepared.corpus_filter.exclude.names),
+            "fragments": stats.fragments,
+            "taught": stats.taught,
+            "held_out": stats.held_out,
         },
         "config": stated,
         "processes": processes,
@@ -249,7 +249,7 @@ def _begin(folder: Path, made: dict[str, Any]) -> None:
     write_json(folder / "checkpoints" / "made.json", _identity(made))
 
 
-def _write(folder: Path, model: LoRAModel, tokenizer: Any, made: dict[str, Any], judged: LLMEvaluation) -> None:
+def _write(folder: Path, model: LoRAModel, tokenizer: Any, made: dict[str, Any], evaluation: LLMEvaluation) -> None:
     """All of an adapter's files, that take the place of an earlier one's together.
 
     Raises:
@@ -264,7 +264,7 @@ def _write(folder: Path, model: LoRAModel, tokenizer: Any, made: dict[str, Any],
             tokenizer.save_pretrained(new)
             draw_losses(folder / "losses.csv", new / "losses.png")
             write_text(new / "README.md", card(made))
-            judged.write_samples(new / "samples.csv")
+            evaluation.write_samples(new / "samples.csv")
             write_json(new / adapters.CARD, made)
             # without this file a folder is no adapter: half an old one and half a new one must not be taken for one
             config = "adapter_config.json"

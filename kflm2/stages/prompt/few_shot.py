@@ -26,15 +26,15 @@ class PromptBuilder:
         self,
         config: PromptConfig,
         molecules: Molecules,
-        wording: PromptSpec,
+        prompt_spec: PromptSpec,
         tokenizer: "PreTrainedTokenizerBase",
         context: int,
     ) -> None:
-        self.config, self.wording, self.tokenizer = config, wording, tokenizer
+        self.config, self.prompt_spec, self.tokenizer = config, prompt_spec, tokenizer
         self.room = context - _ROOM
         reasons = {}
-        for template in wording.templates:
-            texts = [wording.ask(smiles, template) for smiles in molecules.smiles]
+        for template in prompt_spec.templates:
+            texts = [prompt_spec.ask(smiles, template) for smiles in molecules.smiles]
             for i, ids in enumerate(tokenizer(texts)["input_ids"]):
                 if len(ids) > self.room:
                     reasons[i] = (
@@ -62,10 +62,10 @@ class PromptBuilder:
         prompts = []
         for row, text in zip(rows, texts, strict=True):
             shots = [(self.molecules.smiles[i], float(self.molecules.y_true[i, 0])) for i in self._of(row, train, seed)]
-            prompt = self.wording.ask(text, template, shots)
+            prompt = self.prompt_spec.ask(text, template, shots)
             while shots and len(self.tokenizer(prompt)["input_ids"]) > self.room:
                 shots = shots[1:]  # the least similar one goes first
-                prompt = self.wording.ask(text, template, shots)
+                prompt = self.prompt_spec.ask(text, template, shots)
             prompts.append(prompt)
         return prompts
 
@@ -93,4 +93,4 @@ class PromptBuilder:
 
     def answers(self, rows: Sequence[int]) -> list[str]:
         """What the molecules should be answered with."""
-        return [self.wording.write(float(self.molecules.y_true[i, 0])) for i in rows]
+        return [self.prompt_spec.write(float(self.molecules.y_true[i, 0])) for i in rows]

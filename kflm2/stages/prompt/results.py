@@ -62,7 +62,7 @@ class PromptRun:
 def made_from(
     config: PromptConfig,
     molecules: Molecules,
-    wording: PromptSpec,
+    prompt_spec: PromptSpec,
     llm: registry.LLM,
     adapter: Path | None,
     checkpoint: Path,
@@ -75,7 +75,7 @@ def made_from(
             "sha256": molecules.sha256,
             "targets": list(dataset.targets),
             "unit": dataset.unit,
-            "kind": dataset.kind,
+            "kind": dataset.task,
         },
         "rows": {
             "read": molecules.read,
@@ -88,7 +88,7 @@ def made_from(
             "tokenizer": digests["tokenizer"],
             "adapter": adapters.digest(adapter) if adapter else None,
         },
-        "wording": dataclasses.asdict(wording),
+        "wording": dataclasses.asdict(prompt_spec),
         "config": plain(config),
         "versions": versions(),
         "commit": commit(),

@@ -66,9 +66,9 @@ def run(config: PromptConfig) -> list[PromptRun]:
     molecules = load(config)
     dataset = molecules.dataset
     path = config.prompts or project_folder() / "prompt" / "prompts.toml"
-    wording = read_prompt_spec(path, dataset.name, target, dataset.kind)
-    check_template(wording, config.template)
-    _check_values(molecules, wording)
+    prompt_spec = read_prompt_spec(path, dataset.name, target, dataset.task)
+    check_template(prompt_spec, config.template)
+    _check_values(molecules, prompt_spec)
     if config.llm == registry.AUTO:
         llm, why = resolve.auto()
         print(f"LLM: auto takes {llm.name} ({why})", flush=True)
@@ -83,18 +83,18 @@ def run(config: PromptConfig) -> list[PromptRun]:
         adapters.check(adapter, llm, checkpoint)
 
     base, tokenizer = _load(checkpoint, adapter, config, device)
-    asking = PromptBuilder(config, molecules, wording, tokenizer, checkpoints.folder_context(checkpoint))
-    molecules = asking.molecules
+    builder = PromptBuilder(config, molecules, prompt_spec, tokenizer, checkpoints.folder_context(checkpoint))
+    molecules = builder.molecules
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
     folder = config.out / dataset.name / _name(config)
     folder.mkdir(parents=True, exist_ok=True)
-    made = prompt_evidence.made_from(config, molecules, wording, llm, adapter, checkpoint)
+    made = prompt_evidence.made_from(config, molecules, prompt_spec, llm, adapter, checkpoint)
     runs: list[PromptRun] = []
     for seed, split in zip(seeds, splits, strict=True):
-        one, base = _run(config, asking, split, seed, base, tokenizer)
+        one, base = _run(config, builder, split, seed, base, tokenizer)
         prompt_evidence.write_run(folder / f"{config.split}-{seed}", made, molecules, one)
         runs.append(one)
     del base
@@ -106,7 +106,7 @@ def run(config: PromptConfig) -> list[PromptRun]:
             _compare(dataclasses.replace(stage_2, seed=one.seed, out=folder / "stage_2"), molecules, one)
             prompt_evidence.write_run(folder / f"{config.split}-{one.seed}", made, molecules, one)
     prompt_evidence.write_summary(folder / f"summary-{config.split}.json", made, runs)
-    print(prompt_report.table(runs, config, molecules, wording, folder))
+    print(prompt_report.table(runs, config, molecules, prompt_spec, folder))
     return runs
 
 
@@ -132,7 +132,7 @@ def _stage_2(config: PromptConfig) -> TrainConfig | None:
     return stage_2
 
 
-def _check_values(molecules: Molecules, wording: PromptSpec) -> None:
+def _check_values(molecules: Molecules, prompt_spec: PromptSpec) -> None:
     """Refuse values that cannot be answered, and say where decimals are too few.
 
     Raises:
@@ -142,12 +142,12 @@ def _check_values(molecules: Molecules, wording: PromptSpec) -> None:
     for row, value in zip(molecules.rows, y, strict=True):
         try:
             if not np.isnan(value):
-                wording.write(float(value))
+                prompt_spec.write(float(value))
         except DataError as error:
             raise DataError(f"{molecules.dataset.path}, row {row}: {error}") from None
-    if wording.kind == "regression" and np.nanstd(y) < 10 * 10.0**-wording.decimals:
+    if prompt_spec.task == "regression" and np.nanstd(y) < 10 * 10.0**-prompt_spec.decimals:
         print(
-            f"note: answers have {wording.decimals} decimals, and the values' sd is {np.nanstd(y):.2g}; a table of"
+            f"note: answers have {prompt_spec.decimals} decimals, and the values' sd is {np.nanstd(y):.2g}; a table of"
             " --prompts can ask for more",
             flush=True,
         )
@@ -175,7 +175,7 @@ def _load(
 
 def _run(
     config: PromptConfig,
-    asking: PromptBuilder,
+    builder: PromptBuilder,
     split: Split,
     seed: int,
     llm: "PreTrainedModel",
@@ -183,16 +183,16 @@ def _run(
 ) -> "tuple[PromptRun, PreTrainedModel]":
     """One seed, and the LLM as it was before."""
     start = time.perf_counter()
-    molecules, wording = asking.molecules, asking.wording
-    y, kind = molecules.y_true[:, 0], molecules.dataset.kind
-    own = {part: asking.labelled(getattr(split, part)) for part in ("train", "valid", "test")}
+    molecules, prompt_spec = builder.molecules, builder.prompt_spec
+    y, task = molecules.y_true[:, 0], molecules.dataset.task
+    own = {part: builder.labelled(getattr(split, part)) for part in ("train", "valid", "test")}
     for part, rows in own.items():
         if not rows:
             raise DataError(f"no molecule of {part} has a label")
     one = PromptRun(seed, split, {part: own[part] for part in ("valid", "test")})
     # values that can be answered are those of the size that training has
-    digits = max(len(answer.strip(" -").partition(".")[0]) for answer in asking.answers(own["train"]))
-    number = (digits, wording.decimals) if kind == "regression" else None
+    digits = max(len(answer.strip(" -").partition(".")[0]) for answer in builder.answers(own["train"]))
+    number = (digits, prompt_spec.decimals) if task == "regression" else None
 
     torch.manual_seed(seed)
     lora = FinetuneConfig(
@@ -201,12 +201,12 @@ def _run(
     model = LoRAModel(llm, lora, 0)
     prompter = Prompter(model.llm, tokenizer)
     if number is not None:
-        prompter.check_numbers(asking.answers(own["train"][:_CHECKED]), number)
+        prompter.check_numbers(builder.answers(own["train"][:_CHECKED]), number)
     if config.epochs:
         train, valid = (
             prompter.rows(
-                asking.prompts(own[part], own["train"], seed, config.template),
-                asking.answers(own[part]),
+                builder.prompts(own[part], own["train"], seed, config.template),
+                builder.answers(own[part]),
                 config.loss == "text",
             )
             for part in ("train", "valid")
@@ -214,10 +214,10 @@ def _run(
         one.losses = teach(model, prompter, train, valid, config.epochs, config.batch_size, config.learning_rate, seed)
 
     def ask(rows: list[int], template: str, smiles: list[str] | None = None) -> Answers:
-        prompts = asking.prompts(rows, own["train"], seed, template, smiles)
+        prompts = builder.prompts(rows, own["train"], seed, template, smiles)
         if number is None:
-            both, share = prompter.probabilities(prompts, wording.answers)
-            texts = [[wording.answers[int(yes > no)]] for no, yes in both]
+            both, share = prompter.probabilities(prompts, prompt_spec.answers)
+            texts = [[prompt_spec.answers[int(yes > no)]] for no, yes in both]
             return Answers(prompts, texts, both[:, 1], share)
         texts = prompter.answers(prompts, number, config.samples, seed)
         values = [[value for text in few if (value := parse(text)) is not None] for few in texts]
@@ -226,52 +226,52 @@ def _run(
     for part in ("valid", "test"):
         one.answered[part] = ask(own[part], config.template)
     one.free = [few[0] for few in prompter.answers(one.answered["test"].prompts)]
-    one.read_free = float(np.mean([prompt_report.readable(text, wording) for text in one.free]))
-    _judge(one, y, kind, own)
-    one.spread = _robustness(config, wording, molecules, own["test"], one.answered["test"], ask)
+    one.read_free = float(np.mean([prompt_report.readable(text, prompt_spec) for text in one.free]))
+    _evaluate(one, y, task, own)
+    one.spread = _robustness(config, prompt_spec, molecules, own["test"], one.answered["test"], ask)
     one.seconds = round(time.perf_counter() - start, 1)
     return one, model.peft.unload()
 
 
-def _judge(one: PromptRun, y: np.ndarray, kind: Task, own: dict[str, list[int]]) -> None:
+def _evaluate(one: PromptRun, y: np.ndarray, task: Task, own: dict[str, list[int]]) -> None:
     """Figures of the answers, and of the trivial one: the training part's mean, or its share of class 1."""
     y_pred = np.full(len(y), np.nan)
     for part, answers in one.answered.items():
         y_pred[own[part]] = answers.y_pred
     trivial = np.full(len(y), np.mean(y[own["train"]]))
     cuts = np.array([np.nan])
-    if kind == "classification":
+    if task == "classification":
         known = [i for i in own["valid"] if not np.isnan(y_pred[i])]
         cuts = choose_thresholds(y[known, None], y_pred[known, None])
         one.threshold = float(cuts[0])
-    name = "mean of train" if kind == "regression" else "majority"
+    name = "mean of train" if task == "regression" else "majority"
     for who, values, threshold in ((name, trivial, np.array([0.5])), ("prompting", y_pred, cuts)):
         one.figures[who] = {}
         for part, all_rows in one.split.parts.items():
             rows = [int(i) for i in all_rows if not np.isnan(y[i]) and not np.isnan(values[i])]
             if part != "train":
-                figures = score(y[rows, None], values[rows, None], kind, threshold)
+                figures = score(y[rows, None], values[rows, None], task, threshold)
                 one.figures[who][part] = figures.targets[0]
 
 
 def _robustness(
     config: PromptConfig,
-    wording: PromptSpec,
+    prompt_spec: PromptSpec,
     molecules: Molecules,
     rows: list[int],
     asked: Answers,
     ask: Callable[..., Answers],
 ) -> dict[str, dict[str, float | None]]:
     """How much the answers to the same molecules hang on how they are written and asked for."""
-    y, kind = molecules.y_true[rows, 0], molecules.dataset.kind
+    y, task = molecules.y_true[rows, 0], molecules.dataset.task
     ways = {
         "random SMILES": [
             ask(rows, config.template, [randomized(molecules.smiles[i], number) for i in rows]).y_pred
             for number in range(config.writings)
         ],
-        "paraphrases": [ask(rows, name).y_pred for name in wording.templates if name != config.template],
+        "paraphrases": [ask(rows, name).y_pred for name in prompt_spec.templates if name != config.template],
     }
-    return {name: prompt_report.spread([asked.y_pred, *values], y, kind) for name, values in ways.items() if values}
+    return {name: prompt_report.spread([asked.y_pred, *values], y, task) for name, values in ways.items() if values}
 
 
 def _compare(stage_2: TrainConfig, molecules: Molecules, one: PromptRun) -> None:

@@ -22,7 +22,7 @@ class PromptSpec:
     """Name -> text with {smiles}, {quantity} and {unit}; the answer follows it at once."""
     quantity: str
     unit: str
-    kind: Task
+    task: Task
     decimals: int
     answers: tuple[str, str]
     """Of class 0 and of class 1."""
@@ -49,7 +49,7 @@ class PromptSpec:
         Raises:
             DataError: it has more digits than can be answered, or is no class.
         """
-        if self.kind == "classification":
+        if self.task == "classification":
             if value not in (0, 1):
                 raise DataError(f"{value:g} is no class; classes are 0 and 1")
             return self.answers[int(value)]
@@ -60,20 +60,20 @@ class PromptSpec:
         return " " + (text.lstrip("-") if float(text) == 0 else text)
 
 
-def read_prompt_spec(path: Path, dataset: str, target: str, kind: Task) -> PromptSpec:
+def read_prompt_spec(path: Path, dataset: str, target: str, task: Task) -> PromptSpec:
     """The words for a dataset's target, from a table such as prompt/prompts.toml.
 
     Args:
         path: TOML.
         dataset: its name; what the table does not say of it is taken from `default`.
         target: column to predict.
-        kind: of it.
+        task: of it.
 
     Raises:
         DataError: the table cannot be read or lacks something; the message says what.
     """
     table = read_toml(path, "prompts", DataError)
-    templates = _templates(path, table, kind)
+    templates = _templates(path, table, task)
     values: dict[str, Any] = {"quantity": target, "unit": "", "decimals": 2, "answers": [" no", " yes"]}
     known = tuple(values)
     for name in ("default", dataset):
@@ -93,17 +93,17 @@ def read_prompt_spec(path: Path, dataset: str, target: str, kind: Task) -> Promp
             f"prompts {path}: answers of {dataset}: one begins like the other, and could not be told from it"
         )
     quantity = str(values["quantity"]).replace("{target}", target)
-    return PromptSpec(templates, quantity, str(values["unit"]), kind, decimals, (answers[0], answers[1]))
+    return PromptSpec(templates, quantity, str(values["unit"]), task, decimals, (answers[0], answers[1]))
 
 
 def _is_answer(own: Any) -> bool:
     return isinstance(own, str) and own.startswith(" ") and bool(own.strip())
 
 
-def _templates(path: Path, table: dict[str, Any], kind: Task) -> dict[str, str]:
-    templates = table.get("templates", {}).get(kind) if isinstance(table.get("templates"), dict) else None
+def _templates(path: Path, table: dict[str, Any], task: Task) -> dict[str, str]:
+    templates = table.get("templates", {}).get(task) if isinstance(table.get("templates"), dict) else None
     if not isinstance(templates, dict) or not templates:
-        raise DataError(f"prompts {path}: no [templates.{kind}]")
+        raise DataError(f"prompts {path}: no [templates.{task}]")
     for name, text in templates.items():
         try:
             fields = {field: spec for _, field, spec, _ in string.Formatter().parse(text) if field is not None}
@@ -118,9 +118,9 @@ def _templates(path: Path, table: dict[str, Any], kind: Task) -> dict[str, str]:
     return templates
 
 
-def check_template(wording: PromptSpec, template: str) -> None:
+def check_template(prompt_spec: PromptSpec, template: str) -> None:
     """Refuse a template that the table does not have."""
-    one_of("template", template, tuple(wording.templates))
+    one_of("template", template, tuple(prompt_spec.templates))
 
 
 def parse(text: str) -> float | None:

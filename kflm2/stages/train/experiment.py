@@ -56,10 +56,10 @@ def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> evidenc
         rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
         raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")
     trained = train(config, prepared, split, config.seed, device)
-    return _judged(config, prepared, split, config.seed, trained, prepared.seconds)
+    return _evaluate(config, prepared, split, config.seed, trained, prepared.seconds)
 
 
-def _judged(
+def _evaluate(
     config: TrainConfig,
     prepared: Prepared,
     split: Split,
@@ -68,14 +68,14 @@ def _judged(
     seconds: dict[str, float],
 ) -> evidence.Run:
     molecules = prepared.molecules
-    y_true, kind, y_pred, spread = molecules.y_true, molecules.dataset.kind, trained.y_pred, trained.spread
+    y_true, task, y_pred, std = molecules.y_true, molecules.dataset.task, trained.y_pred, trained.std
     thresholds = np.full(y_true.shape[1], np.nan)
-    if kind == "classification":
+    if task == "classification":
         thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
-    scores = {part: score(y_true[own], y_pred[own], kind, thresholds) for part, own in split.parts.items()}
-    calibration = Calibration(kind, y_true[split.valid], y_pred[split.valid], spread[split.valid])
+    scores = {part: score(y_true[own], y_pred[own], task, thresholds) for part, own in split.parts.items()}
+    calibration = Calibration(task, y_true[split.valid], y_pred[split.valid], std[split.valid])
     coverage = {
-        part: calibration.coverage(y_true[own], y_pred[own], spread[own], CONFIDENCE)
+        part: calibration.coverage(y_true[own], y_pred[own], std[own], CONFIDENCE)
         for part, own in split.parts.items()
         if part.startswith("test")
     }
@@ -88,7 +88,7 @@ def _judged(
         scores,
         thresholds,
         y_pred,
-        spread,
+        std,
         calibration,
         coverage,
         trained.ensemble,
@@ -160,7 +160,7 @@ class Trained:
     """As the models read them."""
     y_pred: np.ndarray
     """(n, K) mean of the members."""
-    spread: np.ndarray
+    std: np.ndarray
     """(n, K) their standard deviation."""
 
 
@@ -190,7 +190,7 @@ def _train(
         scale = DescriptorScaler(features.descriptors[split.train])
         features = dataclasses.replace(features, descriptors=scale(features.descriptors))
     y_true = prepared.molecules.y_true
-    kind = prepared.molecules.dataset.kind
+    task = prepared.molecules.dataset.task
     sizes = features.sizes()
     members = [
         fit(
@@ -198,7 +198,7 @@ def _train(
             features,
             y_true,
             split,
-            kind,
+            task,
             config,
             # members of one run differ from each other and from all other runs' members
             seed=seed * 1000 + member,

@@ -19,7 +19,7 @@ _DPI = 150
 
 def draw_run(run: Run, folder: Path) -> None:
     """Draw a run's pictures: parity.png (or roc.png for classes) and learning_curve.png."""
-    if run.molecules.dataset.kind == "regression":
+    if run.molecules.dataset.task == "regression":
         _save(_parity(run), folder / "parity.png")
     else:
         _save(_roc(run), folder / "roc.png")
@@ -116,7 +116,7 @@ def _learning_curve(run: Run) -> Figure:
             axis.plot(epochs, one.history[part], color=_COLORS[part], linewidth=1.2, label=label)
         kept = one.history["valid"][one.best_epoch - 1]
         axis.scatter(one.best_epoch, kept, s=28, color=_COLORS["test"], zorder=3, label="kept" if number == 0 else None)
-    regression = run.molecules.dataset.kind == "regression"
+    regression = run.molecules.dataset.task == "regression"
     loss = "squared error (scaled target)" if regression else "cross-entropy"
     axis.set(xlabel="epoch", ylabel=loss, yscale="log")
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))

@@ -12,7 +12,7 @@ from kflm2.results.runs import Run
 
 def short(valid: Scores) -> str:
     """The main figure on validation, for a progress bar."""
-    name = PRIMARY_METRIC[valid.kind]
+    name = PRIMARY_METRIC[valid.task]
     value = valid.mean[name]
     return "" if value is None else f"valid {name} {value:.3f}"
 
@@ -34,7 +34,7 @@ def table(runs: Sequence[Run], folder: Path) -> str:
     """Mean ± sd over the runs for every part of the split, and what the figures rest on."""
     first, last = runs[0], runs[-1]
     parts = tuple(first.scores)
-    molecules, kind = first.molecules, first.molecules.dataset.kind
+    molecules, task = first.molecules, first.molecules.dataset.task
     dataset, source = molecules.dataset, first.source
     targets = dataset.targets[0] if len(dataset.targets) == 1 else f"mean of {len(dataset.targets)} targets"
     what = f"{dataset.quantity or targets}{f', {dataset.unit}' if dataset.unit else ''}"
@@ -42,7 +42,7 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
     sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
-    wide = max(10, *(len(name) + 2 for name in METRIC_NAMES[kind]))
+    wide = max(10, *(len(name) + 2 for name in METRIC_NAMES[task]))
     lines = [
         "",
         f"{dataset.name} ({what}), {first.config.model}: {PIPELINES[first.config.model].about}",
@@ -50,9 +50,9 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         "",
         f"{'':{wide}}" + "".join(f"{part:>18}" for part in parts),
     ]
-    for name in METRIC_NAMES[kind]:
+    for name in METRIC_NAMES[task]:
         cells = [_cell(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
-        unit = dataset.unit if kind == "regression" and name in ("RMSE", "MAE") else ""
+        unit = dataset.unit if task == "regression" and name in ("RMSE", "MAE") else ""
         lines.append(f"{name:{wide}}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
     lines += [*_targets(runs), *_left_out(runs), *_coverage(runs)]
     seconds = first.seconds
@@ -80,7 +80,7 @@ def _targets(runs: Sequence[Run]) -> list[str]:
     dataset = runs[0].molecules.dataset
     if len(dataset.targets) == 1:
         return []
-    name = PRIMARY_METRIC[dataset.kind]
+    name = PRIMARY_METRIC[dataset.task]
     lines = ["", f"test {name} of each target"]
     for index, target in enumerate(dataset.targets):
         own = [run.scores["test"].targets[index] for run in runs]
@@ -91,7 +91,7 @@ def _targets(runs: Sequence[Run]) -> list[str]:
 def _left_out(runs: Sequence[Run]) -> list[str]:
     """A line for every target that some run could not judge in some part."""
     first = runs[0]
-    regression = first.molecules.dataset.kind == "regression"
+    regression = first.molecules.dataset.task == "regression"
     why = "fewer than two labels" if regression else "one class only"
     lines = []
     for index, target in enumerate(first.molecules.dataset.targets):
@@ -107,7 +107,7 @@ def _left_out(runs: Sequence[Run]) -> list[str]:
 def _coverage(runs: Sequence[Run]) -> list[str]:
     """How far intervals calibrated on validation can be trusted on test."""
     first = runs[0]
-    regression = first.molecules.dataset.kind == "regression"
+    regression = first.molecules.dataset.task == "regression"
     lines = [""]
     for part, own in first.coverage.items():
         share = _cell(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)

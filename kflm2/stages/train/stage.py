@@ -13,11 +13,11 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
-from kflm2.predictor.bundle import place
-from kflm2.predictor.export import keep
+from kflm2.predictor.bundle import check_destination
+from kflm2.predictor.export import export_bundle
 from kflm2.results import runs as evidence
 from kflm2.stages.train import plots, report
-from kflm2.stages.train.experiment import Prepared, _judged, prepare, train
+from kflm2.stages.train.experiment import Prepared, _evaluate, prepare, train
 
 
 def run(config: TrainConfig) -> list[evidence.Run]:
@@ -37,12 +37,12 @@ def run(config: TrainConfig) -> list[evidence.Run]:
     evidence.write_summary(runs, plan.folder / f"summary-{plan.config.split}.json")
     print(report.table(runs, plan.folder))
     if plan.config.save is not None:
-        keep(runs[0], plan.config.save)
+        export_bundle(runs[0], plan.config.save)
         print(f"model     {plan.config.save}: kflm2 predict {plan.config.save} molecules.csv -o predicted.csv")
     return runs
 
 
-def complete(config: TrainConfig, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
+def run_missing(config: TrainConfig, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
     """Make the runs that are not there yet; those of the same settings, data, split and LLM are kept.
 
     Args:
@@ -76,7 +76,7 @@ class _Plan:
 def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
     config = config.resolved()
     if config.save is not None:
-        place(config.save)  # a place where nothing can be kept should show now, not after training
+        check_destination(config.save)  # a place where nothing can be kept should show now, not after training
     assert config.runs is not None and config.split is not None
     device = choose_device(config.device)
     prepared = prepare(config, device, molecules)
@@ -102,7 +102,7 @@ def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
             trained = train(config, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = _judged(config, prepared, split, seed, trained, seconds)
+            one = _evaluate(config, prepared, split, seed, trained, seconds)
             bar.set_postfix_str(report.short(one.scores["valid"]))
             evidence.write_run(one, plan.folder / f"{config.split}-{seed}")
             plots.draw_run(one, plan.folder / f"{config.split}-{seed}")

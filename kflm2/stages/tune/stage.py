@@ -50,7 +50,7 @@ def run(config: TuneConfig) -> None:
         chosen = _search(resolved, space, molecules, split, seed, folder / f"outer-{seed}")
         (one,) = stage.run(config.of_stage_2(**chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
         outer.append((seed, chosen, one.scores["test"].mean))
-    name = PRIMARY_METRIC[molecules.dataset.kind]
+    name = PRIMARY_METRIC[molecules.dataset.task]
     mean, sd = summarize([figures[name] for _, _, figures in outer])
     rows = [{"seed": seed, "chosen": chosen, "test": figures} for seed, chosen, figures in outer]
     write_json(folder / "nested.json", {"split": resolved.split, "figure": name, "mean": mean, "sd": sd, "outer": rows})
@@ -66,7 +66,7 @@ def _search(
     """One study; what its best trial chose."""
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
-    kind = molecules.dataset.kind
+    task = molecules.dataset.task
     fixed = plain(config.of_stage_2())
     identity = {
         "dataset": molecules.sha256,
@@ -81,7 +81,7 @@ def _search(
         space,
         config.sampler,
         identity,
-        minimize=kind == "regression",
+        minimize=task == "regression",
         prune=config.prune,
         seed=config.seed,
     )
@@ -95,11 +95,11 @@ def _search(
         with tqdm(total=config.trials, initial=done, desc="trials", unit="trial") as bar:
             for _ in search.run(config.trials, objective):
                 bar.update(len(search.finished()) - bar.n)
-                bar.set_postfix_str(search_report.best_so_far(search.study, PRIMARY_METRIC[kind]))
+                bar.set_postfix_str(search_report.best_so_far(search.study, PRIMARY_METRIC[task]))
             bar.update(len(search.finished()) - bar.n)
     finally:
         # Ctrl-C too leaves what was found so far
-        chosen = _write(config, search, identity, folder, PRIMARY_METRIC[kind])
+        chosen = _write(config, search, identity, folder, PRIMARY_METRIC[task])
     return chosen
 
 
@@ -146,14 +146,14 @@ class Objective:
         prepared = self._prepared(
             tuple((name, chosen[name]) for name in ("layers", "adapter", "descriptors") if name in chosen)
         )
-        y_true, kind = self.molecules.y_true, self.molecules.dataset.kind
+        y_true, task = self.molecules.y_true, self.molecules.dataset.task
         figures: list[float] = []
         for number, split in enumerate(self.splits):
             y_pred = experiment.train(own, prepared, split, number, self.device).y_pred
             if not np.isfinite(y_pred).all():
                 return float("nan")
-            judged = score(y_true[split.test], y_pred[split.test], kind, np.full(y_true.shape[1], 0.5))
-            figure = judged.mean[PRIMARY_METRIC[kind]]
+            judged = score(y_true[split.test], y_pred[split.test], task, np.full(y_true.shape[1], 0.5))
+            figure = judged.mean[PRIMARY_METRIC[task]]
             if figure is None:
                 return float("nan")
             figures.append(figure)

@@ -41,7 +41,7 @@ class CorpusDataset(IterableDataset):
 
     def __init__(
         self,
-        selection: CorpusFilter,
+        corpus_filter: CorpusFilter,
         tokenizer: "PreTrainedTokenizerBase",
         epochs: int,
         step: int,
@@ -51,26 +51,26 @@ class CorpusDataset(IterableDataset):
         """Say what to read.
 
         Args:
-            selection: what of a corpus is taught.
+            corpus_filter: what of a corpus is taught.
             tokenizer: a molecule is as long as its tokens are many.
             epochs: passes.
             step: molecules in an optimizer's step, over all processes.
             seed: of the order.
             start: molecules to pass over, where training goes on.
         """
-        self.selection, self.tokenizer, self.epochs, self.step = selection, tokenizer, epochs, step
+        self.corpus_filter, self.tokenizer, self.epochs, self.step = corpus_filter, tokenizer, epochs, step
         self.seed, self.start = seed, start
 
     def __iter__(self) -> Iterator[Example]:
-        for number, lesson in enumerate(self._all()):
+        for number, example in enumerate(self._all()):
             if number >= self.start:
-                yield lesson
+                yield example
 
     def _all(self) -> Iterator[Example]:
         rest: list[str] = []
         for epoch in range(self.epochs):
             block, blocks = rest, 0
-            for smiles in self.selection.taught():
+            for smiles in self.corpus_filter.taught():
                 block.append(smiles)
                 if len(block) >= _BLOCK:
                     block = yield from self._full_steps(block, epoch, blocks)
@@ -137,15 +137,15 @@ class Collator:
     ) -> None:
         self.tokenizer, self.context, self.randomize, self.targets = tokenizer, context, randomize, targets
 
-    def __call__(self, lessons: list[Example]) -> dict[str, Any]:
+    def __call__(self, dataset: list[Example]) -> dict[str, Any]:
         """Tensors of a batch.
 
         Returns:
             input_ids and labels (B, T); descriptors (B, P) where they are learnt.
         """
-        written = [randomized(own.smiles, own.seed) if own.chance < self.randomize else own.smiles for own in lessons]
+        written = [randomized(own.smiles, own.seed) if own.chance < self.randomize else own.smiles for own in dataset]
         batch: dict[str, Any] = tokens_and_labels(self.tokenizer, written, self.context)
         if self.targets is not None:
             # of the molecule, however it is written
-            batch["descriptors"] = torch.from_numpy(self.targets([own.smiles for own in lessons]))
+            batch["descriptors"] = torch.from_numpy(self.targets([own.smiles for own in dataset]))
         return batch

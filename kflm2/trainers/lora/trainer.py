@@ -58,7 +58,7 @@ class LoRATrainer(Trainer):
 
 def train(
     model: LoRAModel,
-    lessons: CorpusDataset,
+    dataset: CorpusDataset,
     collator: Collator,
     molecules: int,
     config: FinetuneConfig,
@@ -69,7 +69,7 @@ def train(
 
     Args:
         model: with a fresh adapter.
-        lessons: what to read.
+        dataset: what to read.
         collator: makes tensors of it.
         molecules: in an epoch.
         config: see FinetuneConfig.
@@ -80,24 +80,24 @@ def train(
         KeyboardInterrupt: Ctrl-C, after a checkpoint.
         DataError: the disk is full; the last good checkpoint stays.
     """
-    arguments = _arguments(config, lessons, molecules, next(model.parameters()).device, folder)
+    arguments = _arguments(config, dataset, molecules, next(model.parameters()).device, folder)
     last = last_checkpoint(folder) if config.resume else None
     if last is not None:
         done = json.loads((last / "trainer_state.json").read_text())["global_step"]
         if done >= arguments.max_steps:
             model.restore(last)
             return
-        lessons.start = done * lessons.step
+        dataset.start = done * dataset.step
     stop = Stop()
     trainer = LoRATrainer(
         model=model,
         args=arguments,
-        train_dataset=lessons,
+        train_dataset=dataset,
         data_collator=collator,
-        callbacks=[Curve(lambda: model.losses, folder / "losses.csv", lessons.step), stop, *callbacks],
+        callbacks=[Curve(lambda: model.losses, folder / "losses.csv", dataset.step), stop, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
-    model.molecules = lessons.step
+    model.molecules = dataset.step
     if last is not None:
         random_state = RandomState(last)
         random_state.trainer = trainer
@@ -114,11 +114,11 @@ def train(
 
 
 def _arguments(
-    config: FinetuneConfig, lessons: CorpusDataset, molecules: int, device: torch.device, folder: Path
+    config: FinetuneConfig, dataset: CorpusDataset, molecules: int, device: torch.device, folder: Path
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
-        max_steps=max(1, molecules * config.epochs // lessons.step),
+        max_steps=max(1, molecules * config.epochs // dataset.step),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
         learning_rate=config.learning_rate,
@@ -134,7 +134,7 @@ def _arguments(
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda",
         # named in one process alone, it would be waited for
-        ddp_backend=None if lessons.step == config.batch_size * config.accumulation else _backend(device),
+        ddp_backend=None if dataset.step == config.batch_size * config.accumulation else _backend(device),
         # an adapter on the vocabulary head has no part in a step that learns descriptors alone
         ddp_find_unused_parameters=config.knowledge != "none" and config.targets == "paper",
         # lessons pass over by themselves what was read before

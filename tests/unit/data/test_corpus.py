@@ -73,13 +73,13 @@ def test_a_corpus_is_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.M
 def test_unreadable_and_tested_molecules_are_left_out_and_counted(tmp_path: Path) -> None:
     bad = [f"C({'C' * i}" for i in range(30)]
     (tmp_path / "a.smi").write_text("\n".join(["CCO", *bad, "OC(C)=O", "CCN", "CCC", "CCCC"]) + "\n")
-    survey = CorpusStats()
+    stats = CorpusStats()
     # acetic acid is excluded however it is written
-    found = list(CorpusFilter(tmp_path / "a.smi", ExcludedStructures.of(["CC(=O)O"]), limit=3).taught(survey))
+    found = list(CorpusFilter(tmp_path / "a.smi", ExcludedStructures.of(["CC(=O)O"]), limit=3).taught(stats))
     assert found == ["CCO", "CCN", "CCC"]
-    assert (survey.read, survey.used, survey.unreadable, survey.tested) == (34, 3, 30, 1)
-    assert len(survey.shown) == 20
-    assert survey.shown[0].row == 2
+    assert (stats.read, stats.used, stats.unreadable, stats.tested) == (34, 3, 30, 1)
+    assert len(stats.shown) == 20
+    assert stats.shown[0].row == 2
 
 
 def test_the_datasets_that_are_here_are_what_may_be_tested_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,16 +156,16 @@ def test_fragments_are_the_small_molecules_that_a_cut_leaves() -> None:
 def test_fragments_are_taught_once_beside_their_molecules_and_never_of_those_held_out(tmp_path: Path) -> None:
     own = [f"{'C' * i}NC(=O)c1ccc(OC{'C' * j})cc1" for i in range(1, 7) for j in range(10)]
     (tmp_path / "a.smi").write_text("\n".join(own) + "\n")
-    survey = CorpusStats()
-    selection = CorpusFilter(tmp_path / "a.smi", held_out=0.3, fragments=True)
-    taught = list(selection.taught(survey))
-    assert taught == list(selection.taught())
-    assert survey.taught == len(taught) == len(set(taught))
+    stats = CorpusStats()
+    corpus_filter = CorpusFilter(tmp_path / "a.smi", held_out=0.3, fragments=True)
+    taught = list(corpus_filter.taught(stats))
+    assert taught == list(corpus_filter.taught())
+    assert stats.taught == len(taught) == len(set(taught))
     held_out = [text for text in own if is_held_out(text, 0.3)]
-    assert survey.held_out == len(held_out) > 5
-    assert survey.some_held_out.texts == held_out
-    assert sorted(survey.some_taught.texts) == sorted(taught)
-    assert survey.used - survey.held_out + survey.fragments == len(taught)
+    assert stats.held_out == len(held_out) > 5
+    assert stats.some_held_out.texts == held_out
+    assert sorted(stats.some_taught.texts) == sorted(taught)
+    assert stats.used - stats.held_out + stats.fragments == len(taught)
     pieces = {piece for text in own if text not in held_out for piece in fragments(text)}
     assert set(taught) == {text for text in {*own, *pieces} if not is_held_out(text, 0.3)}
     without = next(text for text in taught if text not in own)
@@ -192,6 +192,6 @@ def test_a_reservoir_is_a_fair_sample() -> None:
 
 def test_what_the_llm_cannot_read_at_once_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("CCO\nCCCCCCCC\n")
-    survey = CorpusStats()
-    assert list(CorpusFilter(tmp_path / "a.smi", longest=7).taught(survey)) == ["CCO"]
-    assert [(own.row, own.reason) for own in survey.shown] == [(2, "8 characters; the LLM reads 7 at once")]
+    stats = CorpusStats()
+    assert list(CorpusFilter(tmp_path / "a.smi", longest=7).taught(stats)) == ["CCO"]
+    assert [(own.row, own.reason) for own in stats.shown] == [(2, "8 characters; the LLM reads 7 at once")]

@@ -38,7 +38,7 @@ def test_a_published_file_is_read_whole(name: str, dataset_files: None) -> None:
     assert max(map(len, molecules.smiles)) == longest
     assert molecules.missing == (16026 if name == "Tox21" else 0)
     assert molecules.padded == (212 if name == "Delaney" else 0)
-    if dataset.kind == "classification":
+    if dataset.task == "classification":
         assert set(np.unique(molecules.y_true[~np.isnan(molecules.y_true)])) == {0.0, 1.0}
     if name == "Llinas":
         assert molecules.parts is not None
@@ -49,7 +49,7 @@ def test_there_are_eleven_and_each_says_what_it_is() -> None:
     assert len(DATASETS) == 11
     for dataset in DATASETS.values():
         assert dataset.quantity
-        assert dataset.unit or dataset.kind == "classification" or dataset.name in ("Lipophilicity", "Warrior")
+        assert dataset.unit or dataset.task == "classification" or dataset.name in ("Lipophilicity", "Warrior")
         assert all(len(file.sha256) == 64 for file in dataset.files)
     assert [name for name, dataset in DATASETS.items() if dataset.brings_tests] == ["Llinas"]
 

@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_class_is_0_or_1(tmp_path: Path) -> None:
-    table = _table(tmp_path, "smiles,y\nCC,1\nCO,0.0\nCN,2\n", kind="classification")
+    table = _table(tmp_path, "smiles,y\nCC,1\nCO,0.0\nCN,2\n", task="classification")
     with pytest.raises(DataError, match="row 3: column 'y' is '2'; a class is 0 or 1"):
         read_table(table)
     assert read_table(table, limit=2).y_true[:, 0].tolist() == [1.0, 0.0]

@@ -16,7 +16,7 @@ from kflm2.errors import DataError, MoleculeError
 
 
 def _molecules(
-    folder: Path, rows: list[tuple[str, ...]], kind: Task = "regression", parts: list[str] | None = None
+    folder: Path, rows: list[tuple[str, ...]], task: Task = "regression", parts: list[str] | None = None
 ) -> Molecules:
     """Rows of SMILES and targets, '' for a missing label."""
     count = len(rows[0]) - 1
@@ -24,7 +24,7 @@ def _molecules(
     lines = [",".join(["smiles", *names, "part"])]
     lines += [",".join([*row, part]) for row, part in zip(rows, parts or [""] * len(rows), strict=True)]
     (folder / "own.csv").write_text("\n".join(lines) + "\n")
-    dataset = Dataset("own", (File(folder / "own.csv"),), tuple(names), kind=kind)
+    dataset = Dataset("own", (File(folder / "own.csv"),), tuple(names), task=task)
     return read_table(dataset, "part" if parts else None)
 
 
@@ -138,13 +138,13 @@ POOL = ["CCO", "OCC", "CC(=O)[O-].[Na+]", "CC(=O)O", "C(", "", "O=c1cccc[nH]1", 
     st.sampled_from(["regression", "classification"]),
 )
 def test_no_row_disappears_without_being_counted(
-    tmp_path: Path, rows: list[tuple[str, str]], how: str, kind: Task
+    tmp_path: Path, rows: list[tuple[str, str]], how: str, task: Task
 ) -> None:
     try:
-        molecules = deduplicate(standardize(_molecules(tmp_path, rows, kind), how))
+        molecules = deduplicate(standardize(_molecules(tmp_path, rows, task), how))
     except DataError:
         with pytest.raises(DataError, match=f"none of {len(rows)} rows"):
-            deduplicate(standardize(_molecules(tmp_path, rows, kind), how))
+            deduplicate(standardize(_molecules(tmp_path, rows, task), how))
         return
     gone = [own.row for own in molecules.rejected]
     assert molecules.read == len(rows)

@@ -20,10 +20,10 @@ def _regression(seed: int, count: int, members: bool = True) -> tuple[np.ndarray
 
 @pytest.mark.parametrize("members", [True, False])
 def test_intervals_are_the_plain_formula(members: bool) -> None:
-    y_true, y_pred, spread = _regression(0, 40, members)
-    found = Calibration("regression", y_true, y_pred, spread).intervals(np.array([[1.0]]), np.array([[0.7]]), 0.8)
-    floor = np.median(spread)
-    scale, own = (spread[:, 0] + floor, 0.7 + floor) if members else (np.ones(40), 1.0)
+    y_true, y_pred, std = _regression(0, 40, members)
+    found = Calibration("regression", y_true, y_pred, std).intervals(np.array([[1.0]]), np.array([[0.7]]), 0.8)
+    floor = np.median(std)
+    scale, own = (std[:, 0] + floor, 0.7 + floor) if members else (np.ones(40), 1.0)
     # the value of rank ceil((n + 1) * confidence)
     rank = math.ceil(41 * 0.8)
     width = np.sort(np.abs(y_true - y_pred)[:, 0] / scale)[rank - 1] * own
@@ -32,8 +32,8 @@ def test_intervals_are_the_plain_formula(members: bool) -> None:
 
 @pytest.mark.parametrize(("count", "confidence"), [(9, 0.9), (19, 0.9), (99, 0.9), (9, 0.8), (49, 0.8), (19, 0.95)])
 def test_where_the_rank_is_a_whole_number_it_is_that_one(count: int, confidence: float) -> None:
-    y_true, y_pred, spread = _regression(7, count, members=False)
-    found = Calibration("regression", y_true, y_pred, spread).intervals(np.zeros((1, 1)), np.zeros((1, 1)), confidence)
+    y_true, y_pred, std = _regression(7, count, members=False)
+    found = Calibration("regression", y_true, y_pred, std).intervals(np.zeros((1, 1)), np.zeros((1, 1)), confidence)
     rank = round((count + 1) * confidence)
     assert found[0, 0, 1] == pytest.approx(np.sort(np.abs(y_true - y_pred)[:, 0])[rank - 1])
 
@@ -42,9 +42,9 @@ def test_where_the_rank_is_a_whole_number_it_is_that_one(count: int, confidence:
 def test_intervals_hold_as_often_as_they_say(confidence: float) -> None:
     shares, widths = [], []
     for seed in range(100):
-        y_true, y_pred, spread = _regression(seed, 300)
-        own = Calibration("regression", y_true[:100], y_pred[:100], spread[:100])
-        coverage = own.coverage(y_true[100:], y_pred[100:], spread[100:], confidence)
+        y_true, y_pred, std = _regression(seed, 300)
+        own = Calibration("regression", y_true[:100], y_pred[:100], std[:100])
+        coverage = own.coverage(y_true[100:], y_pred[100:], std[100:], confidence)
         shares.append(coverage.share)
         widths.append(coverage.size)
     # 100 calibration rows give shares around the promise with a deviation of about 0.03 each
@@ -53,13 +53,13 @@ def test_intervals_hold_as_often_as_they_say(confidence: float) -> None:
 
 
 def test_too_few_labels_give_infinite_intervals_and_missing_ones_do_not_count() -> None:
-    y_true, y_pred, spread = _regression(1, 30)
+    y_true, y_pred, std = _regression(1, 30)
     both = np.hstack([y_true, y_true])
     both[5:, 1] = np.nan
-    own = Calibration("regression", both, np.hstack([y_pred, y_pred]), np.hstack([spread, spread]))
+    own = Calibration("regression", both, np.hstack([y_pred, y_pred]), np.hstack([std, std]))
     found = own.intervals(np.zeros((1, 2)), np.ones((1, 2)), 0.9)
     assert np.isfinite(found[0, 0]).all() and np.isinf(found[0, 1]).all()
-    few = Calibration("regression", y_true[:5], y_pred[:5], spread[:5])
+    few = Calibration("regression", y_true[:5], y_pred[:5], std[:5])
     np.testing.assert_allclose(
         own.intervals(np.zeros((1, 2)), np.ones((1, 2)), 0.7)[0, 1],
         few.intervals(np.zeros((1, 1)), np.ones((1, 1)), 0.7)[0, 0],

@@ -68,7 +68,7 @@ def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
         clip = torch.nn.utils.clip_grad_norm_
 
         def record(*_: object) -> None:
-            seen["voice"] = model.voices["graph"][-1].weight.grad.clone()
+            seen["voice"] = model.auxiliary_heads["graph"][-1].weight.grad.clone()
             seen["head"] = model.head.weight.grad.clone()
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)

@@ -32,10 +32,10 @@ CCCCCC,8.0,valid
 """
 
 
-def _audit(folder: Path, text: str, kind: Task = "regression") -> Path:
+def _audit(folder: Path, text: str, task: Task = "regression") -> Path:
     (folder / "own.csv").write_text(text)
     config = TableConfig(
-        csv=folder / "own.csv", target_columns=("y",), split_column="part", kind=kind, out=folder / "out"
+        csv=folder / "own.csv", target_columns=("y",), split_column="part", task=task, out=folder / "out"
     )
     audit(config)
     return folder / "out" / "own" / "audit-given-0"

@@ -91,21 +91,21 @@ def test_states_do_not_depend_on_the_batch_and_dropout_is_off(tiny_decoder: Path
 def test_before_and_after_are_compared_and_the_samples_kept(tiny_decoder: Path, tmp_path: Path) -> None:
     (tmp_path / "own.smi").write_text("C\nN\nCC\nNN\n")
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    judged = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
-    before = judged.written(llm)
+    evaluation = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
+    before = evaluation.written(llm)
     with torch.no_grad():  # an LLM that ends at once: C and N, all of them taught
         llm.lm_head.weight.zero_()
         llm.lm_head.weight[tokenizer.eos_token_id] = 1e3
         llm.model.norm.weight.fill_(0.0)
         llm.lm_head.bias = torch.nn.Parameter(torch.zeros(llm.lm_head.out_features))
         llm.lm_head.bias[tokenizer.eos_token_id] = 50.0
-    after = judged.written(llm)
-    figures = judged.compare(before, after)
+    after = evaluation.written(llm)
+    figures = evaluation.compare(before, after)
     assert figures["held_out"] == 1
     assert figures["after"]["sampled"] == {"number": 200, "valid": 1.0, "unique": 2 / 200, "novel": 0.0}
     assert figures["before"]["sampled"]["valid"] < 1
     assert figures["after"]["perplexity"] > figures["before"]["perplexity"]
-    judged.write_samples(tmp_path / "samples.csv")
+    evaluation.write_samples(tmp_path / "samples.csv")
     with (tmp_path / "samples.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["when"] for row in rows] == ["before"] * 200 + ["after"] * 200

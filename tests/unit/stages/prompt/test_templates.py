@@ -17,20 +17,20 @@ TABLE = project_folder() / "prompt" / "prompts.toml"
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_dataset_has_words_of_its_own(name: str) -> None:
     dataset = DATASETS[name]
-    wording = read_prompt_spec(TABLE, name, dataset.targets[0], dataset.kind)
-    assert len(wording.templates) == 4
+    prompt_spec = read_prompt_spec(TABLE, name, dataset.targets[0], dataset.task)
+    assert len(prompt_spec.templates) == 4
     assert f"[{name}]" in TABLE.read_text()
-    assert wording.unit == dataset.unit
-    for template in wording.templates:
-        prompt = wording.ask("CCO", template)
+    assert prompt_spec.unit == dataset.unit
+    for template in prompt_spec.templates:
+        prompt = prompt_spec.ask("CCO", template)
         assert prompt.count("CCO") == 1
         assert "{" not in prompt
 
 
 def test_the_papers_prompt_with_examples() -> None:
-    wording = read_prompt_spec(TABLE, "SAMPL", "expt", "regression")
-    assert wording.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
-    assert wording.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
+    prompt_spec = read_prompt_spec(TABLE, "SAMPL", "expt", "regression")
+    assert prompt_spec.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
+    assert prompt_spec.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
         "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
         "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
         "SMILES: CCO\nhydration free energy (kcal/mol):"

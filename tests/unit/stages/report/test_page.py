@@ -90,7 +90,7 @@ def test_a_missing_label_is_no_error_and_no_number(tmp_path: Path) -> None:
 
 
 def test_curves_end_where_they_must_and_their_area_is_of_the_whole(tmp_path: Path) -> None:
-    method = _method(tmp_path, seeds=3, kind="classification")
+    method = _method(tmp_path, seeds=3, task="classification")
     found = page_figures.curves(method, 0)
     for part in ("train", "valid", "test"):
         rows = method.first.table.query("part == @part")
@@ -121,7 +121,7 @@ def test_the_best_on_validation_is_shown_first(tmp_path: Path) -> None:
     assert methods[first].name == "good"  # the cluster splits have one method, and their figures do not compare
     assert "best of the 2 methods on random splits by validation RMSE (1.000" in why
     classes = [
-        _method(tmp_path / "classes", name, kind="classification", valid=value)
+        _method(tmp_path / "classes", name, task="classification", valid=value)
         for name, value in (("low", 0.6), ("high", 0.9))
     ]
     assert page_words.first_shown(SavedDataset(classes, {}, ""))[0] == 1

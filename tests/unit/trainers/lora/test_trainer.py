@@ -29,7 +29,7 @@ from kflm2.llm import resolve as llms
 from kflm2.llm.decoding import IGNORE, cut, hidden_states, load_decoder, mean_pool, tokens_and_labels
 from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
-from kflm2.trainers.lora import dataset as lessons_module
+from kflm2.trainers.lora import dataset as dataset_module
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
 from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.lora.trainer import last_checkpoint, train
@@ -53,7 +53,7 @@ def _lessons(path: Path, tiny: Path, limit: int | None = None, **more: int) -> C
 def test_every_molecule_is_read_once_an_epoch_in_a_seeded_order(
     tiny_decoder: Path, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons_module, "_BLOCK", block)
+    monkeypatch.setattr(dataset_module, "_BLOCK", block)
     smiles = SMILES[:58]  # two more than fourteen steps of four
     path = _corpus(tmp_path, smiles)
     order = [own.smiles for own in _lessons(path, tiny_decoder, epochs=3)]
@@ -70,10 +70,10 @@ def test_every_molecule_is_read_once_an_epoch_in_a_seeded_order(
 def test_steps_are_of_near_equal_length_in_every_epoch(
     tiny_decoder: Path, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons_module, "_BLOCK", block)
+    monkeypatch.setattr(dataset_module, "_BLOCK", block)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    lessons = _lessons(_corpus(tmp_path, SMILES[:58]), tiny_decoder, epochs=4)
-    order = [len(tokenizer(own.smiles)["input_ids"]) for own in lessons][: 57 * 4]
+    dataset = _lessons(_corpus(tmp_path, SMILES[:58]), tiny_decoder, epochs=4)
+    order = [len(tokenizer(own.smiles)["input_ids"]) for own in dataset][: 57 * 4]
     within = [np.std(order[i : i + 4]) for i in range(0, len(order), 4)]
     assert np.mean(within) < 0.4 * np.std(order)
     assert np.mean(within[29:]) < 0.4 * np.std(order)
