@@ -1,4 +1,4 @@
-"""One run of a pipeline on each of the eleven datasets: the README's table.
+"""One run of a pipeline on each of the eleven datasets: the table of docs/results.md.
 
     python benchmark/datasets.py                       # combinedAtt, two datasets at a time
     python benchmark/datasets.py --model crossAtt
@@ -10,7 +10,6 @@ adapter, the dataset's own split (random 8:1:1; Llinas' given tests), seed 0. Of
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import pandas as pd
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.data.datasets import DATASETS
+from kflm2.results import schema
+from kflm2.results.schema import RunResult
 
 OUT = Path("results")
 LOG = "benchmark.log"
@@ -90,18 +91,18 @@ def table(model: str) -> str:
     for name, dataset in DATASETS.items():
         split = "given" if dataset.brings_tests else "random"
         folder = OUT / name / model / f"{split}-0"
-        if not (folder / "result.json").exists():
+        if not (folder / schema.FILE).exists():
             lines.append(f"| {name} | - | - | - | - | - | - | - |")
             continue
-        result = json.loads((folder / "result.json").read_text())
-        parts = [part for part in result["metrics"] if part.startswith("test_")] or ["test"]
+        result = schema.read_run_result(folder)
+        parts = [part for part in result.metrics if part.startswith("test_")] or ["test"]
         predictions = pd.read_csv(folder / "predictions.csv")
         lines += [_line(name, part, result, predictions) for part in parts]
     return "\n".join(lines)
 
 
-def _line(name: str, part: str, result: dict, predictions: pd.DataFrame) -> str:
-    dataset, figures = DATASETS[name], result["metrics"][part]
+def _line(name: str, part: str, result: RunResult, predictions: pd.DataFrame) -> str:
+    dataset, figures = DATASETS[name], result.metrics[part]
     if dataset.task == "regression":
         main, further = "RMSE", ["R2", "Spearman"]
         trivial = f"{_mean_of_train(predictions, part, dataset.targets[0]):.3f}"
@@ -111,9 +112,9 @@ def _line(name: str, part: str, result: dict, predictions: pd.DataFrame) -> str:
     published, value = PUBLISHED.get(name, ("", None))
     cells = [
         name if part == "test" else f"{name}, {part}",
-        f"{result['rows']['kept']:,}",
+        f"{result.rows.kept:,}",
         str(len(dataset.targets)),
-        str(result["split"]["sizes"][part]),
+        str(result.split.sizes[part]),
         f"{main} **{figures[main]:.3f}** {dataset.unit}".strip(),
         trivial,
         "-" if value is None else f"{value:.3f}" if published == main else f"{published} {value:.3f}",

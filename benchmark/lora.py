@@ -26,7 +26,8 @@ from kflm2.config.finetune import FinetuneConfig
 from kflm2.data.corpus import CorpusFilter
 from kflm2.files import project_folder
 from kflm2.llm import checkpoints, registry, resolve
-from kflm2.llm.decoding import cut, load_decoder
+from kflm2.llm.decoding import load_decoder
+from kflm2.llm.loading import cut_layers
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
 from kflm2.trainers.lora.model import LoRAModel
 
@@ -43,7 +44,7 @@ CUT = FinetuneConfig(layers=12, knowledge="descriptors", next_token_every=3, dro
 def fresh(config: FinetuneConfig, descriptors: int = 0) -> "tuple[LoRAModel, PreTrainedTokenizerBase, Any]":
     """The embedded LLM with a new adapter, its tokenizer, and an optimizer."""
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), CPU)
-    cut(llm, config.layers)
+    cut_layers(llm.model, config.layers, keep_norm=True)
     model = LoRAModel(llm, config, descriptors).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return model, tokenizer, torch.optim.AdamW(weights, config.learning_rate)

@@ -21,9 +21,9 @@ from collections.abc import Callable
 
 import torch
 
+from kflm2 import resources
 from kflm2.data import datasets
 from kflm2.data.molecules import read_table
-from kflm2.files import project_folder
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.prompter import Prompter
@@ -61,10 +61,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
     options = parser.parse_args()
     dataset = datasets.find("SAMPL")
-    prompt_spec = read_prompt_spec(
-        project_folder() / "prompt" / "prompts.toml", "SAMPL", dataset.targets[0], dataset.task
-    )
-    prompts = [prompt_spec.ask(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
+    prompt_spec = read_prompt_spec(resources.packaged("prompts.toml"), "SAMPL", dataset.targets[0], dataset.task)
+    prompts = [prompt_spec.prompt(smiles, "plain") for smiles in read_table(dataset).smiles[: options.molecules]]
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), torch.device("cpu"))
     prompter = Prompter(llm.eval(), tokenizer)
 

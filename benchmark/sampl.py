@@ -1,4 +1,4 @@
-"""Accuracy of the pipelines on SAMPL, random and scaffold splits: the README's table and picture.
+"""Accuracy of the pipelines on SAMPL, random and scaffold splits: the table of docs/results.md, the README's picture.
 
     python benchmark/sampl.py                    # train all: about an hour and a half on one core
     python benchmark/sampl.py --split random     # one split only

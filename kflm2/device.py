@@ -1,4 +1,4 @@
-"""Device and number format, chosen in this one place."""
+"""Choice of the device and of the floating-point format."""
 
 import torch
 
@@ -6,10 +6,10 @@ from kflm2.errors import SettingError
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device; `auto` takes CUDA where there is one.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device; `auto` is CUDA where it is available.
 
     Raises:
-        SettingError: not a device, or CUDA is asked for and not there.
+        SettingError: not a device, or a CUDA device that is not available.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,10 +25,10 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def only_device(device: torch.device) -> torch.device:
-    """The device of a stage that transformers' Trainer runs, which takes the first GPU it sees.
+    """Check the device of a stage that uses transformers' Trainer, which always takes the first visible GPU.
 
     Raises:
-        SettingError: it is another.
+        SettingError: it is another GPU.
     """
     if device.index:
         raise SettingError(
@@ -38,5 +38,5 @@ def only_device(device: torch.device) -> torch.device:
 
 
 def llm_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA; float32 elsewhere, where bfloat16 is the slower one."""
+    """bfloat16 on CUDA; float32 elsewhere, where bfloat16 is slower."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,8 +1,8 @@
-"""The errors a user can cause. The command line prints them as one line and exits with status 2."""
+"""Errors that a user can cause. The command line prints them as one line and exits with status 2."""
 
 
 class KFLM2Error(Exception):
-    """Base of every error that is the input's fault, not the program's."""
+    """Base of every error that the input causes, not the program."""
 
 
 class DataError(KFLM2Error):
@@ -14,18 +14,18 @@ class MoleculeError(KFLM2Error):
 
 
 class LLMError(KFLM2Error):
-    """An LLM or adapter that is unknown, cannot be had or does not fit."""
+    """An LLM or adapter that is unknown, unavailable or incompatible."""
 
 
 class SettingError(KFLM2Error):
-    """A setting with a value that cannot work."""
+    """A setting with an invalid value."""
 
 
 def one_of(kind: str, value: str, choices: list[str] | tuple[str, ...]) -> str:
-    """Return value when it is one of the choices.
+    """Return value if it is one of the choices.
 
     Raises:
-        SettingError: it is not; the message lists the choices.
+        SettingError: it is not one of them; the message lists the choices.
     """
     if value not in choices:
         raise SettingError(f"unknown {kind} {value!r}; choose one of: {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""KFLM2 for scikit-learn: estimators that take SMILES where others take numbers.
+"""KFLM2 as scikit-learn estimators, whose input X is SMILES.
 
 from sklearn.model_selection import cross_val_score
 from kflm2.estimators import KFLM2Regressor
@@ -22,19 +22,20 @@ from kflm2.data.structures import standardize
 from kflm2.errors import MoleculeError
 from kflm2.files import sha256_texts
 from kflm2.metrics.conformal import CONFIDENCE
-from kflm2.predictor import export as keeping
 from kflm2.predictor.bundle import Bundle
-from kflm2.predictor.predictor import OK, Predicted, Predictor
+from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.predictor.export import card, make_bundle
+from kflm2.predictor.predictor import OK, Predictions, Predictor
 from kflm2.stages.train import experiment
 
-_OWN = ("valid_fraction", "random_state")
-"""Parameters that are no settings of stage 2."""
+_ESTIMATOR_ONLY = ("valid_fraction", "random_state")
+"""Parameters that are not settings of stage 2."""
 
 
 class _Estimator(BaseEstimator):
-    """What both have in common."""
+    """Common part of the regressor and the classifier."""
 
-    _kind: Task
+    _task: Task
 
     def __init__(
         self,
@@ -62,31 +63,31 @@ class _Estimator(BaseEstimator):
         valid_fraction: float = 0.1,
         random_state: int = 0,
     ) -> None:
-        """Choose a pipeline and its settings; see `kflm2 train --help`.
+        """Set a pipeline and its settings; see `kflm2 train --help`.
 
         Args:
             model: pipeline.
             llm: LLM.
             adapter: of the LLM.
             layers: of the LLM.
-            descriptors: None takes the pipeline's own default, as in all that follows.
+            descriptors: None takes the pipeline's default, here and below.
             standardize: of molecules.
             hidden: width of the fusion.
-            dropout: share.
+            dropout: rate.
             graph_encoder: gcn or gine.
             graph_width: of gine.
             graph_depth: of gine.
             states_width: inner width of the embedding DNN.
-            epochs: passes.
+            epochs: passes over the training part.
             learning_rate: step size.
             schedule: of the learning rate.
             batch_size: molecules in a step.
             weight_decay: decoupled.
             patience: epochs; 0 never stops early.
-            ensemble: models whose mean predicts.
+            ensemble: number of models whose mean is the prediction.
             device: auto, cpu, cuda or cuda:N.
-            valid_fraction: share of what `fit` gets that chooses the epoch and calibrates intervals.
-            random_state: seed of that split, of weights and of order.
+            valid_fraction: share of the molecules of `fit` for choosing the epoch and calibrating the intervals.
+            random_state: seed of that split, of weights and of the order of training.
         """
         self.model = model
         self.llm = llm
@@ -114,9 +115,10 @@ class _Estimator(BaseEstimator):
     def _config(self) -> TrainConfig:
         if not isinstance(self.random_state, int | np.integer):
             raise ValueError(f"random_state is {self.random_state!r}; it must be an integer")
-        chosen = {name: value for name, value in self.get_params().items() if name not in _OWN and value is not None}
+        parameters = self.get_params().items()
+        settings = {name: value for name, value in parameters if name not in _ESTIMATOR_ONLY and value is not None}
         config = TrainConfig.of(
-            **chosen, csv=Path("memory"), target_columns=("y",), task=self._kind, runs=1, seed=self.random_state
+            **settings, csv=Path("memory"), target_columns=("y",), task=self._task, runs=1, seed=self.random_state
         )
         config.check()
         return config
@@ -133,7 +135,7 @@ class _Estimator(BaseEstimator):
         split = Split("random", np.sort(order[valid:]), np.sort(order[:valid]), np.zeros(0, dtype=int))
         targets = ("y",) if y_true.shape[1] == 1 else tuple(f"y{k}" for k in range(y_true.shape[1]))
         molecules = Molecules(
-            dataset=Dataset("memory", (), targets, task=self._kind),
+            dataset=Dataset("memory", (), targets, task=self._task),
             sha256=sha256_texts([*smiles, *map(str, y_true.ravel())]),
             read=count,
             rows=np.arange(1, count + 1),
@@ -148,22 +150,22 @@ class _Estimator(BaseEstimator):
         if molecules.rejected:
             first = molecules.rejected[0]
             raise ValueError(f"X[{first.row - 1}] {first.smiles!r}: {first.reason}")
-        self.bundle_ = keeping.bundle_of(experiment.fit_once(config, molecules, split))
+        self.bundle_ = make_bundle(experiment.fit_once(config, molecules, split))
 
-    def _assemble(self, X: Any, confidence: float = CONFIDENCE) -> Predicted:
+    def _predictions(self, X: Any, confidence: float = CONFIDENCE) -> Predictions:
         check_is_fitted(self)
-        smiles = _texts(X)
-        said = Predictor(self.bundle_).predict(smiles, confidence)
-        for number, status in enumerate(said.status):
+        smiles = _smiles_list(X)
+        predictions = Predictor(self.bundle_).predict(smiles, confidence)
+        for i, status in enumerate(predictions.status):
             if status != OK:
-                raise ValueError(f"X[{number}] {smiles[number]!r}: {status}")
-        return said
+                raise ValueError(f"X[{i}] {smiles[i]!r}: {status}")
+        return predictions
 
     def save(self, folder: str | Path) -> Self:
         """Write the fitted model as a bundle; `kflm2 predict` and `load` read it."""
         check_is_fitted(self)
         path = Path(folder)
-        self.bundle_.save(path, keeping.card(self.bundle_, path.name))
+        self.bundle_.save(path, card(self.bundle_, path.name))
         return self
 
     @classmethod
@@ -172,27 +174,27 @@ class _Estimator(BaseEstimator):
 
         Args:
             folder: of the bundle.
-            llm: where its LLM is, for one that is not of the registry.
+            llm: where its LLM is, for one that is not in the registry.
 
         Raises:
-            ValueError: a bundle of another kind.
-            KFLM2Error: it cannot be used.
+            ValueError: a bundle of the other task, or of several targets for a classifier.
+            KFLM2Error: the bundle cannot be used.
         """
-        bundle = Bundle.load(Path(folder), llm, torch.device("cpu"))
-        if bundle.task != cls._kind:
-            raise ValueError(f"bundle {folder} is of {bundle.task}, and {cls.__name__} of {cls._kind}")
+        bundle = load_bundle(Path(folder), llm, torch.device("cpu"))
+        if bundle.task != cls._task:
+            raise ValueError(f"bundle {folder} is of {bundle.task}, and {cls.__name__} of {cls._task}")
         names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
-        kept = {name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "device"}}
-        kept["ensemble"] = len(bundle.ensemble.members)
-        own = cls(**kept)
-        own._loaded(bundle)
-        return own
+        parameters = {name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "device"}}
+        parameters["ensemble"] = len(bundle.ensemble.members)
+        estimator = cls(**parameters)
+        estimator._set_bundle(bundle)
+        return estimator
 
-    def _loaded(self, bundle: Bundle) -> None:
+    def _set_bundle(self, bundle: Bundle) -> None:
         self.bundle_ = bundle
 
     def __sklearn_tags__(self) -> Any:
-        """SMILES are no matrix of numbers."""
+        """X is one column of strings."""
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
@@ -201,9 +203,9 @@ class _Estimator(BaseEstimator):
 
 
 class KFLM2Regressor(RegressorMixin, _Estimator):
-    """Predict numbers from SMILES; of several targets, some labels may be NaN."""
+    """Regression of one or several targets from SMILES; labels may be missing."""
 
-    _kind = "regression"
+    _task = "regression"
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
         """Train.
@@ -213,10 +215,10 @@ class KFLM2Regressor(RegressorMixin, _Estimator):
             y: (n,) or (n, K) targets, NaN where a label is missing.
 
         Raises:
-            ValueError: a SMILES or a target that cannot be used, by its number.
+            ValueError: a SMILES or a target that cannot be used; the message gives the index of the SMILES.
         """
-        smiles, y_true = _texts(X), np.asarray(y, dtype=float)
-        _same_length(smiles, y_true)
+        smiles, y_true = _smiles_list(X), np.asarray(y, dtype=float)
+        _check_lengths(smiles, y_true)
         if np.isinf(y_true).any():
             raise ValueError("y holds infinity")
         self._fit(smiles, y_true.reshape(len(smiles), -1))
@@ -224,28 +226,28 @@ class KFLM2Regressor(RegressorMixin, _Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """(n,) or (n, K) predictions."""
-        return self._shaped(self._assemble(X).y_pred)
+        return self._squeeze(self._predictions(X).y_pred)
 
     def predict_interval(self, X: Any, confidence: float = CONFIDENCE) -> np.ndarray:
-        """(n, 2) or (n, K, 2) low and high of intervals that hold the true value with a given confidence."""
-        intervals = self._assemble(X, confidence).intervals
+        """(n, 2) or (n, K, 2) lower and upper bounds of intervals that contain the true value at a given confidence."""
+        intervals = self._predictions(X, confidence).intervals
         assert intervals is not None
-        return self._shaped(intervals)
+        return self._squeeze(intervals)
 
-    def _shaped(self, values: np.ndarray) -> np.ndarray:
+    def _squeeze(self, values: np.ndarray) -> np.ndarray:
         return values[:, 0] if values.shape[1] == 1 else values
 
     def __sklearn_tags__(self) -> Any:
-        """It takes several targets."""
+        """Several targets are allowed."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
 
 class KFLM2Classifier(ClassifierMixin, _Estimator):
-    """Tell two classes apart by SMILES."""
+    """Binary classification from SMILES."""
 
-    _kind = "classification"
+    _task = "classification"
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
         """Train.
@@ -255,50 +257,50 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
             y: (n,) labels, of two values.
 
         Raises:
-            ValueError: a SMILES that cannot be used, by its number, or not two classes.
+            ValueError: a SMILES that cannot be used; the message gives its index. Or not two classes.
         """
-        smiles, labels = _texts(X), np.asarray(y)
-        _same_length(smiles, labels)
-        self.classes_, places = np.unique(labels, return_inverse=True)
+        smiles, labels = _smiles_list(X), np.asarray(y)
+        _check_lengths(smiles, labels)
+        self.classes_, indices = np.unique(labels, return_inverse=True)
         if labels.ndim != 1 or len(self.classes_) != 2:
             raise ValueError(f"y has {len(self.classes_)} classes; two are told apart")
-        self._fit(smiles, places.astype(float)[:, None])
-        self.bundle_.made["classes"] = self.classes_.tolist()
+        self._fit(smiles, indices.astype(float)[:, None])
+        self.bundle_.provenance["classes"] = self.classes_.tolist()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """(n, 2) calibrated probabilities of the classes, in the order of classes_."""
-        one = self._assemble(X).y_pred[:, 0]
-        return np.stack([1 - one, one], axis=1)
+        probability = self._predictions(X).y_pred[:, 0]
+        return np.stack([1 - probability, probability], axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
-        """(n,) the likelier class."""
+        """(n,) the more probable class."""
         return self.classes_[(self.predict_proba(X)[:, 1] >= 0.5).astype(int)]
 
     def predict_set(self, X: Any, confidence: float = CONFIDENCE) -> np.ndarray:
-        """(n, 2) whether each class is possible: a true class is among them with a given confidence."""
-        sets = self._assemble(X, confidence).sets
+        """(n, 2) whether each class is in the set, which contains the true class at a given confidence."""
+        sets = self._predictions(X, confidence).sets
         assert sets is not None
         return sets[:, 0]
 
-    def _loaded(self, bundle: Bundle) -> None:
-        super()._loaded(bundle)
+    def _set_bundle(self, bundle: Bundle) -> None:
+        super()._set_bundle(bundle)
         if len(bundle.targets) > 1:
             raise ValueError(f"the bundle predicts {len(bundle.targets)} targets; kflm2 predict reads it")
-        self.classes_ = np.array(bundle.made.get("classes", [0, 1]))
+        self.classes_ = np.array(bundle.provenance.get("classes", [0, 1]))
 
     def __sklearn_tags__(self) -> Any:
-        """Two classes, no more."""
+        """More than two classes are not allowed."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
 
 
-def _texts(X: Any) -> list[str]:
+def _smiles_list(X: Any) -> list[str]:
     """SMILES from a list, an array, a Series, or a table of one column.
 
     Raises:
-        ValueError: something else, or a SMILES that cannot be read.
+        ValueError: another input, or a SMILES that cannot be read.
     """
     values = np.asarray(X, dtype=object)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -308,17 +310,17 @@ def _texts(X: Any) -> list[str]:
     if not len(values):
         raise ValueError("X has no molecule")
     smiles = []
-    for number, text in enumerate(values):
+    for i, text in enumerate(values):
         if not isinstance(text, str):
-            raise ValueError(f"X[{number}] is {text!r}, not a SMILES")
+            raise ValueError(f"X[{i}] is {text!r}, not a SMILES")
         try:
             parse_smiles(text.strip())
         except MoleculeError as error:
-            raise ValueError(f"X[{number}] {text!r}: {error}") from None
+            raise ValueError(f"X[{i}] {text!r}: {error}") from None
         smiles.append(text.strip())
     return smiles
 
 
-def _same_length(smiles: list[str], y: np.ndarray) -> None:
+def _check_lengths(smiles: list[str], y: np.ndarray) -> None:
     if y.ndim < 1 or len(y) != len(smiles):
         raise ValueError(f"X has {len(smiles)} molecules, y {len(y) if y.ndim else 'none'}")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, digests, and the places where files live."""
+"""Atomic writes, readers with one-line errors, digests, and the folders of the project and its cache."""
 
 import contextlib
 import hashlib
@@ -8,19 +8,22 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kflm2.errors import KFLM2Error
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside path; on success it takes path's place, on failure it is removed.
+    """Yield a temporary file next to path, which replaces path on success and is removed on failure.
 
-    A reader therefore sees the old file or the new one, never half of one, also after a crash.
+    A reader therefore sees the old file or the new one, never a part of one, also after a crash.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # the suffix stays: writers such as matplotlib and pandas choose a format by it
+    # same suffix: writers such as matplotlib and pandas choose the format by it
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
@@ -28,7 +31,7 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; give what an ordinary open() would have given
+        # mkstemp makes files private; set the mode that an ordinary open() would have set
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -45,17 +48,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write value as indented JSON, atomically; NaN is refused, since it is not JSON."""
+    """Write value as indented JSON, atomically.
+
+    Raises:
+        ValueError: it contains NaN or infinity, which are not JSON.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_csv(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a table atomically, floats with all their digits."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
 def read_toml(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
-    """A table of the user's.
+    """A TOML file of the user.
 
     Args:
-        path: TOML.
-        what: it is, for the message.
-        error: raised in one line where it cannot be read.
+        path: of the file.
+        what: name of its content, for the error message.
+        error: class of the error, with a message of one line, if the file cannot be read.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -66,16 +79,16 @@ def read_toml(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
 
 
 def read_json(path: Path, what: str, error: type[KFLM2Error]) -> dict[str, Any]:
-    """An object of JSON; see read_toml."""
+    """A JSON object of the user; see read_toml."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise error(f"{what} {path}: {problem.strerror or problem}") from None
     except ValueError as problem:
         raise error(f"{what} {path} is not JSON: {problem}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise error(f"{what} {path}: not an object of JSON")
-    return found
+    return value
 
 
 def sha256_file(path: Path) -> str:
@@ -85,7 +98,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_texts(texts: Iterable[str]) -> str:
-    """SHA-256 of a sequence of texts, as hex; each text's length enters, so that joins cannot collide."""
+    """SHA-256 of a sequence of texts, as hex; lengths are included, so that ["ab", "c"] and ["a", "bc"] differ."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode()
@@ -95,28 +108,28 @@ def sha256_texts(texts: Iterable[str]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where converted LLMs and features are kept: $KFLM2_CACHE, else $XDG_CACHE_HOME/kflm2, else ~/.cache/kflm2."""
-    if own := os.environ.get("KFLM2_CACHE"):
-        return Path(own)
+    """Folder of converted LLMs and features: $KFLM2_CACHE, else $XDG_CACHE_HOME/kflm2, else ~/.cache/kflm2."""
+    if folder := os.environ.get("KFLM2_CACHE"):
+        return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kflm2"
 
 
-def kept_path(name: str, parts: dict[str, object], suffix: str) -> Path:
-    """The cache's file of a value.
+def cached_path(name: str, parts: dict[str, object], suffix: str) -> Path:
+    """Path of a value's file in the cache.
 
     Args:
-        name: first word of the file's name, for people who look into the cache.
-        parts: everything the value depends on, JSON values.
+        name: prefix of the file's name, for people who look into the cache.
+        parts: everything the value depends on, as JSON values.
         suffix: of the file's name.
     """
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "features" / f"{name}-{digest[:32]}{suffix}"
 
 
-def keep_json(name: str, parts: dict[str, object], compute: Callable[[], Any]) -> Any:
-    """A JSON value, read from the cache, or computed and kept there; see kept_path."""
-    path = kept_path(name, parts, ".json")
-    # a file that the disk lost is as good as none
+def cached_json(name: str, parts: dict[str, object], compute: Callable[[], Any]) -> Any:
+    """A JSON value, read from the cache or computed and written there; see cached_path."""
+    path = cached_path(name, parts, ".json")
+    # a damaged file is treated as missing
     with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
     value = compute()
@@ -125,6 +138,6 @@ def keep_json(name: str, parts: dict[str, object], compute: Callable[[], Any]) -
 
 
 def project_folder() -> Path:
-    """The checkout this package lies in, else the working folder (an installed wheel carries no dataset/)."""
+    """The checkout that contains this package, else the working folder (an installed wheel has no dataset/)."""
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "dataset").is_dir() else Path.cwd()

@@ -1,8 +1,9 @@
-"""Models: one encoder a view, a fusion, a head.
+"""Models: one encoder per view, a fusion, a head.
 
-A view (LLM states, graph, descriptors) becomes an `Encoded`: a vector for the molecule and, where a fusion attends, the
-items it was made of (tokens, atoms). Fusions know only `Encoded`, so a new view is one encoder and one line in `build`.
-Sizes: B molecules, T tokens, N atoms, L items of one molecule at most, H hidden, K targets.
+An encoder turns a view (LLM states, graph, descriptors) into an `EncodedView`: one vector per molecule and, for fusions
+with attention, the vectors of its items (tokens, atoms). Fusions read only `EncodedView`, so a new view needs one
+encoder and one line in `build`.
+Shapes: B molecules, T tokens, N atoms, L items of the longest molecule, H hidden width, K targets.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,28 +20,28 @@ from kflm2.featurize.features import Batch, Sizes
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One view of B molecules."""
+class EncodedView:
+    """One view of B molecules, encoded."""
 
     vector: torch.Tensor
     """(B, H)"""
     items: torch.Tensor | None = None
-    """(sum of items, H), one molecule after another, where a fusion asked for them."""
+    """(sum of items, H), one molecule after another; None where the fusion does not need them."""
     mol: torch.Tensor | None = None
-    """(sum of items,) which molecule an item belongs to."""
+    """(sum of items,) index of the molecule of each item."""
 
     def counts(self) -> torch.Tensor:
-        """(B,) items of each molecule."""
+        """(B,) number of items of each molecule."""
         assert self.mol is not None
         return torch.bincount(self.mol, minlength=len(self.vector))
 
-    def take(self, rows: torch.Tensor) -> "Encoded":
-        """Some of the molecules; rows (b,) ascending."""
+    def take(self, rows: torch.Tensor) -> "EncodedView":
+        """Select molecules; rows (b,) ascending."""
         assert self.items is not None and self.mol is not None
-        place = self.mol.new_full((len(self.vector),), -1)
-        place[rows] = torch.arange(len(rows), device=rows.device)
-        mol = place[self.mol]
-        return Encoded(self.vector[rows], self.items[mol >= 0], mol[mol >= 0])
+        new_index = self.mol.new_full((len(self.vector),), -1)
+        new_index[rows] = torch.arange(len(rows), device=rows.device)
+        mol = new_index[self.mol]
+        return EncodedView(self.vector[rows], self.items[mol >= 0], mol[mol >= 0])
 
     def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Items as (B, L, H) padded with zeros, and (B, L), True for a real item."""
@@ -54,33 +55,35 @@ def pool_mean(items: torch.Tensor, mol: torch.Tensor, size: int) -> torch.Tensor
 
 
 def masked_mean(items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average padded items (B, L, H) over those that mask (B, L) says are real, to (B, H)."""
+    """Average padded items (B, L, H) over those where mask (B, L) is True, to (B, H)."""
     weight = mask.unsqueeze(-1).to(items.dtype)
     return (items * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-_SHORT = 128
-"""Items that a molecule of ordinary size has at most."""
+_MAX_UNGROUPED_ITEMS = 128
+"""Up to this many items per molecule, all molecules attend in one padded batch."""
 
 
-def in_groups(views: Sequence[Encoded], attend: Callable[[Sequence[Encoded]], torch.Tensor]) -> torch.Tensor:
-    """Attend over molecules of like size together; the result is that of attending over all at once.
+def attend_in_groups(
+    views: Sequence[EncodedView], attend: Callable[[Sequence[EncodedView]], torch.Tensor]
+) -> torch.Tensor:
+    """Attend over groups of molecules of similar size; the result equals that of one batch.
 
-    Attention pads to the longest molecule and costs its square. Among drugs one of 900 tokens among thirty of 30 would
-    cost hundreds of times what they need, in time and in memory.
+    Attention pads to the longest molecule and costs its square in time and memory: one molecule of 900 tokens in a
+    batch with thirty of 30 tokens would make the batch hundreds of times more expensive.
 
     Args:
-        views: with items.
-        attend: b molecules to (b, ...).
+        views: views with items.
+        attend: function from views of b molecules to (b, ...).
 
     Returns:
         (B, ...)
     """
     longest = torch.stack([view.counts() for view in views]).amax(dim=0)
-    if longest.max() <= _SHORT:
+    if longest.max() <= _MAX_UNGROUPED_ITEMS:
         return attend(views)
-    octave = (longest / _SHORT).log2().ceil().clamp(min=0)
-    groups = [(octave == own).nonzero().squeeze(-1) for own in octave.unique()]
+    size_class = (longest / _MAX_UNGROUPED_ITEMS).log2().ceil().clamp(min=0)
+    groups = [(size_class == value).nonzero().squeeze(-1) for value in size_class.unique()]
     out = torch.cat([attend([view.take(rows) for view in views]) for rows in groups])
     return out[torch.cat(groups).argsort()]
 
@@ -97,18 +100,18 @@ class Standardize(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def fit(self, rows: torch.Tensor) -> None:
-        """Learn from (n, width) rows of the training part; a constant column is only centred."""
+        """Compute mean and std from (n, width) rows of the training part; a constant column is only centred."""
         std, mean = torch.std_mean(rows, dim=0, correction=0)
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        # LLM states have a few columns with rare huge values; 5 sigma tells them apart well enough
+        # LLM states have a few columns with rare huge values; clipping at 5 sigma keeps enough information
         return ((rows - self.mean) / self.std).clamp(-5, 5)
 
 
 class StatesEncoder(nn.Module):
-    """The paper's embedding DNN, Linear(1024 -> H)(dropout(relu(Linear(D -> 1024)))), on each row of states."""
+    """The paper's embedding DNN, Linear(1024 -> H)(dropout(relu(Linear(D -> 1024)))), applied to each row of states."""
 
     def __init__(self, width: int, hidden: int, dropout: float, inner: int = 1024) -> None:
         super().__init__()
@@ -116,11 +119,11 @@ class StatesEncoder(nn.Module):
         self.inner = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout))
         self.out = nn.Linear(inner, hidden)
 
-    def forward(self, batch: Batch, want_items: bool) -> Encoded:
+    def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.states is not None and batch.states_mol is not None
         inner = self.inner(self.scale(batch.states))
         vector = self.out(pool_mean(inner, batch.states_mol, batch.size))
-        return Encoded(vector, self.out(inner) if want_items else None, batch.states_mol)
+        return EncodedView(vector, self.out(inner) if want_items else None, batch.states_mol)
 
 
 class GCNEncoder(nn.Module):
@@ -133,12 +136,12 @@ class GCNEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(2 * atoms, hidden)
 
-    def forward(self, batch: Batch, want_items: bool) -> Encoded:
+    def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.x is not None and batch.x_mol is not None
         nodes = self.conv1(batch.x, batch.edge_index).relu()
         nodes = self.conv2(nodes, batch.edge_index)
         vector = self.out(self.dropout(pool_mean(nodes, batch.x_mol, batch.size)))
-        return Encoded(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol)
+        return EncodedView(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol)
 
 
 class GINEEncoder(nn.Module):
@@ -151,13 +154,13 @@ class GINEEncoder(nn.Module):
             GINEConv(nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)), edge_dim=bonds)
             for _ in range(depth)
         )
-        # not a batch norm: it fails on a batch of one atom, and makes molecules depend on their neighbours in a batch
+        # not batch norm: it fails for a single atom, and predictions would depend on the other molecules of the batch
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(2 * width, hidden)
         self.item_out = nn.Linear(width, hidden)
 
-    def forward(self, batch: Batch, want_items: bool) -> Encoded:
+    def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.x is not None and batch.x_mol is not None
         nodes = self.embed(batch.x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -165,7 +168,7 @@ class GINEEncoder(nn.Module):
         mean = pool_mean(nodes, batch.x_mol, batch.size)
         total = scatter(nodes, batch.x_mol, dim=0, dim_size=batch.size, reduce="sum") / 10
         vector = self.out(torch.cat([mean, total], dim=-1))
-        return Encoded(vector, self.item_out(nodes) if want_items else None, batch.x_mol)
+        return EncodedView(vector, self.item_out(nodes) if want_items else None, batch.x_mol)
 
 
 class DescriptorEncoder(nn.Module):
@@ -175,13 +178,13 @@ class DescriptorEncoder(nn.Module):
         super().__init__()
         self.net = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU())
 
-    def forward(self, batch: Batch, want_items: bool) -> Encoded:
+    def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.descriptors is not None
-        return Encoded(self.net(batch.descriptors))
+        return EncodedView(self.net(batch.descriptors))
 
 
 class Concat(nn.Module):
-    """Concatenation: dropout(Linear(nH -> H)) of the views' vectors."""
+    """Concatenation of n views: dropout(Linear(nH -> H)) of their vectors."""
 
     needs_items = False
 
@@ -189,15 +192,15 @@ class Concat(nn.Module):
         super().__init__()
         self.mix = nn.Sequential(nn.Linear(views * hidden, hidden), nn.Dropout(dropout))
 
-    def forward(self, views: list[Encoded]) -> torch.Tensor:
+    def forward(self, views: list[EncodedView]) -> torch.Tensor:
         return self.mix(torch.cat([view.vector for view in views], dim=-1))
 
 
 class Weighted(nn.Module):
-    """Weighted concatenation: sum of w_i z_i, the weights of each molecule from an MLP on all vectors.
+    """Weighted concatenation: sum of w_i z_i, with weights per molecule from an MLP on all vectors.
 
-    For two views w = sigmoid(MLP), 1 - w, as in the paper; the softmax against a fixed 0 is the same for two and
-    serves more.
+    For two views the weights are sigmoid(MLP) and 1 - sigmoid(MLP), as in the paper. The code uses a softmax with one
+    score fixed at 0, which is the same for two views and also works for more.
     """
 
     needs_items = False
@@ -207,54 +210,56 @@ class Weighted(nn.Module):
         self.score = nn.Sequential(nn.Linear(views * hidden, hidden), nn.ReLU(), nn.Linear(hidden, views - 1))
         self.mix = nn.Sequential(nn.Linear(hidden, hidden), nn.Dropout(dropout))
 
-    def weights(self, views: list[Encoded]) -> torch.Tensor:
+    def weights(self, views: list[EncodedView]) -> torch.Tensor:
         """(B, views), positive, adding up to 1."""
         scores = self.score(torch.cat([view.vector for view in views], dim=-1))
         return torch.cat([scores, scores.new_zeros(len(scores), 1)], dim=-1).softmax(dim=-1)
 
-    def forward(self, views: list[Encoded]) -> torch.Tensor:
+    def forward(self, views: list[EncodedView]) -> torch.Tensor:
         stacked = torch.stack([view.vector for view in views], dim=1)
         return self.mix((self.weights(views).unsqueeze(-1) * stacked).sum(dim=1))
 
 
 class SeparateAttention(nn.Module):
-    """Attention concatenation: each view attends to itself, and what comes out is concatenated.
+    """Attention concatenation: self-attention within each view, then concatenation of the outputs.
 
-    `items` attends over tokens and over atoms. `pooled` is the original's form, a sequence of one vector: its softmax
-    is always 1, so that it is a linear map and no attention. A view without items (descriptors) passes as it is.
+    `items` attends over tokens and over atoms. `pooled` is the form of the original code, a sequence of one vector: its
+    softmax is always 1, so it is a linear map, not attention. A view without items (descriptors) is not changed.
     """
 
     def __init__(self, attending: list[bool], hidden: int, dropout: float, heads: int, attend: Attend) -> None:
         super().__init__()
         self.needs_items = attend == "items"
         self.attention = nn.ModuleList(
-            nn.MultiheadAttention(hidden, heads, batch_first=True) if own else nn.Identity() for own in attending
+            nn.MultiheadAttention(hidden, heads, batch_first=True) if attends else nn.Identity()
+            for attends in attending
         )
         self.mix = nn.Sequential(nn.Linear(len(attending) * hidden, hidden), nn.Dropout(dropout))
 
-    def forward(self, views: list[Encoded]) -> torch.Tensor:
-        return self.mix(torch.cat([self._attended(*pair) for pair in zip(self.attention, views, strict=True)], dim=-1))
+    def forward(self, views: list[EncodedView]) -> torch.Tensor:
+        attended = [self._self_attention(*pair) for pair in zip(self.attention, views, strict=True)]
+        return self.mix(torch.cat(attended, dim=-1))
 
-    def _attended(self, attention: nn.Module, view: Encoded) -> torch.Tensor:
+    def _self_attention(self, attention: nn.Module, view: EncodedView) -> torch.Tensor:
         if isinstance(attention, nn.Identity):
             return view.vector
         if not self.needs_items:
-            one = view.vector.unsqueeze(1)
-            return attention(one, one, one, need_weights=False)[0].squeeze(1)
+            sequence = view.vector.unsqueeze(1)
+            return attention(sequence, sequence, sequence, need_weights=False)[0].squeeze(1)
 
-        def attend(views: Sequence[Encoded]) -> torch.Tensor:
+        def attend(views: Sequence[EncodedView]) -> torch.Tensor:
             items, mask = views[0].dense()
             out, _ = attention(items, items, items, key_padding_mask=~mask, need_weights=False)
             return masked_mean(out, mask)
 
-        return in_groups([view], attend)
+        return attend_in_groups([view], attend)
 
 
 class CrossAttention(nn.Module):
-    """Ours: tokens attend to atoms and atoms to tokens; what each learns from the other joins the views' vectors.
+    """Our fusion: tokens attend to atoms and atoms to tokens; the attention outputs are added to the views' vectors.
 
-    What crosses enters through gates that start at zero, so that training starts from the plain views, and the wide
-    states cannot drown the graph before they have something to say.
+    They are multiplied by gates that start at zero, so that training starts from the views alone and the states, which
+    are much wider, cannot dominate the graph before they carry information.
     """
 
     def __init__(
@@ -267,16 +272,17 @@ class CrossAttention(nn.Module):
         gate_first: bool = False,
         view_dropout: float = 0.0,
     ) -> None:
-        """Join views.
+        """Create the layers.
 
         Args:
-            views: how many.
-            crossing: whether the first two have items; an ablation may leave one of these, or none.
+            views: number of views.
+            crossing: whether the first two views have items and attend to each other; false in ablations without
+                tokens or atoms.
             hidden: H.
-            dropout: of attention weights and of the mix.
-            heads: of attention.
-            gate_first: let the first view's vector in through a gate that starts at zero.
-            view_dropout: share of molecules for which a view's vector is hidden in training.
+            dropout: rate for the attention weights and for the output.
+            heads: number of attention heads.
+            gate_first: multiply the first view's vector by a gate that starts at zero.
+            view_dropout: share of molecules for which a view's vector is set to zero in training.
         """
         super().__init__()
         self.needs_items = crossing
@@ -292,70 +298,72 @@ class CrossAttention(nn.Module):
             nn.LayerNorm(views * hidden), nn.Linear(views * hidden, hidden), nn.ReLU(), nn.Dropout(dropout)
         )
 
-    def forward(self, views: list[Encoded]) -> torch.Tensor:
+    def forward(self, views: list[EncodedView]) -> torch.Tensor:
         vectors = [view.vector for view in views]
         if self.needs_items:
-            crossed = in_groups(views[:2], self._crossed).unbind(dim=1)
-            vectors[:2] = [own + gate * learnt for own, gate, learnt in zip(vectors, self.gates, crossed, strict=False)]
+            attended = attend_in_groups(views[:2], self._cross_attention).unbind(dim=1)
+            vectors[:2] = [
+                vector + gate * out for vector, gate, out in zip(vectors, self.gates, attended, strict=False)
+            ]
         if self.first_gate is not None:
             vectors[0] = self.first_gate * vectors[0]
-        return self.mix(self._hide(torch.stack(vectors, dim=1)).flatten(start_dim=1))
+        return self.mix(self._drop_views(torch.stack(vectors, dim=1)).flatten(start_dim=1))
 
-    def _hide(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(B, views, H) with some of them zero in training, never all of a molecule."""
+    def _drop_views(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Set random vectors of (B, views, H) to zero in training, but never all views of a molecule."""
         if not (self.training and self.view_dropout):
             return vectors
-        shown = torch.rand(vectors.shape[:2], device=vectors.device) >= self.view_dropout
-        shown |= ~shown.any(dim=1, keepdim=True)
-        return vectors * shown.unsqueeze(-1)
+        mask = torch.rand(vectors.shape[:2], device=vectors.device) >= self.view_dropout
+        mask |= ~mask.any(dim=1, keepdim=True)
+        return vectors * mask.unsqueeze(-1)
 
-    def maps(self, views: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Who attends to whom, mean over heads.
+    def attention_maps(self, views: Sequence[EncodedView]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attention weights between the first two views, mean over heads.
 
         Args:
-            views: the two that cross, of B molecules with up to L and M items.
+            views: the first two views of B molecules, with up to L and M items.
 
         Returns:
-            (B, L, M) from the first view's items to the second's, and (B, M, L) back. The row of a real item adds up to
-            1 and holds 0 for padding; that of padding is 0 throughout.
+            (B, L, M) weights of the first view's items (queries) on the second's (keys), and (B, M, L) the other
+            direction. The row of a real item sums to 1, with 0 at padding; the row of a padding item is all 0.
         """
-        (first, first_mask), (second, second_mask) = self._normed(views)
-        _, there = self.attention[0](first, second, second, key_padding_mask=~second_mask)
-        _, back = self.attention[1](second, first, first, key_padding_mask=~first_mask)
-        return there * first_mask.unsqueeze(-1), back * second_mask.unsqueeze(-1)
+        (first, first_mask), (second, second_mask) = self._normalized_items(views)
+        _, first_to_second = self.attention[0](first, second, second, key_padding_mask=~second_mask)
+        _, second_to_first = self.attention[1](second, first, first, key_padding_mask=~first_mask)
+        return first_to_second * first_mask.unsqueeze(-1), second_to_first * second_mask.unsqueeze(-1)
 
-    def _normed(self, views: Sequence[Encoded]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each view's items (b, L, H), normed, and which of them are real."""
+    def _normalized_items(self, views: Sequence[EncodedView]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Each view's items (b, L, H) after the layer norm, and their mask (b, L), False at padding."""
         dense = (view.dense() for view in views)
         return [(norm(items), mask) for norm, (items, mask) in zip(self.norms, dense, strict=True)]
 
-    def _crossed(self, views: Sequence[Encoded]) -> torch.Tensor:
-        """(b, 2, H): what the tokens learn from the atoms, and the atoms from the tokens."""
-        (first, first_mask), (second, second_mask) = self._normed(views)
-        sides = (
-            self._cross(0, first, first_mask, second, second_mask),
-            self._cross(1, second, second_mask, first, first_mask),
+    def _cross_attention(self, views: Sequence[EncodedView]) -> torch.Tensor:
+        """(b, 2, H): tokens attending to atoms and atoms attending to tokens, each averaged over the items."""
+        (first, first_mask), (second, second_mask) = self._normalized_items(views)
+        directions = (
+            self._attend(0, first, first_mask, second, second_mask),
+            self._attend(1, second, second_mask, first, first_mask),
         )
-        return torch.stack(sides, dim=1)
+        return torch.stack(directions, dim=1)
 
-    def _cross(
-        self, side: int, queries: torch.Tensor, real: torch.Tensor, keys: torch.Tensor, keys_real: torch.Tensor
+    def _attend(
+        self, layer: int, queries: torch.Tensor, query_mask: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
     ) -> torch.Tensor:
-        out, _ = self.attention[side](queries, keys, keys, key_padding_mask=~keys_real, need_weights=False)
-        return masked_mean(out, real)
+        out, _ = self.attention[layer](queries, keys, keys, key_padding_mask=~key_mask, need_weights=False)
+        return masked_mean(out, query_mask)
 
 
 class Single(nn.Module):
-    """One view alone: its vector as it is."""
+    """A single view: its vector, unchanged."""
 
     needs_items = False
 
-    def forward(self, views: list[Encoded]) -> torch.Tensor:
+    def forward(self, views: list[EncodedView]) -> torch.Tensor:
         return views[0].vector
 
 
 class FusedModel(nn.Module):
-    """Encoders, one a view, a fusion and a linear head; and voices, where views predict by themselves too."""
+    """One encoder per view, a fusion and a linear head; optional auxiliary heads predict from one view each."""
 
     def __init__(
         self,
@@ -365,14 +373,14 @@ class FusedModel(nn.Module):
         targets: int,
         auxiliary_heads: dict[str, nn.Module] | None = None,
     ) -> None:
-        """Put a model together.
+        """Combine the parts of a model.
 
         Args:
-            encoders: of the views, in their order.
-            fusion: of these.
+            encoders: view -> encoder, in the order of the views.
+            fusion: combines the encoded views.
             hidden: H.
             targets: K.
-            voices: view -> what predicts (B, K) from its vector (B, H) alone.
+            auxiliary_heads: view -> module that predicts (B, K) from this view's vector (B, H) alone.
         """
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -381,42 +389,42 @@ class FusedModel(nn.Module):
         self.auxiliary_heads = nn.ModuleDict(auxiliary_heads or {})
 
     def fit_scales(self, train: Batch) -> None:
-        """Learn the scaling of the states from a batch of all training molecules."""
+        """Compute the scaling of the states from a batch of training molecules."""
         for encoder in self.encoders.values():
             if isinstance(encoder, StatesEncoder) and train.states is not None:
                 encoder.scale.fit(train.states)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """(B, K) scaled targets, or logits for classes."""
+        """(B, K) scaled targets, or logits for classes: the mean of all heads."""
         return self.head_outputs(batch).mean(dim=0)
 
     def head_outputs(self, batch: Batch) -> torch.Tensor:
-        """(V, B, K) what the fusion predicts, and each voice."""
+        """(V, B, K) outputs of the main head and of each auxiliary head."""
         views = self.encode(batch)
-        alone = [
+        auxiliary = [
             self.auxiliary_heads[name](view.vector)
             for name, view in zip(self.encoders, views, strict=True)
             if name in self.auxiliary_heads
         ]
-        return torch.stack([self.head(self.fusion(views)), *alone])
+        return torch.stack([self.head(self.fusion(views)), *auxiliary])
 
-    def encode(self, batch: Batch) -> list[Encoded]:
-        """The views as the fusion sees them."""
+    def encode(self, batch: Batch) -> list[EncodedView]:
+        """The encoded views, which are the input of the fusion."""
         return [encoder(batch, self.fusion.needs_items) for encoder in self.encoders.values()]
 
     def hidden(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """(B, H) of each view by itself, and of all under `fused`, which the head reads."""
+        """(B, H) vector of each view, and under `fused` the output of the fusion, which the head reads."""
         views = self.encode(batch)
-        own = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
-        return {**own, "fused": self.fusion(views)}
+        vectors = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
+        return {**vectors, "fused": self.fusion(views)}
 
 
 def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedModel:
-    """Make a model with fresh weights.
+    """Build a model with random initial weights.
 
     Args:
         model: a key of MODELS.
-        sizes: widths of the views that are read.
+        sizes: widths of the views; 0 for a view that is not used.
         targets: K.
         config: see ModelConfig.
     """
@@ -434,7 +442,7 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
     fusion = _fusion(PIPELINES[model].fusion, tuple(encoders), config)
     auxiliary_heads: dict[str, nn.Module] = {}
-    if len(encoders) > 1:  # one view alone is all that the fusion says
+    if len(encoders) > 1:  # with a single view the main head already predicts from it alone
         auxiliary_heads = {name: _auxiliary_head(hidden, dropout, targets) for name in encoders if name in config.vote}
     return FusedModel(encoders, fusion, hidden, targets, auxiliary_heads)
 
@@ -457,5 +465,5 @@ def _fusion(name: str, names: tuple[str, ...], config: ModelConfig) -> nn.Module
         return SeparateAttention(attending, hidden, dropout, config.heads, config.attend)
     if name == "weighted" and views > 1:
         return Weighted(views, hidden, dropout)
-    # one view that descriptors join is no longer alone
+    # a single-view pipeline has two views when descriptors are added
     return Concat(views, hidden, dropout) if views > 1 else Single()

@@ -1,6 +1,6 @@
 """Prompt an LLM for a property on SAMPL, taught by unsloth with CUDA where it is installed."""
 
-from kflm2.cli.stages import prompt
+from kflm2.cli import prompt
 
 if __name__ == "__main__":
-    prompt.from_command_line(dataset="SAMPL", kind="regression", llm="auto", unsloth=True)
+    prompt.from_command_line(dataset="SAMPL", task="regression", llm="auto", unsloth=True)

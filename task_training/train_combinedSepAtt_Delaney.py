@@ -1,6 +1,6 @@
 """Attention over tokens and over atoms, concatenated, on Delaney: solubility in water, log mol/L."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="Delaney", model="combinedSepAtt")

@@ -1,6 +1,6 @@
 """Concatenation, on Tox21: active in 12 toxicity assays."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="Tox21", model="combined")

@@ -1,6 +1,6 @@
 """Embedding DNN, LLM not fine-tuned, on BACE: inhibits beta-secretase 1."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="BACE", model="combined_base")

@@ -1,6 +1,6 @@
 """Embedding DNN, LLM not fine-tuned, on Warrior: pKa."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="Warrior", model="combined_base")

@@ -1,6 +1,6 @@
 """Graph network alone, on BACE: inhibits beta-secretase 1."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="BACE", model="gcn_indepent")

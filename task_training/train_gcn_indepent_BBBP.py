@@ -1,6 +1,6 @@
 """Graph network alone, on BBBP: crosses the blood-brain barrier."""
 
-from kflm2.cli.stages import train
+from kflm2.cli import train
 
 if __name__ == "__main__":
     train.from_command_line(dataset="BBBP", model="gcn_indepent")

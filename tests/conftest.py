@@ -1,4 +1,4 @@
-"""Shared fixtures: a cache of its own for every test, tiny random LLMs, and the real embedded one."""
+"""Shared fixtures: a separate cache for every test, tiny random LLMs, and the real embedded LLM."""
 
 import os
 from pathlib import Path
@@ -21,20 +21,20 @@ from kflm2.data.datasets import locate
 from kflm2.files import cache_folder
 from kflm2.llm import checkpoints, registry
 
-# the converted embedded LLM is shared by all tests, and by people's own runs
+# the converted embedded LLM is shared by all tests, and with the user's runs
 _REAL_CACHE = cache_folder()
 
-# tiny tensors: a second thread costs more than it gives
+# for tiny tensors a second thread makes the tests slower
 torch.set_num_threads(1)
 
 ALPHABET = "#()+-/123456789=@BCFHINOPS[\\]clnorsi"
 CONTEXT = 24
-"""Tokens the tiny LLMs can read at once."""
+"""Context length of the tiny LLMs, in tokens."""
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, but for the converted LLMs."""
+    """A cache that contains only the converted LLMs."""
     folder = tmp_path / "cache"
     folder.mkdir()
     (_REAL_CACHE / "llms").mkdir(parents=True, exist_ok=True)
@@ -45,18 +45,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_llms(cache: Path) -> None:
-    """No converted LLMs in the cache either; what a test makes is gone with it."""
+    """A cache without converted LLMs; LLMs that a test converts are deleted with it."""
     (cache / "llms").unlink()
     (cache / "llms").mkdir()
 
 
 def _tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
-    """A token a character."""
+    """A tokenizer with one token per character."""
     vocabulary = {"<pad>": 0, "<unk>": 1, **{letter: i + 2 for i, letter in enumerate(alphabet)}}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("(?m)."), "isolated")
-    backend.decoder = decoders.Fuse()  # no blanks between them
-    # the end is the padding too, as in the embedded LLM
+    backend.decoder = decoders.Fuse()  # no spaces between tokens
+    # the end token is also the padding token, as in the embedded LLM
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", eos_token="<pad>")
 
 
@@ -64,7 +64,7 @@ def _random(model: PreTrainedModel, seed: int, folder: Path, alphabet: str = ALP
     """Save a model with random weights and the tokenizer."""
     torch.manual_seed(seed)
     for weight in model.parameters():
-        # the usual small initial weights would make layers, and so mistakes in choosing them, nearly alike
+        # with the usual small initial weights all layers would be nearly equal, which would hide a wrong layer
         torch.nn.init.normal_(weight, std=0.5)
     model.save_pretrained(folder)
     _tokenizer(alphabet).save_pretrained(folder)
@@ -73,7 +73,7 @@ def _random(model: PreTrainedModel, seed: int, folder: Path, alphabet: str = ALP
 
 @pytest.fixture(scope="session")
 def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2 of random weights, three layers of width 8, as a checkpoint folder."""
+    """A Qwen2 with random weights, three layers of width 8, as a checkpoint folder."""
     config = Qwen2Config(
         vocab_size=len(ALPHABET) + 2,
         hidden_size=8,
@@ -89,7 +89,7 @@ def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of random weights that reads and writes all of ASCII, a token a character."""
+    """A Llama with random weights and one token per ASCII character."""
     alphabet = "\n" + "".join(map(chr, range(32, 127)))
     config = LlamaConfig(
         vocab_size=len(alphabet) + 2,
@@ -106,7 +106,7 @@ def tiny_writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of random weights, two layers of width 6, as a checkpoint folder."""
+    """A BERT with random weights, two layers of width 6, as a checkpoint folder."""
     config = BertConfig(
         vocab_size=len(ALPHABET) + 2,
         hidden_size=6,
@@ -120,13 +120,13 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded() -> Path:
-    """The real embedded LLM's checkpoint folder, converted when it is not there yet."""
+    """The checkpoint folder of the real embedded LLM, converted if it is missing."""
     return checkpoints.checkpoint_folder(registry.LLMS[registry.EMBEDDED])
 
 
 @pytest.fixture
 def dataset_files(request: pytest.FixtureRequest) -> None:
-    """Skip where the files of the test's dataset are not here; $KFLM2_DATASETS or dataset/ may hold them."""
+    """Skip the test if the files of its dataset are missing from $KFLM2_DATASETS and dataset/."""
     name = request.getfixturevalue("name")
     _, missing = locate(name)
     if missing:

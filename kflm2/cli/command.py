@@ -1,25 +1,109 @@
-"""A stage's settings as a command line: tyro makes the options from the fields, and errors end in one line."""
+"""A stage on the command line: options from the fields of its config class, and errors in one line.
 
+Nothing heavy is imported before the settings are read and checked: `--help` or a mistyped option does not wait for
+torch.
+"""
+
+import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
+import pkgutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kflm2.config.base import StageConfig
-from kflm2.config.prompt import PromptConfig
-from kflm2.config.train import TrainConfig
 from kflm2.errors import KFLM2Error, SettingError
 
-S = TypeVar("S", bound=TrainConfig | PromptConfig | StageConfig)
+if TYPE_CHECKING:
+    from kflm2.config.base import StageConfig
+
+_GROUPS = "data corpus split model LLM LoRA prompt training search comparison output".split()
+"""Sections of a help page, in their order."""
+INCOMPLETE = 3
+"""Exit status of a stage that worked but had no result for some molecules."""
+
+
+@dataclass
+class Stage:
+    """One row of the table of stages."""
+
+    name: str
+    """The words after `kflm2`."""
+    group: str
+    """Heading in `kflm2 --help`."""
+    arguments: str
+    """What follows the name, for `kflm2 --help`."""
+    summary: str
+    """One line for `kflm2 --help`."""
+    description: str
+    """Text of the stage's own help page."""
+    config: str
+    """module:class of its settings."""
+    run: str
+    """module:function that takes the settings. An integer that it returns counts molecules without a result."""
+    table_first: bool = False
+    """Whether the first word may be a dataset or a CSV file, without an option before it."""
+    program: str | None = None
+    """Name in the usage line of the help page; None takes the script's."""
+
+    def __call__(self, config: "StageConfig") -> Any:
+        """Run the stage."""
+        return pkgutil.resolve_name(self.run)(config)
+
+    def from_command_line(self, args: Sequence[str] | None = None, **script: Any) -> None:
+        """Read the settings and run; an error of the input ends with status 2 and one line on stderr.
+
+        Precedence: command line, --config file, the script's own values, the pipeline's defaults, the defaults.
+
+        Args:
+            args: arguments of the command line; default those of this process.
+            script: values that a thin script sets.
+        """
+        with _one_line_errors():
+            failures = self(self.read(list(sys.argv[1:] if args is None else args), script))
+        if isinstance(failures, int) and failures:
+            sys.exit(INCOMPLETE)
+
+    def read(self, args: list[str], script: dict[str, Any]) -> Any:
+        """Settings of the stage's config class from the arguments of a command line, checked; see from_command_line.
+
+        Raises:
+            KFLM2Error: a value that cannot work.
+        """
+        import tyro
+
+        from kflm2.config.base import to_arguments
+
+        config_class: type[StageConfig] = pkgutil.resolve_name(self.config)
+        new_names = {old: new for new, old in config_class.OLD_NAMES.items()}
+        values = _config_file(_last_value(args, "config"), config_class)
+        first = {name: value for name in config_class.FIRST if (value := _last_value(args, name) or values.get(name))}
+        script = {new_names.get(name, name): value for name, value in script.items()}
+        grouped = _grouped(config_class)
+        settings = tyro.cli(
+            grouped,
+            # the last value of an option counts, so those of the file come before those of the command line
+            args=[*to_arguments(values, config_class.POSITIONAL), *args],
+            default=_group(grouped, config_class.of(**{**script, **first})),
+            prog=self.program,
+            description=self.description,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        config = config_class(**_flat(settings))
+        config.check()
+        return config
 
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """What the input is at fault for ends the process with status 2 and one line on stderr; Ctrl-C with 130."""
+    """End the process with status 2 and one line on stderr after an error of the input, with 130 after Ctrl-C."""
     try:
         yield
     except (KFLM2Error, OSError) as error:
@@ -30,109 +114,18 @@ def _one_line_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-class Command:
-    """A function whose signature is its command line."""
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-        self.__doc__ = inspect.cleandoc(function.__doc__ or "")
-        self.program: str | None = None
-        """Name in the help's usage line; None takes the script's."""
-
-    def __call__(self, *args: Any, **values: Any) -> None:
-        """Run it."""
-        self.function(*args, **values)
-
-    def from_command_line(self, args: Sequence[str] | None = None) -> None:
-        """Read the arguments and run; end with status 2 and one line on stderr where the input is at fault."""
-        import tyro
-
-        with _one_line_errors():
-            tyro.cli(
-                self.function,
-                args=list(sys.argv[1:] if args is None else args),
-                prog=self.program,
-            )
-
-
-class Stage(Generic[S]):
-    """A function of one settings object that can also be run from the command line."""
-
-    def __init__(self, function: Callable[[S], None], settings: type[S]) -> None:
-        self.function = function
-        self.settings = settings
-        self.__doc__ = inspect.cleandoc(function.__doc__ or "")
-        self.program: str | None = None
-        """Name in the help's usage line; None takes the script's."""
-
-    def __call__(self, settings: S) -> None:
-        """Run the stage."""
-        self.function(settings)
-
-    def from_command_line(self, args: Sequence[str] | None = None, **script: Any) -> None:
-        """Read settings and run; end with status 2 and one line on stderr where the input is at fault.
-
-        What goes before what: command line, --config file, the script's own values, the pipeline's, the defaults.
-
-        Args:
-            args: words of the command line; default those of this process.
-            script: values that a thin script sets.
-        """
-        args = list(sys.argv[1:] if args is None else args)
-        with _one_line_errors():
-            self.function(self.read(args, script))
-
-    def read(self, args: list[str], script: dict[str, Any]) -> S:
-        """Settings from the words of a command line; see from_command_line.
-
-        Raises:
-            KFLM2Error: a value that cannot work.
-        """
-        import tyro
-
-        values = _config(_given(args, "config"), {field.name for field in dataclasses.fields(self.settings)})
-        # what other settings' defaults depend on must be known before they are
-        first = {name: found for name in self.settings.FIRST if (found := _given(args, name) or values.get(name))}
-        settings = tyro.cli(
-            self.settings,
-            # a later word wins, so the file's settings go before those of the command line
-            args=[*words(values, getattr(self.settings, "POSITIONAL", ())), *args],
-            default=self.settings.of(**{**script, **first}),
-            prog=self.program,
-            description=self.__doc__,
-        )
-        settings.check()
-        return settings
-
-
-def words(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
-    """Settings as words of a command line, so that they are read and checked as those are."""
-    # those without a name come first, before an option that takes several words
-    given = [values[name] for name in positional if name in values]
-    said = [str(part) for value in given for part in (value if isinstance(value, list | tuple) else [value])]
-    for name, value in values.items():
-        if name in positional:
-            continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            said.append(f"--{'' if value else 'no-'}{option}")
-            continue
-        said.append(f"--{option}")
-        said += [str(part) for part in value] if isinstance(value, list) else [str(value)]
-    return said
-
-
-def _given(args: list[str], option: str) -> str | None:
-    """The value of an option among the words, before tyro reads them: the defaults depend on it."""
+def _last_value(args: list[str], option: str) -> str | None:
+    """The last value of an option among the arguments, before tyro reads them: other defaults depend on it."""
+    value = None
     for word, following in zip(args, [*args[1:], ""], strict=False):
         if word == f"--{option}":
-            return following or None
-        if word.startswith(f"--{option}="):
-            return word.partition("=")[2]
-    return None
+            value = following or None
+        elif word.startswith(f"--{option}="):
+            value = word.partition("=")[2]
+    return value
 
 
-def _config(name: str | None, known: set[str]) -> dict[str, Any]:
+def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[str, Any]:
     """Settings of a JSON file; a key that is no setting is an error."""
     if name is None:
         return {}
@@ -145,6 +138,69 @@ def _config(name: str | None, known: set[str]) -> dict[str, Any]:
         raise SettingError(f"--config {path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise SettingError(f"--config {path}: not an object of settings")
+    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.OLD_NAMES.values())
     if unknown := sorted(set(values) - known):
         raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
     return values
+
+
+def _grouped(config_class: "type[StageConfig]") -> Any:
+    """A dataclass like a config class with its fields in groups, which become the sections of the help page.
+
+    tyro makes a section of each nested dataclass; settings are flat, so that code reads `config.epochs`.
+    """
+    import tyro
+
+    hints = typing.get_type_hints(config_class, include_extras=True)
+    owners = {
+        name: owner for owner in reversed(config_class.__mro__) for name in vars(owner).get("__annotations__", {})
+    }
+    groups: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(config_class):
+        owner = owners[field.name]
+        group = field.metadata.get("group", vars(owner).get("GROUP", ""))
+        explanation = tyro.conf.arg(help=_explanations(owner)[field.name])
+        entry = (field.name, Annotated[hints[field.name], explanation], dataclasses.field(default=None))
+        groups.setdefault(group, []).append(entry)
+    entries = groups.pop("", [])
+    for title in sorted(groups, key=_GROUPS.index):
+        entries.append((title, dataclasses.make_dataclass(title, groups[title])))
+    return dataclasses.make_dataclass(config_class.__name__, entries, kw_only=True)
+
+
+def _group(grouped: Any, config: "StageConfig") -> Any:
+    """The settings in their groups."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(grouped):
+        if dataclasses.is_dataclass(field.type):
+            names = [inner.name for inner in dataclasses.fields(field.type)]
+            values[field.name] = field.type(**{name: getattr(config, name) for name in names})  # type: ignore[operator]
+        else:
+            values[field.name] = getattr(config, field.name)
+    return grouped(**values)
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    """Field -> value of settings in groups."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        values |= _flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+@functools.cache
+def _explanations(owner: type) -> dict[str, str]:
+    """Field -> the text under it in the source of the class."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    assert isinstance(node, ast.ClassDef)
+    texts = {}
+    for statement, following in zip(node.body, node.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            texts[statement.target.id] = " ".join(str(following.value.value).split())
+    return texts

@@ -1,5 +1,12 @@
-"""What the settings of stages have in common. Nothing heavy is imported here."""
+"""What the settings of all stages have in common. Nothing heavy is imported here.
 
+A setting is a field of a frozen dataclass, its explanation the text under the field: `--help` is made from these. A
+class whose fields belong together names their group on the help page in GROUP; a single field may name another one in
+its metadata.
+"""
+
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -11,15 +18,19 @@ from kflm2.errors import SettingError
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Settings that a file may give too."""
+    """Settings that a JSON file may give too."""
 
     config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
+    """JSON file of settings; the command line overrides it."""
 
+    GROUP: ClassVar[str] = ""
+    """Title of these fields on the help page; each class has its own."""
     FIRST: ClassVar[tuple[str, ...]] = ()
-    """Settings that others' defaults depend on."""
+    """Settings on which the defaults of others depend."""
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Settings without a name on the command line."""
+    OLD_NAMES: ClassVar[dict[str, str]] = {}
+    """Field -> its earlier name, which the command line still takes and JSON files still use."""
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -36,18 +47,18 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class InferenceConfig(StageConfig):
-    """Which kept model is used on which molecules."""
+    """Which saved model is used on which molecules."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
-    """Folder that `kflm2 train --save` made."""
+    """Folder that `kflm2 train --save` wrote."""
     molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
     """A .csv, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
     smiles_column: str = "smiles"
     """Of a table: its column of SMILES."""
     name_column: str | None = None
-    """Of a table: a column that is carried over, such as an id."""
+    """Of a table: a column that is copied to the output, such as an id."""
     llm: str | None = None
-    """Where the model's LLM is, for one that is not of the registry."""
+    """Where the model's LLM is, for one that is not in the registry."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -57,3 +68,66 @@ class InferenceConfig(StageConfig):
         """Refuse values that cannot work."""
         if not self.molecules:
             raise SettingError("give molecules: a .csv, .smi, .sdf or .parquet file, - for standard input, or SMILES")
+
+
+def check_at_least(config: object, low: int, *names: str) -> None:
+    """Refuse a value below `low`; None, where a default is filled in later, passes."""
+    for name in names:
+        if (value := getattr(config, name)) is not None and value < low:
+            raise SettingError(f"{name} is {value}; it must be at least {low}")
+
+
+def check_below_one(config: object, *names: str) -> None:
+    """Refuse a share outside [0, 1)."""
+    for name in names:
+        if not 0 <= (value := getattr(config, name)) < 1:
+            raise SettingError(f"{name} is {value}; it must be at least 0 and less than 1")
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Refuse a value that is 0 or less, or not a number."""
+    for name in names:
+        if not (value := getattr(config, name)) > 0:
+            raise SettingError(f"{name} is {value}; it must be positive")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    """Refuse a value below 0, or not a number."""
+    for name in names:
+        if not (value := getattr(config, name)) >= 0:
+            raise SettingError(f"{name} is {value}; it must not be negative")
+
+
+def to_json(config: StageConfig) -> dict[str, Any]:
+    """Settings as JSON values, which `--config` reads back; those that are None, and the file itself, are left out."""
+    values = dataclasses.asdict(config)
+    return {
+        config.OLD_NAMES.get(name, name): str(value)
+        if isinstance(value, Path)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in values.items()
+        if name != "config" and value is not None
+    }
+
+
+def to_arguments(values: dict[str, Any], positional: Sequence[str] = ()) -> list[str]:
+    """Settings as arguments of a command line, so that they are read and checked as those are.
+
+    Args:
+        values: name, also an old one, -> JSON value.
+        positional: names of those without an option; they come first, before an option that takes several arguments.
+    """
+    given = [values[name] for name in positional if name in values]
+    arguments = [str(part) for value in given for part in (value if isinstance(value, list | tuple) else [value])]
+    for name, value in values.items():
+        if name in positional:
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{'' if value else 'no-'}{option}")
+            continue
+        arguments.append(f"--{option}")
+        arguments += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+    return arguments

@@ -15,20 +15,20 @@ Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
 
 @dataclass(frozen=True)
 class CompareConfig(StageConfig):
-    """What is held against what."""
+    """What is compared with what."""
 
     results: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME=]FOLDER")] = ()
     """Folders of results, of a model (results/SAMPL/crossAtt) or of a dataset (results/SAMPL), of one dataset or
     several; all runs that are paired must have the same data and the same splits."""
     practical: tuple[str, ...] = ()
-    """The smallest difference that matters to you, in the figure's unit: say it before you see any figure. For several
+    """The smallest difference that matters to you, in the metric's unit: give it before you see any metric. For several
     datasets NAME=VALUE each, or one value for all."""
-    figure: str | None = None
+    metric: Annotated[str | None, tyro.conf.arg(aliases=["--figure"])] = None
     """What is compared, on the test parts; default RMSE, for classes ROC-AUC."""
     split: SplitKind | None = None
     """Which runs; default the only kind there is."""
     baselines: tuple[Baseline, ...] = ()
-    """Run these on the same splits too, and keep their results beside the models': mean (of the training part), knn
+    """Run these on the same splits too, and save their results beside the models': mean (of the training part), knn
     (mean of the five most similar), or on RDKit and Morgan descriptors forest (random forest), xgboost (where it is
     installed) or svm."""
     chemprop: Path | None = None
@@ -41,6 +41,7 @@ class CompareConfig(StageConfig):
     """Folder for tables and pictures, one a dataset."""
 
     POSITIONAL: ClassVar = ("results",)
+    OLD_NAMES: ClassVar = {"metric": "figure"}
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -52,7 +53,7 @@ class CompareConfig(StageConfig):
             raise SettingError("give folders of results to compare, such as results/SAMPL/crossAtt")
         if not self.practical:
             raise SettingError(
-                "say with --practical, before any figure is read, from which difference on it matters to you: 0.1, or"
+                "say with --practical, before any metric is read, from which difference on it matters to you: 0.1, or"
                 " SAMPL=0.2 Delaney=0.1"
             )
         for word in self.practical:
@@ -62,12 +63,12 @@ class CompareConfig(StageConfig):
         """The smallest difference that matters.
 
         Raises:
-            SettingError: none was said for this dataset.
+            SettingError: none was given for this dataset.
         """
-        said = dict(self._number(word) for word in self.practical)
-        if dataset not in said and None not in said:
+        differences = dict(self._number(word) for word in self.practical)
+        if dataset not in differences and None not in differences:
             raise SettingError(f"practical names no difference for {dataset}")
-        return said.get(dataset, said.get(None, 0.0))
+        return differences.get(dataset, differences.get(None, 0.0))
 
     @staticmethod
     def _number(word: str) -> tuple[str | None, float]:

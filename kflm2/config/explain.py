@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from kflm2.config.base import InferenceConfig
+from kflm2.config.base import InferenceConfig, check_at_least
 from kflm2.errors import SettingError
 
 MOST_STEPS = 1024
@@ -34,8 +34,7 @@ class ExplainConfig(InferenceConfig):
             SettingError: the first one found.
         """
         super().check()
-        if self.limit < 1:
-            raise SettingError(f"limit is {self.limit}; it must be at least 1")
+        check_at_least(self, 1, "limit")
         if not 1 <= self.steps <= MOST_STEPS:
             raise SettingError(f"steps is {self.steps}; it must be 1 to {MOST_STEPS}")
         if self.out.exists() and not self.out.is_dir():

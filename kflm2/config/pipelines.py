@@ -1,4 +1,4 @@
-"""The pipelines with their own defaults."""
+"""The pipelines: which views each one reads, how it fuses them, and its own defaults."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,13 +6,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One of the pipelines: which views it takes, how it fuses them, and its own defaults."""
+    """Which views are read, how they are fused, and with which defaults."""
 
     views: tuple[str, ...]
     fusion: Literal["single", "concat", "weighted", "separate", "cross"]
     about: str
     defaults: dict[str, object] = field(default_factory=dict)
-    """Where it departs from the defaults above."""
+    """Settings that differ from the defaults of ModelConfig, TrainingConfig and TrainConfig."""
     adapter: bool = True
     """False: always the base LLM, never a fine-tuned one."""
 
@@ -35,7 +35,7 @@ PIPELINES = {
             "graph_width": 128,
             "graph_depth": 4,
             "schedule": "onecycle",
-            # not the LLM: by itself it predicts worse than these, and what it adds it says in the fusion
+            # not the LLM: alone it predicts worse than these, and what it adds reaches the fusion
             "vote": ("graph", "descriptors"),
         },
     ),

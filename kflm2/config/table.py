@@ -1,17 +1,20 @@
-"""Which molecules, and how they are split."""
+"""Which molecules are read, and how they are split."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+import tyro
+
+from kflm2.config.base import StageConfig, check_at_least
 from kflm2.data.datasets import DATASETS, Task
-from kflm2.data.parts import SplitKind, check_fractions
+from kflm2.data.parts import FOLDS, REPEATS, SplitKind, check_fractions
 from kflm2.errors import SettingError, one_of
 
 
 @dataclass(frozen=True)
-class TableConfig:
-    """Which molecules, and how they are split."""
+class DataConfig(StageConfig):
+    """Which molecules."""
 
     dataset: str | None = None
     """A dataset of the registry."""
@@ -21,7 +24,7 @@ class TableConfig:
     """Its column of SMILES; default smiles."""
     target_columns: tuple[str, ...] = ()
     """Its columns to predict; a blank cell is a missing label. With --dataset, some of the dataset's own."""
-    task: Task | None = None
+    task: Annotated[Task | None, tyro.conf.arg(aliases=["--kind"])] = None
     """What its targets are; classes are 0 and 1. Default regression."""
     limit: int | None = None
     """Read the first rows only, of each file where there are several; default all."""
@@ -30,22 +33,56 @@ class TableConfig:
     tautomer too."""
     deduplicate: bool = False
     """One row a structure: mean of the targets; classes that contradict each other are dropped."""
+
+    GROUP: ClassVar = "data"
+
+
+@dataclass(frozen=True)
+class SplitConfig(StageConfig):
+    """How molecules are split."""
+
     split: SplitKind | None = None
     """random; scaffold: no Bemis-Murcko scaffold in two parts, balanced as in D-MPNN; scaffold_moleculenet: the largest
     scaffolds to train, one split for all seeds; cluster: no cluster of similar molecules in two parts; given: by
     --split-column or the dataset's own files; cv5x5: five-fold cross-validation five times over. Default given where
     there are given parts, else random."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares of train, valid and test."""
+    """Fractions of train, valid and test."""
     split_column: str | None = None
-    """Column of the table that says train, valid, test, or test_NAME for several test sets; where it names no valid,
+    """Column of the table that holds train, valid, test, or test_NAME for several test sets; where it names no valid,
     that is drawn from train."""
     seed: int = 0
     """First seed, of split and weights."""
+
+    GROUP: ClassVar = "split"
+
+
+@dataclass(frozen=True)
+class OutputConfig(StageConfig):
+    """Where results go."""
+
     out: Path = field(default_factory=lambda: Path("results"))
     """Folder of results."""
 
-    def check_table(self) -> None:
+    GROUP: ClassVar = "output"
+
+
+@dataclass(frozen=True)
+class TableConfig(OutputConfig, SplitConfig, DataConfig):
+    """Which molecules, how they are split, and where results go: what every stage that reads a table takes."""
+
+    OLD_NAMES: ClassVar[dict[str, str]] = {"task": "kind"}
+    CSV_REPLACES_DATASET: ClassVar[bool] = False
+    """Whether --csv takes the place of a script's dataset, rather than contradict it."""
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Settings from the given values, else the defaults; not yet checked."""
+        if cls.CSV_REPLACES_DATASET and values.get("csv") is not None:
+            values = {**values, "csv": Path(values["csv"]), "dataset": None}
+        return super().of(**values)
+
+    def check(self) -> None:
         """Refuse values that cannot work."""
         if (self.dataset is None) == (self.csv is None):
             raise SettingError("give either --dataset, a name of the registry, or --csv, a table of your own")
@@ -58,16 +95,20 @@ class TableConfig:
             raise SettingError(f"a target is asked for twice: {', '.join(self.target_columns)}")
         if self.dataset is not None:
             one_of("dataset", self.dataset, tuple(DATASETS))
-            own = DATASETS[self.dataset].with_targets(self.target_columns)
-            for name in ("kind", "smiles_column"):
-                if getattr(self, name) not in (None, getattr(own, name)):
-                    raise SettingError(f"{name} of {self.dataset} is {getattr(own, name)}, not {getattr(self, name)}")
-        if self.split == "given" and self.split_kind_by_default != "given":
+            dataset = DATASETS[self.dataset].with_targets(self.target_columns)
+            for name in ("task", "smiles_column"):
+                expected = getattr(dataset, name)
+                if getattr(self, name) not in (None, expected):
+                    raise SettingError(f"{name} of {self.dataset} is {expected}, not {getattr(self, name)}")
+        if self.split == "given" and self.default_split != "given":
             raise SettingError("--split given needs --split-column, the column that says train, valid or test")
-        if self.limit is not None and self.limit < 1:
-            raise SettingError(f"limit is {self.limit}; it must be at least 1")
-        if self.seed < 0:
-            raise SettingError(f"seed is {self.seed}; it must be at least 0")
+        check_at_least(self, 1, "limit")
+        check_at_least(self, 0, "seed")
+
+    def check_seeds(self, runs: int) -> None:
+        """Refuse seeds that cv5x5 does not have."""
+        if self.split == "cv5x5" and self.seed + runs > FOLDS * REPEATS:
+            raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
 
     @property
     def resolved_task(self) -> Task:
@@ -75,12 +116,12 @@ class TableConfig:
         return DATASETS[self.dataset].task if self.dataset else self.task or "regression"
 
     @property
-    def split_kind_by_default(self) -> SplitKind:
+    def default_split(self) -> SplitKind:
         """Given where a column or the dataset's files say what is for training and what for testing, else random."""
         given = self.split_column is not None or (self.dataset is not None and DATASETS[self.dataset].brings_tests)
         return "given" if given else "random"
 
     @property
-    def split_kind(self) -> SplitKind:
+    def resolved_split(self) -> SplitKind:
         """The split asked for, else the default one."""
-        return self.split or self.split_kind_by_default
+        return self.split or self.default_split

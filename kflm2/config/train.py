@@ -1,74 +1,61 @@
-"""Every setting of stage 2. Nothing heavy is imported here.
+"""Every setting of stage 2. Nothing heavy is imported here."""
 
-A setting is a field, its explanation the text under it: the command line's --help is made from these.
-"""
-
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from kflm2.config.base import check_at_least, check_below_one, check_not_negative, check_positive
+from kflm2.config.llm import AdapterConfig
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.table import TableConfig
 from kflm2.data.parts import FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
-GraphKind = Literal["gcn", "gine"]
+GraphEncoderName = Literal["gcn", "gine"]
 View = Literal["states", "graph", "descriptors"]
 
 
 @dataclass(frozen=True)
-class DataConfig(TableConfig):
-    """From which views of a molecule it is predicted, and how often."""
+class StatesConfig(AdapterConfig):
+    """Which hidden states are read."""
 
-    model: str = "crossAtt"
-    """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
-    llm: str = "auto"
-    """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
-    with a checkpoint, a .gguf file, a Hugging Face id, or random: and one of these, the same with random weights."""
-    adapter: str = "auto"
-    """Folder of a PEFT adapter; auto takes models/<LLM>/<corpus> when it is there; none takes the base LLM."""
     layers: str = "middle"
     """Layers of the LLM whose states are read, side by side: middle (two fifths of the way up; the layers above it are
     not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""
+
+    GROUP: ClassVar = "LLM"
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """From which views of a molecule its property is predicted."""
+
+    model: str = "crossAtt"
+    """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
     descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan"] = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), or both."""
     views: tuple[View, ...] = ()
     """Of the views that the pipeline would read, only these, for an ablation; default all."""
-    name: str | None = None
-    """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
-    runs: int | None = None
-    """How many seeds; every run is reported. Default 10, 25 for cv5x5, and 1 with --save."""
-    save: Path | None = None
-    """Folder in which the first run's model is kept, for kflm2 predict."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    config: Path | None = None
-    """JSON file of settings; what is given on the command line goes before it."""
 
-    def check_data(self) -> None:
-        """Refuse values that cannot work."""
-        self.check_table()
-        one_of("model", self.model, tuple(PIPELINES))
-        own = self.own_views
-        if unread := [view for view in self.views if view not in own]:
-            raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(own)}")
-        if self.name is not None and (self.name.strip() in ("", "..") or Path(self.name).name != self.name):
-            raise SettingError(f"name {self.name!r} is no name of a folder")
-        if self.runs is not None and self.runs < 1:
-            raise SettingError(f"runs is {self.runs}; it must be at least 1")
-        if self.split == "cv5x5" and self.seed + (self.runs or 1) > FOLDS * REPEATS:
-            raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
+    GROUP: ClassVar = "model"
 
     @property
-    def own_views(self) -> tuple[str, ...]:
+    def pipeline_views(self) -> tuple[str, ...]:
         """Views that the pipeline reads when none is left out."""
         return (*PIPELINES[self.model].views, *(() if self.descriptors == "none" else ("descriptors",)))
 
     @property
     def read_views(self) -> tuple[str, ...]:
         """Views that are read."""
-        return tuple(view for view in self.own_views if not self.views or view in self.views)
+        return tuple(view for view in self.pipeline_views if not self.views or view in self.views)
+
+    def check_pipeline(self) -> None:
+        """Refuse values that cannot work."""
+        one_of("model", self.model, tuple(PIPELINES))
+        read = self.pipeline_views
+        if unread := [view for view in self.views if view not in read]:
+            raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(read)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +66,7 @@ class ModelConfig:
     """Width in which the views are fused."""
     dropout: float = 0.1
     """Share of activations dropped in training."""
-    graph_encoder: GraphKind = "gcn"
+    graph_encoder: GraphEncoderName = "gcn"
     """gcn: the paper's two layers, no bond features; gine: bond features and residual layers."""
     graph_width: int = 64
     """Width of gine's layers."""
@@ -92,23 +79,20 @@ class ModelConfig:
     heads: int = 4
     """Attention heads; they must divide hidden."""
     gate_states: bool = False
-    """crossAtt: what the LLM says enters through a gate that starts shut, so that training starts from the graph."""
+    """crossAtt: the LLM's view enters through a gate that starts at zero, so that training starts from the graph."""
     vote: tuple[View, ...] = ()
-    """Of the views that are read, these predict by themselves too, each with a loss of its own, and the mean of them
-    and of the fusion predicts."""
+    """Of the views that are read, these predict alone too, each with a loss of its own, and the mean of them and of
+    the fusion is the prediction."""
     view_dropout: float = 0.0
-    """crossAtt: share of molecules for which a view is hidden in training, each view by itself, so that none leans on
-    another."""
+    """crossAtt: share of molecules for which a view is hidden in training, each view independently, so that none
+    relies on another."""
+
+    GROUP: ClassVar = "model"
 
     def check_model(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("hidden", "graph_width", "graph_depth", "states_width", "heads"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise SettingError(f"dropout is {self.dropout}; it must be at least 0 and less than 1")
-        if not 0 <= self.view_dropout < 1:
-            raise SettingError(f"view_dropout is {self.view_dropout}; it must be at least 0 and less than 1")
+        check_at_least(self, 1, "hidden", "graph_width", "graph_depth", "states_width", "heads")
+        check_below_one(self, "dropout", "view_dropout")
         if self.hidden % self.heads:
             raise SettingError(f"hidden {self.hidden} cannot be divided by heads {self.heads}")
 
@@ -130,8 +114,8 @@ class TrainingConfig:
     patience: int = 0
     """Stop after this many epochs without a better validation loss; 0 never stops early."""
     threads: int = 1
-    """CPU threads that train. Models this small gain little from more; and another number adds up in another order, so
-    that results are the same bits only where it is the same."""
+    """CPU threads that train. Models this small gain little from more; and another number of threads adds numbers up in
+    another order, so that results are the same bits only for the same number."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
     stay comparable; probabilities are then no longer those of the data."""
@@ -139,33 +123,40 @@ class TrainingConfig:
     """Models trained for each run, from different initial weights on the same split; their mean predicts, and the more
     they differ the wider are its intervals. Default 1, and 5 with --save."""
 
+    GROUP: ClassVar = "training"
+
     def check_training(self) -> None:
         """Refuse values that cannot work."""
-        for name, low in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("threads", 1), ("ensemble", 1)):
-            if (value := getattr(self, name)) is not None and value < low:
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
-        if not self.learning_rate > 0:
-            raise SettingError(f"learning_rate is {self.learning_rate}; it must be positive")
-        if not self.weight_decay >= 0:
-            raise SettingError(f"weight_decay is {self.weight_decay}; it must not be negative")
+        check_at_least(self, 1, "epochs", "batch_size", "threads", "ensemble")
+        check_at_least(self, 0, "patience")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "weight_decay")
 
 
 @dataclass(frozen=True)
-class TrainConfig(TrainingConfig, ModelConfig, DataConfig):
+class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, TableConfig):
     """All settings of stage 2."""
 
+    runs: int | None = field(default=None, metadata={"group": "split"})
+    """How many seeds; every run is reported. Default 10, 25 for cv5x5, and 1 with --save."""
+    device: str = field(default="auto", metadata={"group": "training"})
+    """auto, cpu, cuda or cuda:N."""
+    name: str | None = field(default=None, metadata={"group": "output"})
+    """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
+    save: Path | None = field(default=None, metadata={"group": "output"})
+    """Folder in which the first run's model is saved, for kflm2 predict."""
+
     FIRST: ClassVar[tuple[str, ...]] = ("model",)
-    """Settings that others' defaults depend on."""
 
     @classmethod
-    def of(cls, model: str = DataConfig.model, **values: Any) -> Self:
-        """Settings of a pipeline: the given values, else the pipeline's own, else the defaults; not yet checked.
+    def of(cls, model: str = PipelineConfig.model, **values: Any) -> Self:
+        """Settings of a pipeline: the given values, else the pipeline's defaults, else the defaults; not yet checked.
 
         Raises:
             SettingError: unknown pipeline.
         """
         one_of("model", model, tuple(PIPELINES))
-        return cls(**{**PIPELINES[model].defaults, **values, "model": model})
+        return super().of(**{**PIPELINES[model].defaults, **values, "model": model})
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -173,7 +164,12 @@ class TrainConfig(TrainingConfig, ModelConfig, DataConfig):
         Raises:
             SettingError: the first one found.
         """
-        self.check_data()
+        super().check()
+        self.check_pipeline()
+        if self.name is not None and (self.name.strip() in ("", "..") or Path(self.name).name != self.name):
+            raise SettingError(f"name {self.name!r} is no name of a folder")
+        check_at_least(self, 1, "runs")
+        self.check_seeds(self.runs or 1)
         self.check_model()
         self.check_training()
         if self.class_weight != "none" and self.resolved_task == "regression":
@@ -186,18 +182,18 @@ class TrainConfig(TrainingConfig, ModelConfig, DataConfig):
 
     def resolved(self) -> Self:
         """The same settings with the defaults that depend on others filled in: split, runs and ensemble."""
-        split = self.split_kind
+        split = self.resolved_split
         runs = 1 if self.save else FOLDS * REPEATS - self.seed if split == "cv5x5" else 10
         return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
 
-    def of_stage_2(self, **changes: Any) -> "TrainConfig":
-        """Settings of stage 2 alone, of which some are changed; for stages that train with settings of their own."""
-        own = {field.name: getattr(self, field.name) for field in fields(TrainConfig)}
-        return TrainConfig(**{**own, "config": None, **changes})
+    def train_config(self, **changes: Any) -> "TrainConfig":
+        """Settings of stage 2 alone, some of them changed; for stages that train with settings of their own."""
+        values = {field.name: getattr(self, field.name) for field in fields(TrainConfig)}
+        return TrainConfig(**{**values, "config": None, **changes})
 
-
-def wants_tokens(config: TrainConfig) -> bool:
-    """Whether the model reads states token by token, or pooled."""
-    fusion = PIPELINES[config.model].fusion
-    crosses = fusion == "cross" and {"states", "graph"} <= set(config.read_views)
-    return crosses or (fusion == "separate" and config.attend == "items")
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether the model reads states token by token, or pooled."""
+        fusion = PIPELINES[self.model].fusion
+        crosses = fusion == "cross" and {"states", "graph"} <= set(self.read_views)
+        return crosses or (fusion == "separate" and self.attend == "items")

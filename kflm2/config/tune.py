@@ -1,15 +1,15 @@
-"""Every setting of the search for settings. Nothing heavy is imported here."""
+"""Every setting of the hyperparameter search. Nothing heavy is imported here."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
-from kflm2.config.train import DataConfig, ModelConfig, TrainConfig, TrainingConfig
+from kflm2.config.base import check_at_least
+from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.errors import SettingError
 
 TUNABLE = (
-    *(field.name for kind in (ModelConfig, TrainingConfig) for field in dataclasses.fields(kind)),
+    *(field.name for part in (ModelConfig, TrainingConfig) for field in fields(part)),
     "layers",
     "descriptors",
     "adapter",
@@ -18,40 +18,40 @@ TUNABLE = (
 
 
 @dataclass(frozen=True)
-class TuneConfig(TrainConfig):
-    """Settings of stage 2, of which a search chooses some."""
+class SearchConfig:
+    """How settings are searched for."""
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """tpe (tree-structured Parzen estimator), random, or grid: every combination of a space of choices and steps."""
     space: Path | None = None
-    """What is chosen from; default hyperparameter/space.toml, for the grid hyperparameter/grid.toml."""
+    """TOML file of what is chosen from; default hyperparameter/space.toml (for the grid grid.toml) where there is one,
+    else the package's own."""
     trials: int = 50
     """Finished trials that the study ends with, those of earlier runs and other processes included."""
     inner: int = 3
-    """Divisions of the molecules that are not for testing, of which a trial's figure is the mean."""
+    """Inner splits of the molecules that are not for testing, over which a trial's metric is averaged."""
     prune: bool = True
-    """Give a trial up whose mean so far is worse than half of the others' was."""
+    """Stop a trial whose mean so far is worse than the median of the others."""
     nested: int = 0
-    """Search within each of so many outer splits (seeds), and report the outer test figures; 0 searches once."""
+    """Search within each of so many outer splits (seeds), and report the outer test metrics; 0 searches once."""
     storage: str | None = None
     """URL of a database for many machines (sqlite, postgresql, mysql); default a journal file, for the processes of
     one machine."""
 
-    FIRST: ClassVar[tuple[str, ...]] = ("model", "csv")
-    """Settings that others' defaults depend on."""
+    GROUP: ClassVar = "search"
 
-    @classmethod
-    def of(cls, model: str = DataConfig.model, **values: Any) -> Self:
-        """Settings of a pipeline, not yet checked; a table goes before a script's dataset."""
-        if values.get("csv") is not None:
-            values = {**values, "csv": Path(values["csv"]), "dataset": None}
-        return super().of(model, **values)
+
+@dataclass(frozen=True)
+class TuneConfig(SearchConfig, TrainConfig):
+    """Settings of stage 2, of which a search chooses some."""
+
+    FIRST: ClassVar = ("model", "csv")
+    CSV_REPLACES_DATASET: ClassVar = True
 
     def check(self) -> None:
         """Refuse values that cannot work."""
         super().check()
-        for name, low in (("trials", 1), ("inner", 1), ("nested", 0)):
-            if getattr(self, name) < low:
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        check_at_least(self, 1, "trials", "inner")
+        check_at_least(self, 0, "nested")
         if self.nested and self.storage:
             raise SettingError("nested searches are several studies, each in a file of its own; leave --storage out")

@@ -1,1 +1,1 @@
-"""Datasets, molecules and splits: the only room that rejects rows."""
+"""Datasets, molecules and splits; rows are rejected only here."""

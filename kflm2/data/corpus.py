@@ -1,4 +1,4 @@
-"""SMILES to teach an LLM with: read as a stream, so that ten million take no more memory than ten thousand."""
+"""SMILES to fine-tune an LLM with: streamed, so that ten million take no more memory than ten thousand."""
 
 import csv
 import gzip
@@ -18,18 +18,18 @@ from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
 from kflm2.data.molecules import Rejection, parse_smiles, read_table
 from kflm2.data.structures import identity
 from kflm2.errors import DataError, MoleculeError, SettingError
-from kflm2.files import keep_json, project_folder, sha256_texts
+from kflm2.files import cached_json, project_folder, sha256_texts
 
 SAMPLE = "zinc_sample"
 _FILES = {"ZINC": ZINC.path.name, "ChEMBL": CHEMBL_FILE, "MOSES": MOSES_FILE, SAMPLE: "zinc_sample.smi"}
 _MOST_SHOWN = 20
 _COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
-_SOME_HELD_OUT = 500
-_SOME_TAUGHT = 2000
-_MEMORY = 1 << 24
-"""Bytes in which fragments are remembered, however long the corpus is; a few that are new are then taken for known."""
-_ENDS = {"C": (1, 1, 6, 6, 7, 8, 8, 9, 17, 17, 35), "": (1, 6)}
-"""Atomic numbers that close an open bond, the usual ones twice: of a carbon, and of any other atom."""
+_HELD_OUT_SAMPLE = 500
+_TRAINING_SAMPLE = 2000
+_HASH_TABLE_SIZE = 1 << 24
+"""Bytes of the hash table of known fragments, for a corpus of any length; by collision a few new ones are skipped."""
+_CAPS = {"C": (1, 1, 6, 6, 7, 8, 8, 9, 17, 17, 35), "": (1, 6)}
+"""Atomic numbers that close an open bond, common ones twice: on a carbon, and on any other atom."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Corpus:
 
 
 def find_corpus(name: str) -> Corpus:
-    """The corpus of a name: `auto` (ZINC or ChEMBL where one was downloaded, else the sample), one of them, or a file.
+    """The corpus with a name: `auto` (ZINC or ChEMBL if downloaded, else the sample), one of these names, or a file.
 
     Raises:
-        SettingError: neither a name nor a file.
-        DataError: its file is not here.
+        SettingError: neither a known name nor a file.
+        DataError: the corpus has not been downloaded.
     """
     folder = project_folder() / "dataset"
     if name == "auto":
-        name = next((own for own in ("ZINC", "ChEMBL") if (folder / _FILES[own]).is_file()), SAMPLE)
+        name = next((corpus for corpus in ("ZINC", "ChEMBL") if (folder / _FILES[corpus]).is_file()), SAMPLE)
     if name in _FILES:
         path = folder / _FILES[name]
         if not path.is_file():
@@ -62,22 +62,22 @@ def find_corpus(name: str) -> Corpus:
 
 
 def stream(path: Path) -> Iterator[str]:
-    """SMILES of a file as they are written, one after another, packed or not.
+    """SMILES of a file, unchanged, one after another; the file may be gzipped.
 
-    A .csv or .tsv has a header with a column smiles (or SMILES, canonical_smiles); of any other file the first word of
-    each line is taken.
+    A .csv or .tsv has a header with a column smiles (or SMILES, canonical_smiles); in any other file the first word of
+    each line is the SMILES.
 
     Raises:
         DataError: no such column, or the file is damaged.
     """
-    packed = path.suffix == ".gz"
-    kind = Path(path.stem).suffix if packed else path.suffix
+    gzipped = path.suffix == ".gz"
+    suffix = Path(path.stem).suffix if gzipped else path.suffix
     try:
-        with _opened(path, packed) as lines:
-            if kind not in (".csv", ".tsv"):
-                yield from (words[0] for line in lines if (words := line.split()))
+        with _open(path, gzipped) as lines:
+            if suffix not in (".csv", ".tsv"):
+                yield from (fields[0] for line in lines if (fields := line.split()))
                 return
-            rows = csv.reader(lines, delimiter="\t" if kind == ".tsv" else ",")
+            rows = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",")
             header = next(rows, [])
             column = next((header.index(name) for name in _COLUMNS if name in header), None)
             if column is None:
@@ -87,67 +87,67 @@ def stream(path: Path) -> Iterator[str]:
         raise DataError(f"corpus {path} cannot be read: {error}") from None
 
 
-def _opened(path: Path, packed: bool) -> IO[str]:
-    if packed:
+def _open(path: Path, gzipped: bool) -> IO[str]:
+    if gzipped:
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")
 
 
 @dataclass
 class CorpusStats:
-    """What a pass over a corpus found."""
+    """Counts and samples of one pass over a corpus."""
 
     read: int = 0
     used: int = 0
     unreadable: int = 0
     shown: list[Rejection] = field(default_factory=list)
     """The first unreadable ones."""
-    tested: int = 0
-    """Molecules left out because a dataset of stage 2 has them."""
+    excluded: int = 0
+    """Molecules left out because a dataset of stage 2 contains them."""
     fragments: int = 0
-    """Fragments taught beside them."""
-    taught: int = 0
-    """SMILES to be taught in an epoch, fragments included."""
+    """Fragments added to the training SMILES."""
+    training: int = 0
+    """SMILES to train on in an epoch, fragments included."""
     held_out: int = 0
-    """Molecules that are not taught, so that they can be judged on."""
-    some_taught: "Reservoir" = field(default_factory=lambda: Reservoir(_SOME_TAUGHT))
-    some_held_out: "Reservoir" = field(default_factory=lambda: Reservoir(_SOME_HELD_OUT))
+    """Molecules held out of training for the evaluation."""
+    training_sample: "ReservoirSample" = field(default_factory=lambda: ReservoirSample(_TRAINING_SAMPLE))
+    held_out_sample: "ReservoirSample" = field(default_factory=lambda: ReservoirSample(_HELD_OUT_SAMPLE))
 
 
-class Reservoir:
-    """Some of the texts of a stream, each as likely as any other to be among them; the same for the same stream."""
+class ReservoirSample:
+    """A uniform random sample of the texts of a stream; the same for the same stream."""
 
     def __init__(self, size: int) -> None:
         self.size, self.seen, self.texts = size, 0, list[str]()
-        self._chance = random.Random(0)
+        self._rng = random.Random(0)
 
     def add(self, text: str) -> None:
-        """Offer the next one."""
+        """Add the next text of the stream, or skip it at random."""
         self.seen += 1
         if len(self.texts) < self.size:
             self.texts.append(text)
-        elif (place := self._chance.randrange(self.seen)) < self.size:
-            self.texts[place] = text
+        elif (index := self._rng.randrange(self.seen)) < self.size:
+            self.texts[index] = text
 
 
 @dataclass(frozen=True)
 class ExcludedStructures:
-    """Structures that may be tested on, and the datasets that hold them."""
+    """Structures that may be in a test part, and the datasets that contain them."""
 
     structures: frozenset[str] = frozenset()
     """InChIKeys."""
     formulas: frozenset[str] = frozenset()
-    """Of these; a structure's is computed a hundred times as fast as its InChIKey."""
+    """Their molecular formulas, checked first: a formula is computed a hundred times as fast as an InChIKey."""
     names: tuple[str, ...] = ()
 
     @staticmethod
     def of(smiles: Iterable[str], names: tuple[str, ...] = ()) -> "ExcludedStructures":
-        """Structures of SMILES."""
+        """The structures of valid SMILES."""
         texts = list(smiles)
         return ExcludedStructures(frozenset(map(identity, texts)), frozenset(map(_formula, texts)), names)
 
-    def holds(self, smiles: str) -> bool:
-        """Whether a valid SMILES is of one of the structures, however it is written."""
+    def contains(self, smiles: str) -> bool:
+        """Whether the structure of a valid SMILES is one of them, independent of how the SMILES is written."""
         return bool(self.structures) and _formula(smiles) in self.formulas and identity(smiles) in self.structures
 
 
@@ -157,50 +157,50 @@ def _formula(smiles: str) -> str:
 
 @dataclass(frozen=True)
 class CorpusFilter:
-    """Which SMILES of a corpus are taught."""
+    """Which SMILES of a corpus an LLM is fine-tuned on."""
 
     path: Path
     exclude: ExcludedStructures = ExcludedStructures()
     """Structures to leave out."""
     limit: int | None = None
-    """Use so many molecules."""
+    """Maximum number of molecules to use; None for all."""
     held_out: float = 0.0
-    """Share of them that is not taught."""
+    """Share of them that is held out of training."""
     fragments: bool = False
-    """Teach the fragments of what is taught too, each once."""
+    """Train on the fragments of the training molecules too, each once."""
     longest: int | None = None
-    """Characters that the LLM can read at once."""
+    """Maximum characters of a SMILES, by the LLM's context; None for no limit."""
 
-    def taught(self, stats: CorpusStats | None = None) -> Iterator[str]:
-        """SMILES to teach, in the corpus' order; the same whenever they are asked for.
+    def training_smiles(self, stats: CorpusStats | None = None) -> Iterator[str]:
+        """SMILES to train on, in the corpus' order; the same in every pass.
 
         Args:
-            stats: counts what was seen.
+            stats: updated with the counts and samples of this pass.
         """
         stats = stats if stats is not None else CorpusStats()
-        known = bytearray(_MEMORY if self.fragments else 0)
+        known = bytearray(_HASH_TABLE_SIZE if self.fragments else 0)
         for smiles in self._usable(stats):
             if is_held_out(smiles, self.held_out):
                 stats.held_out += 1
-                stats.some_held_out.add(smiles)
+                stats.held_out_sample.add(smiles)
                 continue
-            stats.taught += 1
-            stats.some_taught.add(smiles)
+            stats.training += 1
+            stats.training_sample.add(smiles)
             yield smiles
-            for own in fragments(smiles) if self.fragments else ():
-                place = zlib.crc32(own.encode()) % _MEMORY
-                if known[place]:
+            for fragment in fragments(smiles) if self.fragments else ():
+                index = zlib.crc32(fragment.encode()) % _HASH_TABLE_SIZE
+                if known[index]:
                     continue
-                known[place] = True
-                if is_held_out(own, self.held_out) or self.exclude.holds(own):
+                known[index] = True
+                if is_held_out(fragment, self.held_out) or self.exclude.contains(fragment):
                     continue
                 stats.fragments += 1
-                stats.taught += 1
-                stats.some_taught.add(own)
-                yield own
+                stats.training += 1
+                stats.training_sample.add(fragment)
+                yield fragment
 
     def _usable(self, stats: CorpusStats) -> Iterator[str]:
-        """SMILES that RDKit can read and no dataset of stage 2 holds."""
+        """SMILES that RDKit can read and that no dataset of stage 2 contains."""
         for text in stream(self.path):
             stats.read += 1
             try:
@@ -212,8 +212,8 @@ class CorpusFilter:
                 if len(stats.shown) < _MOST_SHOWN:
                     stats.shown.append(Rejection(stats.read, text, str(error)))
                 continue
-            if self.exclude.holds(text):
-                stats.tested += 1
+            if self.exclude.contains(text):
+                stats.excluded += 1
                 continue
             stats.used += 1
             yield text
@@ -222,31 +222,31 @@ class CorpusFilter:
 
 
 def fragments(smiles: str) -> list[str]:
-    """The pieces into which the bonds that BRICS knows cut a molecule, as small molecules (canonical SMILES).
+    """Fragments of a molecule, cut at its BRICS bonds, as small molecules (canonical SMILES).
 
-    A cut leaves open bonds; hydrogen, methyl, a halogen and the like close them, drawn by chance but always alike for
-    the same molecule, so that small molecules of many kinds arise. A molecule that is not cut has none.
+    A cut leaves open bonds, which are closed by hydrogen, methyl, a halogen and the like, chosen at random but always
+    the same for the same molecule, so that the small molecules are diverse. A molecule that is not cut has none.
 
     BRICS: Degen et al., ChemMedChem 2008, 3, 1503.
     """
     pieces = sorted(BRICS.BRICSDecompose(parse_smiles(smiles)))
-    closed = (_closed(text, smiles) for text in pieces) if len(pieces) > 1 else ()
-    return list(dict.fromkeys(own for own in closed if own is not None))
+    capped = (_cap(piece, smiles) for piece in pieces) if len(pieces) > 1 else ()
+    return list(dict.fromkeys(fragment for fragment in capped if fragment is not None))
 
 
-def _closed(piece: str, smiles: str) -> str | None:
-    """A piece of a molecule with its open bonds closed; None where that makes no molecule."""
-    chance = random.Random(f"{piece} {smiles}")
+def _cap(piece: str, smiles: str) -> str | None:
+    """A piece of a molecule with its open bonds closed; None where that gives no valid molecule."""
+    rng = random.Random(f"{piece} {smiles}")
     mol = Chem.RWMol(Chem.MolFromSmiles(piece))
     for atom in mol.GetAtoms():
         if atom.GetAtomicNum() == 0:
-            if atom.GetDegree() != 1:  # one that the molecule itself had
+            if atom.GetDegree() != 1:  # a dummy atom of the molecule itself
                 return None
             (bond,) = atom.GetBonds()
-            other = bond.GetOtherAtom(atom).GetSymbol()
-            atom.SetAtomicNum(chance.choice(_ENDS.get(other, _ENDS[""])))
+            neighbour = bond.GetOtherAtom(atom).GetSymbol()
+            atom.SetAtomicNum(rng.choice(_CAPS.get(neighbour, _CAPS[""])))
             atom.SetIsotope(0)
-            atom.SetNoImplicit(False)  # the hydrogens that a dummy lacks
+            atom.SetNoImplicit(False)  # a dummy atom has no implicit hydrogens
     with rdBase.BlockLogs():
         try:
             return str(Chem.MolToSmiles(Chem.RemoveHs(mol.GetMol())))
@@ -255,7 +255,7 @@ def _closed(piece: str, smiles: str) -> str | None:
 
 
 def structures_of_datasets() -> ExcludedStructures:
-    """Structures of all datasets that are here, any of which may be tested on."""
+    """Structures of all available datasets, any of which may be in a test part."""
     structures: set[str] = set()
     formulas: set[str] = set()
     names = []
@@ -264,28 +264,28 @@ def structures_of_datasets() -> ExcludedStructures:
         if missing:
             continue
         smiles = read_table(dataset).smiles
-        parts: dict[str, object] = {"smiles": sha256_texts(smiles), "holds": ["structures", "formulas"]}
-        found = keep_json("structures", parts, _structures(smiles))
-        structures |= set(found["structures"])
-        formulas |= set(found["formulas"])
+        key: dict[str, object] = {"smiles": sha256_texts(smiles), "holds": ["structures", "formulas"]}
+        entry = cached_json("structures", key, _structures(smiles))
+        structures |= set(entry["structures"])
+        formulas |= set(entry["formulas"])
         names.append(name)
     return ExcludedStructures(frozenset(structures), frozenset(formulas), tuple(names))
 
 
 def _structures(smiles: list[str]) -> Callable[[], dict[str, list[str]]]:
     def compute() -> dict[str, list[str]]:
-        own = ExcludedStructures.of(smiles)
-        return {"structures": sorted(own.structures), "formulas": sorted(own.formulas)}
+        excluded = ExcludedStructures.of(smiles)
+        return {"structures": sorted(excluded.structures), "formulas": sorted(excluded.formulas)}
 
     return compute
 
 
 def is_held_out(smiles: str, share: float) -> bool:
-    """Whether a molecule belongs to the share that is not taught; the same answer whenever it is asked."""
+    """Whether a molecule belongs to the share that is held out of training; depends on the SMILES only."""
     return zlib.crc32(smiles.encode()) / 2**32 < share
 
 
 def randomized(smiles: str, seed: int) -> str:
-    """Another way to write a valid SMILES: atoms in random order."""
+    """A random SMILES of the same molecule as a valid SMILES: atoms in random order."""
     (text,) = Chem.MolToRandomSmilesVect(parse_smiles(smiles), 1, randomSeed=seed + 1)
     return str(text)

@@ -1,4 +1,4 @@
-"""The registry of datasets: a row each, no code per dataset."""
+"""The registry of datasets: one entry per dataset, no code per dataset."""
 
 import dataclasses
 import os
@@ -14,22 +14,22 @@ Task = Literal["regression", "classification"]
 
 @dataclass(frozen=True)
 class File:
-    """One CSV of a dataset."""
+    """A CSV file of a dataset."""
 
     path: Path
     sha256: str = ""
-    """Digest of the published file; '' for a table of the user's own."""
+    """Digest of the published file; '' for a user's table."""
     part: str = ""
-    """`train`, or `test_NAME` for a test set that the dataset brings; '' when the dataset comes unsplit."""
+    """`train`, or `test_NAME` for a test set of the dataset; '' if the dataset is not split."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What one table holds and which of its columns are read."""
+    """A table, and the columns that are read from it."""
 
     name: str
     files: tuple[File, ...]
-    """Read one after another; more than one where the tests are given."""
+    """Read in this order; several where the dataset has its own test sets."""
     targets: tuple[str, ...]
     """Columns to predict."""
     unit: str = ""
@@ -39,7 +39,7 @@ class Dataset:
     quantity: str = ""
     """What the target is, in words."""
     more_targets: tuple[str, ...] = ()
-    """Columns that can be predicted on request."""
+    """Further columns that can be chosen as targets."""
 
     @property
     def path(self) -> Path:
@@ -48,14 +48,14 @@ class Dataset:
 
     @property
     def brings_tests(self) -> bool:
-        """Whether its files say which molecules are for testing."""
+        """Whether the files define test sets."""
         return any(file.part for file in self.files)
 
     def with_targets(self, targets: tuple[str, ...]) -> "Dataset":
-        """The same dataset with other of its targets.
+        """The same dataset with other targets.
 
         Raises:
-            SettingError: it has no such target.
+            SettingError: the dataset has no such target.
         """
         for target in targets:
             one_of(f"target of {self.name}", target, (*self.targets, *self.more_targets))
@@ -100,7 +100,7 @@ _SIDER = (
     "Injury, poisoning and procedural complications",
 )
 
-_ROWS = (
+_REGISTRY = (
     Dataset(
         "SAMPL",
         (_file("SAMPL.csv", "a4fbf3b28fe2e604d6bd7ea0e20b4494ff732400a80f58d1b393677cfbc1b06c"),),
@@ -195,17 +195,17 @@ _ROWS = (
     ),
 )
 
-DATASETS = {row.name: row for row in _ROWS}
+DATASETS = {dataset.name: dataset for dataset in _REGISTRY}
 
 
 def dataset_folders() -> list[Path]:
-    """Where datasets' files are looked for: $KFLM2_DATASETS first, where it is set, then dataset/ of the checkout."""
-    own = os.environ.get("KFLM2_DATASETS")
-    return [*([Path(own)] if own else []), project_folder() / "dataset"]
+    """Folders that are searched for datasets' files: $KFLM2_DATASETS first, if set, then dataset/ of the checkout."""
+    folder = os.environ.get("KFLM2_DATASETS")
+    return [*([Path(folder)] if folder else []), project_folder() / "dataset"]
 
 
 def locate(name: str) -> tuple[Dataset, list[str]]:
-    """The registry's row of a name with the files where they are, and the names of those that are nowhere.
+    """A dataset of the registry with the paths of its files, and the names of the files that are missing.
 
     Raises:
         SettingError: no such dataset.
@@ -213,26 +213,26 @@ def locate(name: str) -> tuple[Dataset, list[str]]:
     one_of("dataset", name, tuple(DATASETS))
     files, missing = [], []
     for file in DATASETS[name].files:
-        places = [folder / file.path for folder in dataset_folders()]
-        there = next((path for path in places if path.is_file()), None)
-        if there is None:
+        candidates = [folder / file.path for folder in dataset_folders()]
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is None:
             missing.append(file.path.name)
-        files.append(dataclasses.replace(file, path=there or places[-1]))
+        files.append(dataclasses.replace(file, path=path or candidates[-1]))
     return dataclasses.replace(DATASETS[name], files=tuple(files)), missing
 
 
 def find(name: str) -> Dataset:
-    """The registry's row of a name, its paths made absolute.
+    """A dataset of the registry with the paths of its files.
 
     Raises:
         SettingError: no such dataset.
-        DataError: a file of it is not here.
+        DataError: a file of the dataset is missing.
     """
     dataset, missing = locate(name)
     if missing:
-        looked = " or ".join(str(folder) for folder in dataset_folders())
+        folders = " or ".join(str(folder) for folder in dataset_folders())
         raise DataError(
-            f"dataset {name}: no file {missing[0]} in {looked}; `kflm2 datasets get {name}` downloads it,"
+            f"dataset {name}: no file {missing[0]} in {folders}; `kflm2 datasets get {name}` downloads it,"
             " `--from FOLDER` copies it"
         )
     return dataset

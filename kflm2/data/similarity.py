@@ -1,4 +1,4 @@
-"""How alike molecules are: Tanimoto similarity of Morgan fingerprints, nearest neighbours, clusters."""
+"""Similarity of molecules: Tanimoto similarity of Morgan fingerprints, nearest neighbours, clusters."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from kflm2.data.molecules import parse_smiles
 
 CLUSTER_SIMILARITY = 0.35
-"""Tanimoto similarity from which a molecule may belong to a cluster's centre."""
+"""Lowest Tanimoto similarity of a molecule to the centre of its cluster."""
 
 Fingerprints = list[DataStructs.ExplicitBitVect]
 
@@ -20,27 +20,27 @@ def fingerprints(smiles: Sequence[str]) -> Fingerprints:
 
 
 def fingerprints_of(mols: Iterable[Chem.Mol]) -> Fingerprints:
-    """The same of RDKit molecules."""
+    """Morgan fingerprints of RDKit molecules, as in fingerprints."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     return [generator.GetFingerprint(mol) for mol in mols]
 
 
 def nearest(queries: Fingerprints, references: Fingerprints) -> tuple[np.ndarray, np.ndarray]:
-    """The reference most like each query.
+    """The most similar reference of each query.
 
     Returns:
-        (n,) its index, the first of several, and (n,) its Tanimoto similarity.
+        (n,) its index, the first of equals, and (n,) its Tanimoto similarity.
     """
     index, similarity = np.zeros(len(queries), dtype=int), np.zeros(len(queries))
-    for place, query in enumerate(queries):
-        values = np.array(DataStructs.BulkTanimotoSimilarity(query, references))
-        index[place] = values.argmax()
-        similarity[place] = values[index[place]]
+    for i, query in enumerate(queries):
+        similarities = np.array(DataStructs.BulkTanimotoSimilarity(query, references))
+        index[i] = similarities.argmax()
+        similarity[i] = similarities[index[i]]
     return index, similarity
 
 
 def most_similar(query: DataStructs.ExplicitBitVect, references: Fingerprints, number: int) -> list[int]:
-    """Indices of the references most like a query, the most similar one first; of equals the first."""
+    """Indices of the references most similar to a query, the most similar first; equals in their order."""
     similarities = np.array(DataStructs.BulkTanimotoSimilarity(query, references))
     return np.argsort(-similarities, kind="stable")[:number].tolist()
 
@@ -48,30 +48,31 @@ def most_similar(query: DataStructs.ExplicitBitVect, references: Fingerprints, n
 def butina(prints: Fingerprints, similarity: float = CLUSTER_SIMILARITY) -> list[list[int]]:
     """Cluster molecules around centres (D. Butina, J. Chem. Inf. Comput. Sci. 1999, 39, 747).
 
-    The molecule with the most neighbours is the first centre and takes them along, then the one with the most of those
-    that are left by the first count, and so on. RDKit's own Butina.ClusterData gives the same clusters but wants all
-    distances at once, which for 40,000 molecules is tens of gigabytes; here only neighbours are kept.
+    The molecule with the most neighbours is the first centre, and its cluster is all its neighbours; the next centre
+    is the unassigned molecule with the most neighbours (not counted again), and so on. RDKit's Butina.ClusterData
+    gives the same clusters but needs all distances at once, which for 40,000 molecules is tens of gigabytes; here only
+    neighbours are stored.
 
     Args:
         prints: n fingerprints.
-        similarity: Tanimoto similarity that makes neighbours.
+        similarity: Tanimoto similarity from which two molecules are neighbours.
 
     Returns:
-        Clusters of indices, the centre first; every molecule is in one.
+        Clusters of indices, the centre first; every molecule is in exactly one.
     """
-    near: list[list[int]] = [[] for _ in prints]
+    neighbours: list[list[int]] = [[] for _ in prints]
     for i in range(1, len(prints)):
-        # distances, not similarities, are compared, as RDKit's own clustering does: equal to the last bit
+        # distances, not similarities, are compared as in RDKit's clustering: equal to the last bit
         distances = 1 - np.array(DataStructs.BulkTanimotoSimilarity(prints[i], prints[:i]))
         for j in np.flatnonzero(distances <= 1 - similarity).tolist():
-            near[i].append(j)
-            near[j].append(i)
-    free = [True] * len(prints)
+            neighbours[i].append(j)
+            neighbours[j].append(i)
+    unassigned = [True] * len(prints)
     clusters = []
-    for centre in sorted(range(len(prints)), key=lambda i: (len(near[i]), i), reverse=True):
-        if free[centre]:
-            cluster = [centre, *(i for i in near[centre] if free[i])]
+    for centre in sorted(range(len(prints)), key=lambda i: (len(neighbours[i]), i), reverse=True):
+        if unassigned[centre]:
+            cluster = [centre, *(i for i in neighbours[centre] if unassigned[i])]
             for i in cluster:
-                free[i] = False
+                unassigned[i] = False
             clusters.append(cluster)
     return clusters

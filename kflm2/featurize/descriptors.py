@@ -1,4 +1,4 @@
-"""What chemists compute: RDKit's 2D descriptors and Morgan counts, as a third view of a molecule."""
+"""RDKit's 2D descriptors and Morgan counts, the third view of a molecule."""
 
 import warnings
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
 _GROUP = 256
 _WORTH_PROCESSES = 1024
-"""Molecules from which on the start of further processes pays."""
+"""From this number of molecules on, several processes are faster than one."""
 
 
 def rdkit_names() -> tuple[str, ...]:
@@ -29,15 +29,15 @@ def rdkit_names() -> tuple[str, ...]:
 
 
 def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> np.ndarray:
-    """Descriptors of valid SMILES, from the cache where they are there.
+    """Descriptors of valid SMILES, read from the cache or computed.
 
     Args:
         kind: `rdkit` (P = 217 with RDKit 2026.9), `morgan` (P = 2,048 counts, radius 2) or `rdkit+morgan`.
         smiles: n SMILES.
-        progress: show a bar while computing.
+        progress: show a progress bar while computing.
 
     Returns:
-        (n, P) float32; NaN where RDKit cannot compute one.
+        (n, P) float32; NaN where RDKit cannot compute a descriptor.
 
     Raises:
         SettingError: unknown kind.
@@ -56,15 +56,15 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
 
 
 def descriptor_groups(kind: str, smiles: list[str]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Groups of SMILES with their descriptors, in order; of many, in as many processes as there are cores."""
+    """Groups of SMILES with their descriptors, in order; many SMILES are computed with one process per core."""
     groups = [smiles[start : start + _GROUP] for start in range(0, len(smiles), _GROUP)]
     processes = joblib.cpu_count() if len(smiles) >= _WORTH_PROCESSES else 1
-    work = joblib.Parallel(n_jobs=processes, return_as="generator")
-    yield from zip(groups, work(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
+    parallel = joblib.Parallel(n_jobs=processes, return_as="generator")
+    yield from zip(groups, parallel(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
 
 
 def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
-    """(n, P) descriptors of valid SMILES, computed here and now; see compute_descriptors."""
+    """(n, P) descriptors of valid SMILES, computed without the cache; see compute_descriptors."""
     return np.stack([_row(kind, text) for text in smiles])
 
 
@@ -75,7 +75,7 @@ def _row(kind: str, smiles: str) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a descriptor of a one-atom molecule may divide by zero
             values = np.array(list(Descriptors.CalcMolDescriptors(mol, missingVal=np.nan).values()), dtype=np.float64)
-        # float32 is what is kept; what does not fit (Ipc of large molecules) is as good as missing
+        # values are stored as float32; a value beyond its range (Ipc of large molecules) is treated as missing
         values[~(np.abs(values) <= np.finfo(np.float32).max)] = np.nan
         columns.append(values.astype(np.float32))
     if "morgan" in kind:
@@ -85,18 +85,19 @@ def _row(kind: str, smiles: str) -> np.ndarray:
 
 
 class DescriptorScaler:
-    """Descriptors to ranks among the training molecules, spread as a standard normal.
+    """Maps descriptors to their ranks among the training molecules, as quantiles of a standard normal distribution.
 
     Ranks, because descriptors differ in scale by many decades and have long tails. A value outside the training range
-    becomes the range's end; a missing one 0, the median; a column that is constant in training is left out.
+    becomes the end of the range; a missing value becomes 0, the median; a column that is constant in training is
+    dropped.
     """
 
     def __init__(self, train: np.ndarray) -> None:
-        """Learn the ranks from (n, P) training rows, and from nothing else."""
+        """Compute the ranks from (n, P) training rows only."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a column that is NaN throughout
-            spread = np.nanmax(train, axis=0) - np.nanmin(train, axis=0)
-        self.columns = np.flatnonzero(np.nan_to_num(spread) > 0)
+            warnings.simplefilter("ignore", RuntimeWarning)  # a column of NaN only
+            value_range = np.nanmax(train, axis=0) - np.nanmin(train, axis=0)
+        self.columns = np.flatnonzero(np.nan_to_num(value_range) > 0)
         self._ranks = QuantileTransformer(
             n_quantiles=min(1000, len(train)), output_distribution="normal", random_state=0
         )
@@ -104,25 +105,25 @@ class DescriptorScaler:
             self._ranks.fit(train[:, self.columns])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What must be kept of it."""
+        """Arrays from which `from_arrays` restores the scaler."""
         quantiles = self._ranks.quantiles_ if len(self.columns) else np.zeros((0, 0), dtype=np.float32)
         return {"columns": self.columns, "quantiles": quantiles}
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> "DescriptorScaler":
-        """The scaler whose arrays these are."""
-        own = cls.__new__(cls)
-        own.columns, quantiles = arrays["columns"], arrays["quantiles"]
-        own._ranks = QuantileTransformer(n_quantiles=len(quantiles), output_distribution="normal", random_state=0)
-        # what fit would have set
-        own._ranks.quantiles_, own._ranks.references_ = quantiles, np.linspace(0, 1, len(quantiles))
-        own._ranks.n_quantiles_, own._ranks.n_features_in_ = quantiles.shape
-        return own
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "DescriptorScaler":
+        """Restore a scaler from the arrays of `arrays`."""
+        scaler = cls.__new__(cls)
+        scaler.columns, quantiles = arrays["columns"], arrays["quantiles"]
+        scaler._ranks = QuantileTransformer(n_quantiles=len(quantiles), output_distribution="normal", random_state=0)
+        # the attributes that fit sets
+        scaler._ranks.quantiles_, scaler._ranks.references_ = quantiles, np.linspace(0, 1, len(quantiles))
+        scaler._ranks.n_quantiles_, scaler._ranks.n_features_in_ = quantiles.shape
+        return scaler
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """(n, P) descriptors to (n, P') float32, the columns that vary in training."""
+        """(n, P) descriptors to (n, P') float32; P' columns vary in training."""
         if not len(self.columns):
             return np.zeros((len(values), 0), dtype=np.float32)
         ranks = self._ranks.transform(values[:, self.columns])
-        # the normal's far ends (5.2 sigma) would outweigh all else
+        # the extreme ranks (5.2 sigma) would outweigh all other values
         return np.nan_to_num(ranks).clip(-3, 3).astype(np.float32)

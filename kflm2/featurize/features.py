@@ -1,4 +1,4 @@
-"""All views of a table's molecules in one place, and batches of them as tensors."""
+"""All views of a table's molecules, and batches of them as tensors."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ from kflm2.featurize.ragged import Ragged
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths of the views; 0 where a view is not there."""
+    """Widths of the views; 0 for a view that is not used."""
 
     states: int = 0
-    """D: width of the LLM times the number of layers."""
+    """D: hidden width of the LLM times the number of layers."""
     atoms: int = 0
-    """F: atom features."""
+    """F: number of atom features."""
     bonds: int = 0
-    """G: bond features."""
+    """G: number of bond features."""
     descriptors: int = 0
-    """P: descriptors."""
+    """P: number of descriptors."""
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,27 @@ class Batch:
     size: int
     """B."""
     states: torch.Tensor | None = None
-    """(sum of T, D) states of all tokens one molecule after another; one row a molecule where they are pooled."""
+    """(sum of T, D) states of all tokens, one molecule after another; one row per molecule if they are pooled."""
     states_mol: torch.Tensor | None = None
-    """(sum of T,) which molecule a row of states belongs to, ascending."""
+    """(sum of T,) index of the molecule of each row of states, ascending."""
     x: torch.Tensor | None = None
     """(N, F) atom features."""
     x_mol: torch.Tensor | None = None
-    """(N,) which molecule an atom belongs to, ascending."""
+    """(N,) index of the molecule of each atom, ascending."""
     edge_index: torch.Tensor | None = None
-    """(2, E)"""
+    """(2, E) from atom, to atom."""
     edge_attr: torch.Tensor | None = None
-    """(E, G)"""
+    """(E, G) bond features."""
     descriptors: torch.Tensor | None = None
     """(B, P) scaled descriptors."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """The views of n molecules, in row order; None for a view no part of the model uses."""
+    """The views of n molecules, in row order; None for a view that the model does not use."""
 
     states: Ragged | StoredRows | None = None
-    """n rows of (T, D): tokens, or one row each where they are pooled."""
+    """n rows of (T, D) token states; T is 1 if they are pooled."""
     graphs: Graphs | None = None
     descriptors: np.ndarray | None = None
     """(n, P)"""
@@ -66,7 +66,7 @@ class Features:
         )
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
-        """The views of some molecules, in the order of `rows`."""
+        """The views of selected molecules, in the order of `rows`."""
         states = self.states.take(rows) if self.states else None
         graph = self.graphs.batch(rows) if self.graphs else None
 
@@ -76,14 +76,14 @@ class Features:
         return Batch(
             size=len(rows),
             states=tensor(states.values).float() if states else None,
-            states_mol=tensor(_owner(states.ptr)) if states else None,
+            states_mol=tensor(_molecule_index(states.ptr)) if states else None,
             x=tensor(graph.x) if graph else None,
-            x_mol=tensor(_owner(graph.node_ptr)) if graph else None,
+            x_mol=tensor(_molecule_index(graph.node_ptr)) if graph else None,
             edge_index=tensor(graph.edge_index) if graph else None,
             edge_attr=tensor(graph.edge_attr) if graph else None,
             descriptors=tensor(self.descriptors[rows]) if self.descriptors is not None else None,
         )
 
 
-def _owner(ptr: np.ndarray) -> np.ndarray:
+def _molecule_index(ptr: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(ptr) - 1), np.diff(ptr))

@@ -20,17 +20,17 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """(n,) entries of each row."""
+        """(n,) number of entries of each row."""
         return np.diff(self.ptr)
 
     def take(self, rows: np.ndarray) -> "Ragged":
-        """The rows in the order asked for, by index arithmetic, with no loop over them."""
+        """Selected rows, in the order of `rows`, by index arithmetic without a loop."""
         index, ptr = ragged_index(self.ptr, rows)
         return Ragged(self.values[index], ptr)
 
     @property
     def width(self) -> int:
-        """Columns of the values."""
+        """Number of columns of the values."""
         return self.values.shape[1]
 
     def subset(self, rows: np.ndarray) -> "Ragged":
@@ -46,16 +46,16 @@ class Ragged:
 
 
 def ragged_index(ptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the entries of some rows lie.
+    """Indices of the entries of selected rows.
 
     Args:
-        ptr: (n + 1,) row boundaries.
+        ptr: (n + 1,) boundaries of the rows.
         rows: (B,) row numbers, in any order, repeats allowed.
 
     Returns:
         Indices of all entries of the rows in order, and the (B + 1,) boundaries of the result.
     """
     lengths = ptr[rows + 1] - ptr[rows]
-    out = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=out[1:])
-    return np.arange(out[-1]) + np.repeat(ptr[rows] - out[:-1], lengths), out
+    new_ptr = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=new_ptr[1:])
+    return np.arange(new_ptr[-1]) + np.repeat(ptr[rows] - new_ptr[:-1], lengths), new_ptr

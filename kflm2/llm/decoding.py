@@ -1,4 +1,4 @@
-"""A decoder with its vocabulary head: loaded, cut to its first layers, and read."""
+"""Decoder LLMs with vocabulary head: loading, cutting to the first layers, hidden states and losses."""
 
 import contextlib
 import importlib.util
@@ -24,16 +24,16 @@ _FLASH = "flash_attention_2"
 def load_decoder(
     folder: Path, device: torch.device, load_4bit: bool = False, unsloth: bool = False
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A decoder with its vocabulary head, and its tokenizer.
+    """Load a decoder with its vocabulary head, and its tokenizer.
 
     Args:
         folder: a checkpoint.
         device: bfloat16 on CUDA, float32 elsewhere.
-        load_4bit: weights in 4 bit (QLoRA, Dettmers et al., NeurIPS 2023), where that is possible.
-        unsloth: loaded by unsloth, where that is possible.
+        load_4bit: weights in 4 bit (QLoRA, Dettmers et al., NeurIPS 2023), if possible.
+        unsloth: load with unsloth, if possible.
 
     Raises:
-        LLMError: it is no decoder of the Llama kind, or has no end-of-sequence token.
+        LLMError: it is not a decoder with the architecture of Llama, or it has no end-of-sequence token.
     """
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -43,13 +43,13 @@ def load_decoder(
             llm = _load(folder, device, load_4bit, unsloth)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LLMError(f"LLM {folder} cannot be taught: {reason}") from None
+        raise LLMError(f"LLM {folder} cannot be loaded as a decoder: {reason}") from None
     if tokenizer.eos_token_id is None:
         raise LLMError(f"LLM {folder} has no end-of-sequence token, so it cannot learn where a text ends")
     decoder = getattr(llm, "model", None)
     if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
-        raise LLMError(f"LLM {folder}: a {type(llm).__name__} has no layers that are known here")
-    # what a checkpoint wants of its own generation (penalties, temperature) would mix with what is asked for here
+        raise LLMError(f"LLM {folder}: a {type(llm).__name__} has no decoder layers in the form of Llama")
+    # the checkpoint's own generation settings (penalties, temperature) would override those of this program
     llm.generation_config = GenerationConfig()
     return llm, tokenizer
 
@@ -64,21 +64,21 @@ def _load(folder: Path, device: torch.device, load_4bit: bool, unsloth: bool) ->
 
         llm, _ = FastLanguageModel.from_pretrained(str(folder), dtype=dtype, load_in_4bit=load_4bit)
         return llm
-    more: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if load_4bit:
         from transformers import BitsAndBytesConfig
 
-        more["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-        more["device_map"] = {"": device}
+        options["device_map"] = {"": device}
     if device.type == "cuda" and _usable("packing", "flash_attn", device, "batches are padded instead"):
-        more["attn_implementation"] = _FLASH
+        options["attn_implementation"] = _FLASH
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **more
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
     )
     llm, info = loaded
-    # transformers fills what a file lacks with random numbers; a tied vocabulary head is not missing
+    # transformers initializes missing weights at random; a tied vocabulary head is not reported as missing
     if missing := list(info["missing_keys"]):
         raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
     if load_4bit:
@@ -89,54 +89,48 @@ def _load(folder: Path, device: torch.device, load_4bit: bool, unsloth: bool) ->
     return llm
 
 
-def _usable(what: str, package: str, device: torch.device, instead: str) -> bool:
-    """Whether a package that needs CUDA can be used; a line says so where not."""
+def _usable(feature: str, package: str, device: torch.device, fallback: str) -> bool:
+    """Whether a package that needs CUDA can be used; if not, the reason is printed."""
     if device.type != "cuda":
-        why = "there is no CUDA"
+        reason = "there is no CUDA"
     elif importlib.util.find_spec(package) is None:
-        why = f"{package} is not installed"
+        reason = f"{package} is not installed"
     else:
         return True
-    print(f"{what}: {why}; {instead}", flush=True)
+    print(f"{feature}: {reason}; {fallback}", flush=True)
     return False
 
 
-def cut(llm: "PreTrainedModel", layers: int | None) -> None:
-    """Keep the first layers only; None keeps all."""
-    decoder: Any = llm.model
-    if layers is not None:
-        decoder.layers = decoder.layers[:layers]
-        llm.config.num_hidden_layers = layers
-
-
-def hidden_states(llm: "PreTrainedModel", input_ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """(B, T, D) states of the last layer, before the final norm: what stage 2 reads of a middle layer.
+def hidden_states(llm: "PreTrainedModel", input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) states of the last layer before the final norm, as stage 2 reads them from a middle layer.
 
     Args:
         llm: a decoder with its vocabulary head.
-        input_ids: (B, T), padded to the right.
-        real: (B, T) bool, False at padding.
+        input_ids: (B, T), padded on the right.
+        mask: (B, T) bool, False at padding.
     """
-    kept: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     decoder: Any = llm.model
-    # of the layer, not of the norm: libraries that speed an LLM up go past the norm's own call
-    hook = decoder.layers[-1].register_forward_hook(lambda *out: kept.append(out[-1]))
+    # a hook on the layer, not on the norm: libraries that accelerate an LLM bypass the call of the norm module
+    hook = decoder.layers[-1].register_forward_hook(lambda *call: outputs.append(call[-1]))
     try:
         if llm.config._attn_implementation == _FLASH:
-            return _packed(decoder, input_ids, real, kept)
-        # right padding, and a decoder never looks right: no mask is needed
+            return _packed(decoder, input_ids, mask, outputs)
+        # padding is on the right, and no token attends to later tokens: no mask is needed
         decoder(input_ids=input_ids, use_cache=False)
     finally:
         hook.remove()
-    return _tensor(kept[0])
+    return _tensor(outputs[0])
 
 
-def _packed(decoder: nn.Module, input_ids: torch.Tensor, real: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
-    """The same with all SMILES one after another in a single row, without padding; positions tell them apart."""
-    positions = torch.arange(real.shape[1], device=real.device).expand_as(real)
-    decoder(input_ids=input_ids[real][None], position_ids=positions[real][None], use_cache=False)
-    (row,) = _tensor(kept[0])
-    return row.new_zeros(*real.shape, row.shape[-1]).masked_scatter(real.unsqueeze(-1), row)
+def _packed(
+    decoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor, outputs: list[torch.Tensor]
+) -> torch.Tensor:
+    """The same states, computed with all SMILES in a single row without padding; the position ids separate them."""
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    decoder(input_ids=input_ids[mask][None], position_ids=positions[mask][None], use_cache=False)
+    (states,) = _tensor(outputs[0])
+    return states.new_zeros(*mask.shape, states.shape[-1]).masked_scatter(mask.unsqueeze(-1), states)
 
 
 def _tensor(out: Any) -> torch.Tensor:
@@ -144,38 +138,38 @@ def _tensor(out: Any) -> torch.Tensor:
 
 
 def nll_sum(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of the next tokens that have a label, summed, and how many there are.
+    """Sum of the negative log-likelihoods of the next tokens that have a label, and the number of these tokens.
 
     Args:
         llm: a decoder with its vocabulary head.
         states: (B, T, D) before the final norm.
-        labels: (B, T), IGNORE where a token is not judged, as padding is.
+        labels: (B, T), IGNORE where a token has no loss, such as padding.
     """
-    headed: Any = llm
-    real = labels[:, 1:] != IGNORE
-    # the vocabulary head is the costliest map of a small LLM: not for padding
-    logits = headed.lm_head(headed.model.norm(states[:, :-1][real]))
-    return functional.cross_entropy(logits.float(), labels[:, 1:][real], reduction="sum"), real.sum()
+    decoder: Any = llm
+    mask = labels[:, 1:] != IGNORE
+    # the vocabulary head is the most expensive layer of a small LLM, so it is not applied to padding
+    logits = decoder.lm_head(decoder.model.norm(states[:, :-1][mask]))
+    return functional.cross_entropy(logits.float(), labels[:, 1:][mask], reduction="sum"), mask.sum()
 
 
 def mean_pool(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean of the states (B, T, D) of a SMILES' own tokens, without end and padding, to (B, D) float32."""
-    real = labels != IGNORE
-    # the end token is the last one that has a label, and stage 2 does not give it
-    real = real & (torch.arange(real.shape[1], device=real.device) < real.sum(dim=1, keepdim=True) - 1)
-    weight = real.unsqueeze(-1).float()
+    """Mean of the states (B, T, D) over the tokens of a SMILES, without end token and padding, to (B, D) float32."""
+    mask = labels != IGNORE
+    # the end token is the last token with a label; the input of stage 2 does not contain it
+    mask = mask & (torch.arange(mask.shape[1], device=mask.device) < mask.sum(dim=1, keepdim=True) - 1)
+    weight = mask.unsqueeze(-1).float()
     return (states.float() * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
 
 
 def by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Rows in batches of near-equal length, the longest first."""
+    """Indices of rows in batches of similar length, the longest first."""
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
 @contextlib.contextmanager
 def eval_mode(llm: "PreTrainedModel") -> Iterator[None]:
-    """Without dropout."""
+    """Context with the LLM in evaluation mode, without dropout."""
     training = llm.training
     llm.eval()
     try:
@@ -185,18 +179,18 @@ def eval_mode(llm: "PreTrainedModel") -> Iterator[None]:
 
 
 IGNORE = -100
-"""A label that no loss is computed for."""
+"""Label of a token without loss."""
 
 
 def tokens_and_labels(tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int) -> dict[str, torch.Tensor]:
-    """Token ids with the end-of-sequence token, (B, T) padded to the right, and labels that are IGNORE at padding.
+    """Token ids with the end-of-sequence token, (B, T) padded on the right, and labels that are IGNORE at padding.
 
-    Padding is often the end token itself, so labels go by length, not by token.
+    Padding is often the end token itself, so the labels depend on the length, not on the token.
     """
     end = [tokenizer.eos_token_id]
-    rows = [(own + end)[:context] for own in tokenizer(smiles, add_special_tokens=True)["input_ids"]]
+    rows = [(row + end)[:context] for row in tokenizer(smiles, add_special_tokens=True)["input_ids"]]
     ids = torch.full((len(rows), max(map(len, rows))), tokenizer.eos_token_id)
     labels = torch.full_like(ids, IGNORE)
-    for place, own in enumerate(rows):
-        ids[place, : len(own)] = labels[place, : len(own)] = torch.tensor(own)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = labels[i, : len(row)] = torch.tensor(row)
     return {"input_ids": ids, "labels": labels}

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -59,7 +59,7 @@ def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: 
                 # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
                 if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
                     raise ValueError(f"its files lack {len(missing)} weights, {missing[0]} among them")
-                _cut(model, keep_layers)
+                cut_layers(model, keep_layers, keep_norm=False)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             what = f"with adapter {adapter} " if adapter else ""
@@ -71,15 +71,23 @@ def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: 
     return LoadedLLM(model, tokenizer, causal, context)
 
 
-def _cut(model: nn.Module, keep_layers: int | None) -> None:
-    """Keep the first layers only, and no final norm."""
-    blocks = getattr(model, "layers", None)
-    # only a decoder whose norm is found is cut: without it the last state would be normed where others are not
-    if keep_layers is None or not isinstance(blocks, nn.ModuleList) or not hasattr(model, "norm"):
+def cut_layers(decoder: nn.Module, layers: int | None, keep_norm: bool) -> None:
+    """Keep the first layers of a decoder only; None, or as many as there are, changes nothing.
+
+    Args:
+        decoder: without its vocabulary head. One whose layers or final norm are not found is left as it is: without a
+            known norm its last states would be normed where those of other layers are not.
+        layers: how many.
+        keep_norm: keep the final norm, which the vocabulary head needs; hidden states are read without it.
+    """
+    blocks: Any = getattr(decoder, "layers", None)
+    if layers is None or not isinstance(blocks, nn.ModuleList) or not hasattr(decoder, "norm") or layers >= len(blocks):
         return
-    if keep_layers < len(blocks):
-        model.layers = blocks[:keep_layers]
-        model.norm = nn.Identity()
+    decoder.layers = blocks[:layers]
+    config: Any = decoder.config
+    config.num_hidden_layers = layers
+    if not keep_norm:
+        decoder.norm = nn.Identity()
 
 
 def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: int | None = None) -> "PreTrainedModel":
@@ -91,7 +99,7 @@ def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: 
     headed = any(name.endswith("ForCausalLM") for name in architectures)
     model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
     # before peft sees it: an adapter of the first layers lacks tensors for the others, and peft warns of every one
-    _cut(model.base_model if headed else model, keep_layers)
+    cut_layers(model.base_model if headed else model, keep_layers, keep_norm=False)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     return merged.base_model if headed else merged
 

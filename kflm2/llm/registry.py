@@ -1,4 +1,4 @@
-"""The registry of LLMs: a row each."""
+"""The registry of LLMs, one row each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,27 +8,27 @@ from kflm2.llm.memory import Shape
 EMBEDDED = "SmolLM2_135M"
 AUTO = "auto"
 PLACEBO = "random:"
-"""Before an LLM's name: the same architecture and tokenizer with weights as drawn before any training."""
+"""Prefix of an LLM's name: the same architecture and tokenizer with random initial weights."""
 
 
 @dataclass(frozen=True)
 class LLM:
-    """Where an LLM comes from: a hub id, a local folder, a GGUF file, or chance."""
+    """Source of an LLM: a hub id, a local folder, a GGUF file, or random weights."""
 
     name: str
     hub_id: str = ""
     revision: str = ""
-    """Commit of the hub's repository, so that the weights cannot change underneath."""
+    """Commit of the hub's repository, so that the weights cannot change."""
     folder: Path | None = None
     gguf: Path | None = None
     """A GGUF file; or, for the embedded LLM, its path inside the package below."""
     package: str = ""
-    """Python package that carries the GGUF file."""
+    """Python package that contains the GGUF file."""
     placebo_of: "LLM | None" = None
-    """What it has all but the weights of."""
+    """LLM whose architecture and tokenizer it has; its own weights are random."""
     role: str = ""
     shape: Shape | None = None
-    """Of the config, so that its size can be told without a download."""
+    """Sizes from the config, so that they are known without a download."""
     licence: str = ""
 
 

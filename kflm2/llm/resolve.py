@@ -1,12 +1,93 @@
-"""From the names a user gives to an LLM, its adapter and its layers."""
+"""From the names that a user gives to an LLM, its adapter and the layers that are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from kflm2.errors import LLMError, SettingError
-from kflm2.llm import adapters, checkpoints, registry
-from kflm2.llm.checkpoints import checkpoint_folder
+from kflm2.llm import adapters, checkpoints
 from kflm2.llm.registry import AUTO, EMBEDDED, LLM, LLMS, PLACEBO
+
+
+@dataclass(frozen=True)
+class LLMSource:
+    """An LLM, its adapter and its layers: everything that hidden states depend on besides the SMILES."""
+
+    name: str
+    folder: Path
+    """Of the checkpoint, on this machine."""
+    adapter: Path | None
+    layers: tuple[int, ...]
+    """1..depth; the last is after the final norm, 0 the token embeddings."""
+    digests: dict[str, str]
+    """Of weights, tokenizer and, where there is one, adapter."""
+    hub_id: str = ""
+    """On the Hugging Face hub, where it comes from there."""
+
+    @staticmethod
+    def of(llm: LLM, adapter: Path | None, layers: str) -> "LLMSource":
+        """Find an LLM's files and their digests; nothing is loaded.
+
+        Args:
+            llm: see find.
+            adapter: folder of a PEFT adapter, or None for the base LLM.
+            layers: see parse_layers.
+
+        Raises:
+            LLMError: LLM or adapter is not available, or they do not fit together.
+            SettingError: no such layer.
+        """
+        folder = checkpoints.checkpoint_folder(llm)
+        digests = checkpoints.checkpoint_digest(folder)
+        adapter_depth = None
+        if adapter is not None:
+            adapters.check(adapter, llm, folder)
+            digests["adapter"] = adapters.digest(adapter)
+            adapter_depth = adapters.layers_of(adapter)
+        if adapter_depth is not None and layers in ("middle", "last"):
+            # stage 1 kept the first layers only, and trained the last of these to represent molecules
+            return LLMSource(llm.name, folder, adapter, (adapter_depth,), digests, llm.hub_id)
+        try:
+            read = parse_layers(layers, adapter_depth or checkpoints.folder_depth(folder))
+        except SettingError as error:
+            if adapter_depth is None:
+                raise
+            raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
+        return LLMSource(llm.name, folder, adapter, read, digests, llm.hub_id)
+
+
+def resolve(llm: str, adapter: str, layers: str, base_only: str = "") -> LLMSource:
+    """What the settings llm, adapter and layers name; what `auto` takes is printed.
+
+    Args:
+        llm: see find.
+        adapter: auto, none, or the folder of a PEFT adapter.
+        layers: see parse_layers.
+        base_only: name of a pipeline that reads the base LLM always, so that no adapter may be asked for.
+
+    Raises:
+        LLMError: LLM or adapter is not available, or they do not fit together.
+        SettingError: no such layer.
+    """
+    chosen = choose(llm)
+    path = None
+    if base_only:
+        if adapter not in ("auto", "none"):
+            raise LLMError(f"{base_only} reads the base LLM always; --adapter {adapter} cannot be used")
+    elif adapter == "auto":
+        path = adapters.default_adapter(chosen)
+        print(f"adapter: {path or f'none found in models/{chosen.name}, the base LLM is used'}", flush=True)
+    elif adapter != "none":
+        path = Path(adapter)
+    return LLMSource.of(chosen, path, layers)
+
+
+def choose(name: str) -> LLM:
+    """The LLM of a name, see find; what `auto` takes is printed."""
+    if name != AUTO:
+        return find(name)
+    llm, reason = auto()
+    print(f"LLM: auto takes {llm.name} ({reason})", flush=True)
+    return llm
 
 
 def find(name: str) -> LLM:
@@ -28,7 +109,7 @@ def find(name: str) -> LLM:
         return LLM(path.stem, gguf=path)
     if name and path.is_dir():
         return LLM(path.resolve().name, folder=path)
-    # a hub id is owner/name; anything else, and any path, is a mistake to name
+    # a hub id is owner/name; anything else, and any path, is a mistake that is named
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith(".gguf"):
         return LLM(name.replace("/", "--"), hub_id=name)
     raise LLMError(
@@ -46,54 +127,10 @@ def auto() -> tuple[LLM, str]:
         return embedded, "there is no CUDA"
     large = LLMS["DS_1.5B"]
     try:
-        checkpoint_folder(large)
+        checkpoints.checkpoint_folder(large)
     except LLMError as error:
         return embedded, str(error).partition(";")[0]
     return large, "there is CUDA"
-
-
-@dataclass(frozen=True)
-class LLMSource:
-    """An LLM, its adapter and its layers: everything states depend on besides the SMILES."""
-
-    name: str
-    folder: Path
-    adapter: Path | None
-    layers: tuple[int, ...]
-    """1..depth; the last is after the final norm, 0 the token embeddings."""
-    digests: dict[str, str]
-    """Of weights, tokenizer and, where there is one, adapter."""
-
-    @staticmethod
-    def of(llm: registry.LLM, adapter: Path | None, layers: str) -> "LLMSource":
-        """Find an LLM's files and what identifies them; nothing is loaded.
-
-        Args:
-            llm: from llm.find.
-            adapter: folder of a PEFT adapter, or None for the base LLM.
-            layers: see parse_layers.
-
-        Raises:
-            LLMError: LLM or adapter cannot be had or do not fit.
-            SettingError: no such layer.
-        """
-        folder = checkpoints.checkpoint_folder(llm)
-        digests = checkpoints.checkpoint_digest(folder)
-        cut = None
-        if adapter is not None:
-            adapters.check(adapter, llm, folder)
-            digests["adapter"] = adapters.digest(adapter)
-            cut = adapters.layers_of(adapter)
-        if cut is not None and layers in ("middle", "last"):
-            # stage 1 kept the first layers only, and taught the last of these what a molecule is
-            return LLMSource(llm.name, folder, adapter, (cut,), digests)
-        try:
-            chosen = parse_layers(layers, cut or checkpoints.folder_depth(folder))
-        except SettingError as error:
-            if cut is None:
-                raise
-            raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
-        return LLMSource(llm.name, folder, adapter, chosen, digests)
 
 
 def parse_layers(text: str, depth: int) -> tuple[int, ...]:

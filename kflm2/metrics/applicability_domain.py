@@ -1,4 +1,4 @@
-"""Whether a molecule is like those a model was trained on, by structure and by what the model makes of it."""
+"""Applicability domain: whether a molecule is like the training molecules, by structure and in the fused space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from kflm2.metrics.conformal import _TINY
 
 _NEIGHBOURS = 5
 _INSIDE = 0.95
-"""Share of the validation molecules that each bound of the domain lets in."""
+"""Share of the validation molecules within each bound of the domain."""
 
 
 @dataclass(frozen=True)
 class DomainScores:
-    """Where molecules lie, seen from the training part."""
+    """Similarity and distance of n molecules to the training part."""
 
     nearest: np.ndarray
     """(n,) index of the most similar training molecule."""
@@ -25,20 +25,20 @@ class DomainScores:
     distance: np.ndarray
     """(n,) mean distance to the five nearest training molecules in the fused space, in standard deviations."""
     inside: np.ndarray
-    """(n,) whether both are as usual in the validation part."""
+    """(n,) whether both are within the bounds set on the validation part."""
 
 
 class ApplicabilityDomain:
-    """The training part as a yardstick: by structure, and by what the model makes of it."""
+    """The training part, and bounds of the similarity and the distance to it."""
 
     def __init__(self, smiles: Sequence[str], vectors: np.ndarray, least_similarity: float, most_distance: float):
-        """Take the training part and the bounds.
+        """Set the training part and the bounds.
 
         Args:
             smiles: n training molecules.
-            vectors: (n, H) fused states of these.
-            least_similarity: bound of DomainScores.similarity.
-            most_distance: bound of DomainScores.distance.
+            vectors: (n, H) their fused states.
+            least_similarity: lower bound of DomainScores.similarity.
+            most_distance: upper bound of DomainScores.distance.
         """
         self.smiles, self.vectors = list(smiles), vectors
         self.least_similarity, self.most_distance = least_similarity, most_distance
@@ -49,29 +49,29 @@ class ApplicabilityDomain:
 
     @staticmethod
     def fit(train: tuple[Sequence[str], np.ndarray], valid: tuple[Sequence[str], np.ndarray]) -> "ApplicabilityDomain":
-        """Set the bounds so that each lets in 95 % of the validation part.
+        """Set the bounds so that 95 % of the validation part are within each.
 
         Args:
-            train: SMILES and (n, H) fused states.
-            valid: of the validation part.
+            train: SMILES and (n, H) fused states of the training part.
+            valid: the same of the validation part.
         """
-        free = ApplicabilityDomain(*train, 0.0, np.inf)
-        places = free.locate(fingerprints(valid[0]), valid[1])
-        least = float(np.quantile(places.similarity, 1 - _INSIDE))
-        return ApplicabilityDomain(*train, least, float(np.quantile(places.distance, _INSIDE)))
+        unbounded = ApplicabilityDomain(*train, 0.0, np.inf)
+        scores = unbounded.locate(fingerprints(valid[0]), valid[1])
+        least_similarity = float(np.quantile(scores.similarity, 1 - _INSIDE))
+        return ApplicabilityDomain(*train, least_similarity, float(np.quantile(scores.distance, _INSIDE)))
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._mean) / self._std
 
     def locate(self, prints: Fingerprints, vectors: np.ndarray) -> DomainScores:
-        """Where molecules lie.
+        """Score molecules against the training part and the bounds.
 
         Args:
             prints: n fingerprints.
             vectors: (n, H) fused states.
         """
         index, similarity = nearest(prints, self._prints)
-        # the mean over columns, so that the number does not grow with the model's width
+        # the root mean square over columns, so that the distance does not grow with the width H
         distance = self._tree.kneighbors(self._scaled(vectors))[0].mean(axis=1) / np.sqrt(vectors.shape[1])
         inside = (similarity >= self.least_similarity) & (distance <= self.most_distance)
         return DomainScores(index, similarity, distance, inside)

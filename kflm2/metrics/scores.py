@@ -1,4 +1,4 @@
-"""Figures of merit; scikit-learn and scipy compute them, missing labels are left out."""
+"""Metrics, computed by scikit-learn and scipy; missing labels are left out."""
 
 import math
 import warnings
@@ -27,7 +27,7 @@ def spearman(y_true: np.ndarray, y_pred: np.ndarray) -> float:
 
 
 def r2(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """Coefficient of determination; NaN when the labels are constant, where scikit-learn says 0 or 1."""
+    """Coefficient of determination; NaN when the labels are constant, where scikit-learn gives 0 or 1."""
     return math.nan if np.ptp(y_true) == 0 else float(metrics.r2_score(y_true, y_pred))
 
 
@@ -53,15 +53,15 @@ METRIC_NAMES: dict[Task, tuple[str, ...]] = {
     "classification": (*_PROBABILITIES, *_DECISIONS),
 }
 PRIMARY_METRIC: dict[Task, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
-"""The figure of each kind that tables show first."""
+"""The metric of each task that tables show first."""
 SMALLER_IS_BETTER = ("RMSE", "MAE", "Brier")
 
 
 def choose_thresholds(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
-    """The probability from which a molecule is called active, for each target; meant for the validation part.
+    """The probability from which a molecule is classified as active, for each target; to be chosen on validation.
 
-    It is the one with the largest balanced accuracy (of several, the middle of the first gap between probabilities
-    that has it); 0.5 for a target of which only one class is there.
+    It is the threshold with the largest balanced accuracy (of several, the middle of the first gap between
+    probabilities that has it); 0.5 for a target with one class only.
 
     Args:
         y_true: (n, K) classes, NaN where the label is missing.
@@ -70,69 +70,70 @@ def choose_thresholds(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
     Returns:
         (K,)
     """
-    return np.array([_threshold(*_present(*pair)) for pair in zip(y_true.T, y_pred.T, strict=True)])
+    return np.array([_threshold(*_labelled(*pair)) for pair in zip(y_true.T, y_pred.T, strict=True)])
 
 
 def _threshold(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     if not len(y_true) or np.ptp(y_true) == 0:
         return 0.5
-    false_rate, true_rate, cuts = metrics.roc_curve(y_true, y_pred, drop_intermediate=False)
+    false_rate, true_rate, thresholds = metrics.roc_curve(y_true, y_pred, drop_intermediate=False)
     best = int(np.argmax(true_rate - false_rate))
-    if best == 0:  # the curve's first point calls nothing active, and its cut is infinite
+    if best == 0:  # the curve's first point classifies nothing as active, and its threshold is infinite
         return math.nextafter(1.0, 2.0)
-    below = y_pred[y_pred < cuts[best]]
-    return float(cuts[best] + below.max()) / 2 if len(below) else float(cuts[best])
+    below = y_pred[y_pred < thresholds[best]]
+    return float(thresholds[best] + below.max()) / 2 if len(below) else float(thresholds[best])
 
 
-def _present(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    present = ~np.isnan(y_true)
-    return y_true[present], y_pred[present]
+def _labelled(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labelled = ~np.isnan(y_true)
+    return y_true[labelled], y_pred[labelled]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one part of a split."""
+    """Metrics of one part of a split."""
 
     targets: list[Metrics | None]
-    """Of each target; None for one that cannot be judged, with fewer than two labels or with one class only."""
+    """Metrics of each target; None for a target with fewer than two labels or with one class only."""
     task: Task
 
     @property
     def mean(self) -> Metrics:
-        """Mean of each figure over the targets that have one; None where none has."""
-        return {name: summarize([own[name] for own in self.targets if own])[0] for name in METRIC_NAMES[self.task]}
+        """Mean of each metric over the targets that have it; None if no target has it."""
+        evaluated = [target for target in self.targets if target]
+        return {name: summarize([target[name] for target in evaluated])[0] for name in METRIC_NAMES[self.task]}
 
 
 def score(y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray) -> Scores:
-    """Judge the predictions of one part of a split; a value that does not exist is None.
+    """Evaluate the predictions of one part of a split; an undefined metric is None.
 
     Args:
         y_true: (n, K), NaN where the label is missing.
-        y_pred: (n, K) predictions, for classes the probability of class 1: ROC-AUC on rounded predictions would be
+        y_pred: (n, K) predictions, for classes the probability of class 1: ROC-AUC of rounded predictions would be
             balanced accuracy.
-        task: of the targets.
-        thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Regression does not look at them.
+        task: task of the targets.
+        thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Not used for regression.
     """
     columns = zip(y_true.T, y_pred.T, thresholds, strict=True)
-    return Scores([_figures(*_present(true, predicted), task, cut) for true, predicted, cut in columns], task)
+    return Scores([_metrics(*_labelled(true, pred), task, threshold) for true, pred, threshold in columns], task)
 
 
-def _figures(y_true: np.ndarray, y_pred: np.ndarray, task: Task, threshold: float) -> Metrics | None:
+def _metrics(y_true: np.ndarray, y_pred: np.ndarray, task: Task, threshold: float) -> Metrics | None:
     if len(y_true) < 2 or (task == "classification" and np.ptp(y_true) == 0):
         return None
     if task == "regression":
-        values = {name: figure(y_true, y_pred) for name, figure in _REGRESSION.items()}
+        values = {name: function(y_true, y_pred) for name, function in _REGRESSION.items()}
     else:
-        values = {name: figure(y_true, y_pred) for name, figure in _PROBABILITIES.items()}
-        called = y_pred >= threshold
+        values = {name: function(y_true, y_pred) for name, function in _PROBABILITIES.items()}
+        classes = y_pred >= threshold
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # all may be called alike
-            values |= {name: figure(y_true, called) for name, figure in _DECISIONS.items()}
+            warnings.simplefilter("ignore", UserWarning)  # all predictions may be of one class
+            values |= {name: function(y_true, classes) for name, function in _DECISIONS.items()}
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def summarize(values: list[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation over runs; the deviation of one run is None, not 0."""
-    known = [value for value in values if value is not None]
-    mean = float(np.mean(known)) if known else None
-    return mean, float(np.std(known, ddof=1)) if len(known) > 1 else None
+    """Mean and sample standard deviation over runs; the standard deviation of a single run is None, not 0."""
+    present = [value for value in values if value is not None]
+    mean = float(np.mean(present)) if present else None
+    return mean, float(np.std(present, ddof=1)) if len(present) > 1 else None

@@ -1,4 +1,4 @@
-"""A run of stage 2 as a bundle, with a card that says what it is good for."""
+"""A run of stage 2 as a bundle, with a card that states its metrics and limits."""
 
 from pathlib import Path
 
@@ -8,21 +8,22 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.scores import METRIC_NAMES
 from kflm2.predictor.bundle import Bundle
-from kflm2.results import runs as evidence
+from kflm2.results.runs import Run, result
+from kflm2.results.schema import to_json
 
 
-def export_bundle(run: evidence.Run, folder: Path) -> None:
-    """Write a run's models, and all that prediction needs, into a folder.
+def export_bundle(run: Run, folder: Path) -> None:
+    """Write a run's models, and everything that prediction needs, into a folder.
 
     Args:
         run: with its hidden states.
         folder: see Bundle.save.
     """
-    bundle = bundle_of(run)
+    bundle = make_bundle(run)
     bundle.save(folder, card(bundle, folder.name))
 
 
-def bundle_of(run: evidence.Run) -> Bundle:
+def make_bundle(run: Run) -> Bundle:
     """The bundle of a run that has its hidden states."""
     assert run.hidden is not None
     dataset, fused = run.molecules.dataset, run.hidden["fused"]
@@ -30,7 +31,7 @@ def bundle_of(run: evidence.Run) -> Bundle:
     def part(rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         return [run.molecules.smiles[i] for i in rows], fused[rows]
 
-    told = evidence.result(run)
+    record = to_json(result(run))
     keys = ("dataset", "model", "seed", "split", "rows", "metrics", "coverage", "versions", "commit")
     return Bundle(
         config=run.config,
@@ -42,7 +43,7 @@ def bundle_of(run: evidence.Run) -> Bundle:
         thresholds=run.thresholds,
         calibration=run.calibration,
         domain=ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid)),
-        made={"quantity": dataset.quantity, **{key: told[key] for key in keys}},
+        provenance={"quantity": dataset.quantity, **{key: record[key] for key in keys}},
     )
 
 
@@ -50,33 +51,33 @@ def card(bundle: Bundle, name: str) -> str:
     """README.md of a bundle.
 
     Args:
-        bundle: with what bundle_of says of how it was made.
+        bundle: with the provenance of make_bundle.
         name: of its folder.
     """
-    made, source = bundle.made, bundle.source
-    what = made["quantity"] or ", ".join(bundle.targets)
+    record, source = bundle.provenance, bundle.source
+    quantity = record["quantity"] or ", ".join(bundle.targets)
     unit = f", {bundle.unit}" if bundle.unit else ""
-    # without a test part, as in an estimator's fit, there are no figures of it
-    parts = [part for part, size in made["split"]["sizes"].items() if part != "train" and size]
-    figures = [
-        f"| {figure} | " + " | ".join(_number(made["metrics"][part][figure]) for part in parts) + " |"
-        for figure in METRIC_NAMES[bundle.task]
+    # an estimator's fit has no test part, and so no metrics of it
+    parts = [part for part, size in record["split"]["sizes"].items() if part != "train" and size]
+    metrics = [
+        f"| {metric} | " + " | ".join(_number(record["metrics"][part][metric]) for part in parts) + " |"
+        for metric in METRIC_NAMES[bundle.task]
     ]
-    said = [
-        f"{100 * own['confidence']:g} % {'intervals' if bundle.task == 'regression' else 'sets of classes'} hold"
-        f" {100 * own['share']:.1f} % of {part}."
-        for part, own in made["coverage"].items()
-        if own["share"] is not None
+    coverage = [
+        f"{100 * values['confidence']:g} % {'intervals' if bundle.task == 'regression' else 'sets of classes'} hold"
+        f" {100 * values['share']:.1f} % of {part}."
+        for part, values in record["coverage"].items()
+        if values["share"] is not None
     ]
     llm = "none" if source is None else f"{source.name}, layers {', '.join(map(str, source.layers))}"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
-    sizes = ", ".join(f"{size} {part}" for part, size in made["split"]["sizes"].items())
-    versions = ", ".join(f"{package} {number}" for package, number in made["versions"].items())
+    sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
+    versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Predicts {what}{unit} ({bundle.task}) of a molecule from its SMILES.",
+            f"Predicts {quantity}{unit} ({bundle.task}) of a molecule from its SMILES.",
             "",
             f"    kflm2 predict {name} molecules.csv -o predicted.csv",
             f"    kflm2 predict {name} CCO c1ccccc1",
@@ -88,22 +89,22 @@ def card(bundle: Bundle, name: str) -> str:
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
             f"| models | {len(bundle.ensemble.members)}, whose mean predicts |",
             f"| LLM | {llm}{adapter} |",
-            f"| trained on | {made['dataset']['name']}, SHA-256 {made['dataset']['sha256']} |",
-            f"| molecules | {made['rows']['kept']} used, {made['rows']['rejected']} rejected |",
-            f"| split | {made['split']['kind']}, seed {made['seed']}: {sizes} |",
+            f"| trained on | {record['dataset']['name']}, SHA-256 {record['dataset']['sha256']} |",
+            f"| molecules | {record['rows']['kept']} used, {record['rows']['rejected']} rejected |",
+            f"| split | {record['split']['kind']}, seed {record['seed']}: {sizes} |",
             f"| versions | {versions} |",
             "",
             "## How well it predicts",
             "",
             "| | " + " | ".join(parts) + " |",
             "|---|" + "---|" * len(parts),
-            *figures,
+            *metrics,
             "",
-            *said,
-            *([""] if said else []),
+            *coverage,
+            *([""] if coverage else []),
             "## How far to trust it",
             "",
-            f"The split is {made['split']['kind']}. Molecules of another kind than those are predicted worse, and",
+            f"The split is {record['split']['kind']}. Molecules of another kind than those are predicted worse, and",
             "intervals then hold less often than they say; `in_domain` is no for a molecule that is less like the",
             "training part, by structure or by what the model makes of it, than 95 % of the validation part was.",
             "",

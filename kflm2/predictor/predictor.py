@@ -1,4 +1,4 @@
-"""SMILES to predictions that say how far they can be trusted."""
+"""Predictions from SMILES, with their uncertainty and the applicability domain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from kflm2.config.train import wants_tokens
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.similarity import fingerprints_of
 from kflm2.data.structures import standard_smiles
@@ -26,41 +25,41 @@ TOO_LONG = "longer than the LLM's context"
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What is said of n molecules, in the order asked; NaN and False for those with another status than ok."""
+class Predictions:
+    """Predictions of n molecules, in input order; NaN and False for those whose status is not ok."""
 
     status: list[str]
-    """ok, or why there is no prediction."""
+    """(n,) ok, or the reason why there is no prediction."""
     y_pred: np.ndarray
-    """(n, K) in the targets' units; for classes the calibrated probability of class 1."""
+    """(n, K) in the targets' units; for classification the calibrated probability of class 1."""
     std: np.ndarray
     """(n, K) standard deviation of the ensemble's members."""
     intervals: np.ndarray | None
-    """(n, K, 2) for regression."""
+    """(n, K, 2) lower and upper bounds; None for classification."""
     sets: np.ndarray | None
-    """(n, K, 2) whether class 0, and class 1, is possible, for classes."""
-    called: np.ndarray | None
-    """(n, K) 0 or 1, by the thresholds chosen on validation, for classes."""
-    places: DomainScores
+    """(n, K, 2) whether class 0, and class 1, is in the set; None for regression."""
+    predicted_class: np.ndarray | None
+    """(n, K) 0 or 1, by the thresholds chosen on validation; None for regression."""
+    domain: DomainScores
     nearest: list[str]
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
 
 
 class Predictor:
-    """A bundle at work."""
+    """Predicts with the models of a bundle."""
 
     def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
-        """Take a bundle.
+        """Set the bundle and the LLM's device.
 
         Args:
             bundle: whose models predict.
-            device: of the LLM; the bundle was put on one when it was loaded. Default the CPU.
+            device: of the LLM, default the CPU; the models are on the device that load_bundle got.
         """
         self.bundle = bundle
         self._embedder = Embedder(bundle.source, device or torch.device("cpu")) if bundle.source is not None else None
 
-    def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predicted:
-        """Predict molecules; one that cannot be read gets a status that says why.
+    def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:
+        """Predict molecules; a SMILES that cannot be read has the reason as its status.
 
         Args:
             smiles: n SMILES.
@@ -81,23 +80,23 @@ class Predictor:
         return self._assemble(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
 
     def _states(self, smiles: dict[int, str]) -> tuple[list[int], Ragged | None]:
-        """The numbers whose SMILES fit into the LLM's context, and the states of these."""
+        """The indices of the SMILES that fit into the LLM's context, and their hidden states."""
         if self._embedder is None or not smiles:
             return list(smiles), None
-        pooling: Pooling = "tokens" if wants_tokens(self.bundle.config) else "mean"
-        states = self._embedder.compute(list(smiles.values()), pooling)
+        pooling: Pooling = "tokens" if self.bundle.config.wants_tokens else "mean"
+        states = self._embedder.embed_uncached(list(smiles.values()), pooling)
         fits = np.flatnonzero(states.lengths)
         rows = list(smiles)
         return [rows[i] for i in fits], states.subset(fits)
 
     def _features(self, smiles: list[str], mols: list[Chem.Mol], states: Ragged | None) -> Features:
-        """The views as the models read them."""
-        config, read = self.bundle.config, self.bundle.config.read_views
+        """The scaled input features of the models."""
+        config, views = self.bundle.config, self.bundle.config.read_views
         descriptors = None
-        if "descriptors" in read:
+        if "descriptors" in views:
             descriptors = np.concatenate([values for _, values in descriptor_groups(config.descriptors, smiles)])
-        graphs = graphs_of(mols) if "graph" in read else None
-        return self.bundle.ensemble.scaled(Features(states, graphs, descriptors))
+        graphs = graphs_of(mols) if "graph" in views else None
+        return self.bundle.ensemble.scale_features(Features(states, graphs, descriptors))
 
     def _assemble(
         self,
@@ -107,53 +106,53 @@ class Predictor:
         mols: list[Chem.Mol],
         states: Ragged | None,
         confidence: float,
-    ) -> Predicted:
+    ) -> Predictions:
+        """Predictions of all molecules, from the features of those in `rows`."""
         bundle, count, targets = self.bundle, len(status), len(self.bundle.targets)
 
-        def spread_out(values: np.ndarray, fill: float | bool) -> np.ndarray:
-            whole = np.full((count, *values.shape[1:]), fill, dtype=values.dtype)
-            whole[rows] = values
-            return whole
+        def expand(values: np.ndarray, fill: float | bool) -> np.ndarray:
+            expanded = np.full((count, *values.shape[1:]), fill, dtype=values.dtype)
+            expanded[rows] = values
+            return expanded
 
         if not rows:
-            nothing = np.full((count, targets), np.nan)
-            places = DomainScores(np.zeros(count, int), nothing[:, 0], nothing[:, 0], np.zeros(count, bool))
-            empty = np.zeros((count, targets, 2), dtype=bool)
+            nan = np.full((count, targets), np.nan)
+            domain = DomainScores(np.zeros(count, int), nan[:, 0], nan[:, 0], np.zeros(count, bool))
             regression = bundle.task == "regression"
-            return Predicted(
+            return Predictions(
                 status,
-                nothing,
-                nothing,
+                nan,
+                nan,
                 np.full((count, targets, 2), np.nan) if regression else None,
-                None if regression else empty,
-                None if regression else nothing,
-                places,
+                None if regression else np.zeros((count, targets, 2), dtype=bool),
+                None if regression else nan,
+                domain,
                 [""] * count,
             )
         features = self._features(smiles, mols, states)
         raw, std = bundle.ensemble.predict(features)
-        found = bundle.domain.locate(fingerprints_of(mols), bundle.ensemble.members[0].hidden(features)["fused"])
+        domain = bundle.domain.locate(fingerprints_of(mols), bundle.ensemble.members[0].hidden(features)["fused"])
         nearest = [""] * count
-        for row, index in zip(rows, found.nearest, strict=True):
+        for row, index in zip(rows, domain.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]
-        intervals, sets, called = None, None, None
+        intervals, sets, predicted_class = None, None, None
         if bundle.task == "regression":
-            intervals = spread_out(bundle.calibration.intervals(raw, std, confidence), np.nan)
+            intervals = expand(bundle.calibration.intervals(raw, std, confidence), np.nan)
         else:
-            sets = spread_out(bundle.calibration.sets(raw, confidence), False)
-            called = spread_out((raw >= bundle.thresholds).astype(float), np.nan)
-        return Predicted(
+            sets = expand(bundle.calibration.sets(raw, confidence), False)
+            predicted_class = expand((raw >= bundle.thresholds).astype(float), np.nan)
+        return Predictions(
             status,
-            spread_out(bundle.calibration.calibrated(raw), np.nan),
-            spread_out(std, np.nan),
+            expand(bundle.calibration.calibrated(raw), np.nan),
+            expand(std, np.nan),
             intervals,
             sets,
-            called,
+            predicted_class,
             DomainScores(
-                spread_out(found.nearest, 0),
-                spread_out(found.similarity, np.nan),
-                spread_out(found.distance, np.nan),
-                spread_out(found.inside, False),
+                expand(domain.nearest, 0),
+                expand(domain.similarity, np.nan),
+                expand(domain.distance, np.nan),
+                expand(domain.inside, False),
             ),
             nearest,
         )

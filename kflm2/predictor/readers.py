@@ -1,6 +1,6 @@
-"""Molecules to predict, one after another, from any of the files chemists have; a file of any size takes no memory.
+"""Molecules to predict, streamed from tables (CSV, Parquet), SMILES files and SDF in constant memory.
 
-Nothing is dropped: a row that cannot be read comes with the reason. Blank lines are no rows.
+No row is dropped: a row that cannot be read has the reason instead. Blank lines are not rows.
 """
 
 import codecs
@@ -30,54 +30,54 @@ _SUFFIXES: dict[str, Format] = {
 }
 _HEAD = 1 << 16
 _LONGEST_CELL = 1 << 26
-_END = re.compile(r"^M  END", re.MULTILINE)
+_MOL_END = re.compile(r"^M  END", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class InputRow:
-    """One row of the input."""
+    """A row of the input."""
 
     text: str = ""
-    """A SMILES; of an SDF a block, see MoleculeReader.smiles."""
+    """A SMILES; for SDF the block of a molecule, see MoleculeReader.smiles."""
     name: str = ""
-    """What the input calls it."""
+    """Name of the molecule in the input."""
     problem: str = ""
-    """Why there is no text."""
+    """Reason why there is no text."""
 
 
 @dataclass(frozen=True)
 class MoleculeReader:
-    """Where molecules come from."""
+    """A source of molecules: a file, standard input, or the command line."""
 
     format: Format
     path: Path | None = None
     """None for standard input."""
     words: tuple[str, ...] = ()
-    """SMILES of the command line."""
+    """SMILES on the command line."""
     smiles_column: str = "smiles"
-    """Of a table."""
+    """Column of a table."""
     name_column: str | None = None
-    """Of a table; None for no names."""
+    """Column of a table; None for no names."""
 
     @staticmethod
     def of(words: tuple[str, ...], smiles_column: str, name_column: str | None) -> "MoleculeReader":
-        """The input that the words of a command line mean: one file, `-` for standard input, or SMILES.
+        """The reader of command-line arguments: one file, `-` for standard input, or SMILES.
 
         Raises:
-            DataError: a file that is not there, or of a format that is not read.
+            DataError: a file that is missing, or of an unknown format.
         """
         if words == ("-",):
             return MoleculeReader("smi")
         path = Path(words[0])
-        known = _SUFFIXES.get(path.suffix.lower())
-        if len(words) == 1 and (known or path.is_file()):
+        file_format = _SUFFIXES.get(path.suffix.lower())
+        if len(words) == 1 and (file_format or path.is_file()):
             if not path.is_file():
                 raise DataError(f"no file {path}")
-            if known is None:
+            if file_format is None:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
-            if name_column is not None and known in ("smi", "sdf"):
+            if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
-            return MoleculeReader(known, path, smiles_column=smiles_column, name_column=name_column)
+            return MoleculeReader(file_format, path, smiles_column=smiles_column, name_column=name_column)
         if files := [word for word in words if Path(word).is_file()]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
         return MoleculeReader("words", words=words)
@@ -94,7 +94,7 @@ class MoleculeReader:
         return "" if self.path is None else sha256_file(self.path)
 
     def count(self) -> int | None:
-        """Rows there are; None for standard input.
+        """Number of rows; None for standard input.
 
         Raises:
             DataError: the file cannot be read.
@@ -104,40 +104,40 @@ class MoleculeReader:
         if self.path is None:
             return None
         if self.format == "parquet":
-            return int(self._opened_parquet().metadata.num_rows)
+            return int(self._open_parquet().metadata.num_rows)
         return sum(1 for _ in self.rows())
 
     def rows(self) -> Iterator[InputRow]:
         """All rows, in order.
 
         Raises:
-            DataError: the file cannot be read on.
+            DataError: the file cannot be read, or not to its end.
         """
         if self.format == "words":
             yield from map(InputRow, self.words)
         elif self.format == "parquet":
-            yield from self._parquet()
+            yield from self._parquet_rows()
         elif self.path is None:
-            # what is no UTF-8 can only misspell a name
-            yield from _lines(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
+            # invalid UTF-8 can only misspell a name
+            yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
         else:
             with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
                 if self.format == "csv":
-                    yield from self._csv(file)
+                    yield from self._csv_rows(file)
                 else:
-                    yield from _blocks(file) if self.format == "sdf" else _lines(file)
+                    yield from _sdf_rows(file) if self.format == "sdf" else _smi_rows(file)
 
-    def smiles(self, given: InputRow) -> str:
+    def smiles(self, row: InputRow) -> str:
         """The SMILES of a row.
 
         Raises:
-            MoleculeError: it has none.
+            MoleculeError: the row has none.
         """
-        if given.problem:
-            raise MoleculeError(given.problem)
-        return _of_block(given.text) if self.format == "sdf" else given.text.strip()
+        if row.problem:
+            raise MoleculeError(row.problem)
+        return _smiles_of_block(row.text) if self.format == "sdf" else row.text.strip()
 
-    def _csv(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
+    def _csv_rows(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
         assert self.path is not None
         wanted = self._wanted()
         head = file.read(_HEAD)
@@ -145,37 +145,37 @@ class MoleculeReader:
             raise DataError(f"{self.path} is empty")
         delimiter, header = find_header(self.path, head, wanted)
         file.seek(0)
-        places = [header.index(name) for name in wanted]
-        before = csv.field_size_limit(_LONGEST_CELL)
+        indices = [header.index(name) for name in wanted]
+        old_limit = csv.field_size_limit(_LONGEST_CELL)
         try:
-            first = True
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            for cells in lines:
-                # a blank line is no row; a quoted cell of nothing, as pandas writes a missing SMILES, is one
-                if not cells or (first and not any(cell.strip() for cell in cells)):
+            before_header = True
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for cells in reader:
+                # a blank line is not a row; an empty quoted cell, as pandas writes a missing SMILES, is a row
+                if not cells or (before_header and not any(cell.strip() for cell in cells)):
                     continue
-                if first:
-                    first = False
+                if before_header:
+                    before_header = False
                 elif len(cells) != len(header):
-                    # so that the row can be found again
-                    name = cells[places[1]] if self.name_column and places[1] < len(cells) else ""
+                    # the name identifies the row for the user
+                    name = cells[indices[1]] if self.name_column and indices[1] < len(cells) else ""
                     problem = f"a row of {len(cells)} cells, where the header has {len(header)}"
                     yield InputRow(name=name, problem=problem)
                 else:
-                    yield InputRow(*(cells[place] for place in places))
+                    yield InputRow(*(cells[index] for index in indices))
         except csv.Error as error:
-            raise DataError(f"{self.path}: line {lines.line_num} cannot be read as CSV: {error}") from None
+            raise DataError(f"{self.path}: line {reader.line_num} cannot be read as CSV: {error}") from None
         finally:
-            csv.field_size_limit(before)
+            csv.field_size_limit(old_limit)
 
-    def _parquet(self) -> Iterator[InputRow]:
+    def _parquet_rows(self) -> Iterator[InputRow]:
         wanted = self._wanted()
-        for batch in self._opened_parquet().iter_batches(batch_size=1024, columns=wanted):
+        for batch in self._open_parquet().iter_batches(batch_size=1024, columns=wanted):
             columns = [batch.column(name).to_pylist() for name in wanted]
             for cells in zip(*columns, strict=True):
                 yield InputRow(*("" if cell is None else str(cell) for cell in cells))
 
-    def _opened_parquet(self) -> Any:
+    def _open_parquet(self) -> Any:
         from pyarrow import ArrowException, parquet
 
         assert self.path is not None
@@ -185,9 +185,9 @@ class MoleculeReader:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
         names = file.schema_arrow.names
         for name in self._wanted():
-            if (times := names.count(name)) != 1:
-                held = f"{times} columns are" if times else "no column is"
-                raise DataError(f"{self.path}: {held} named {name!r}; it has: {', '.join(map(repr, names))}")
+            if (count := names.count(name)) != 1:
+                columns = f"{count} columns are" if count else "no column is"
+                raise DataError(f"{self.path}: {columns} named {name!r}; it has: {', '.join(map(repr, names))}")
         return file
 
     def _wanted(self) -> list[str]:
@@ -195,7 +195,7 @@ class MoleculeReader:
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8, UTF-16 with a byte order mark, or else Windows' Latin-1, as tables to train on are read."""
+    """UTF-8, UTF-16 with a byte order mark, or else Windows' Latin-1 (cp1252), as for tables in kflm2.data.tables."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with open(path, "rb") as file:
         if (block := file.read(_HEAD)).startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -210,15 +210,15 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _lines(file: Iterator[str]) -> Iterator[InputRow]:
-    """A SMILES a line, a name after a blank."""
+def _smi_rows(file: Iterator[str]) -> Iterator[InputRow]:
+    """One SMILES per line, a name after a blank."""
     for line in file:
         if line.strip():
             text, *rest = line.split(maxsplit=1)
             yield InputRow(text, rest[0].strip() if rest else "")
 
 
-def _blocks(file: Iterator[str]) -> Iterator[InputRow]:
+def _sdf_rows(file: Iterator[str]) -> Iterator[InputRow]:
     """The molecules of an SDF, each as text up to the line $$$$."""
     block: list[str] = []
     for line in file:
@@ -231,8 +231,8 @@ def _blocks(file: Iterator[str]) -> Iterator[InputRow]:
         yield InputRow("".join(block), block[0].strip())
 
 
-def _of_block(block: str) -> str:
-    if len(_END.findall(block)) > 1:
+def _smiles_of_block(block: str) -> str:
+    if len(_MOL_END.findall(block)) > 1:
         raise MoleculeError("two molecules in one SDF block; a line $$$$ is missing")  # RDKit would read the first only
     with rdBase.BlockLogs():
         mol = Chem.MolFromMolBlock(block)

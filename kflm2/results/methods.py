@@ -1,4 +1,4 @@
-"""Folders of results, read as methods with their folds."""
+"""Methods whose metrics can be compared: folders of results, checked and read fold by fold."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kflm2.data.datasets import Task
 from kflm2.errors import DataError
-from kflm2.files import read_json, sha256_texts
+from kflm2.files import sha256_texts
 from kflm2.metrics.scores import Metrics
-from kflm2.results.runs import identity
+from kflm2.results.provenance import method_settings
+from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
+from kflm2.results.schema import DatasetRecord, RunResult
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class Fold:
     tested: str
     """Digest of the rows of the test part."""
     sizes: dict[str, int]
-    figures: Metrics
+    metrics: Metrics
     """Of the test part."""
-    folder: Path | None
-    """With predictions.csv; None for predictions of another program."""
+    run: SavedRun | None
+    """None for predictions of another program."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,8 @@ class Method:
     """What was measured of one way to predict one dataset."""
 
     name: str
-    dataset: str
-    sha256: str
-    """Of the dataset's file."""
-    task: Task
-    unit: str | None
-    targets: tuple[str, ...]
+    record: DatasetRecord
+    """What it was measured on."""
     split: str
     folds: dict[int, Fold]
     """Seed -> run."""
@@ -50,13 +47,23 @@ class Method:
     """Run by a comparison, and not by a person."""
 
     @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return self.record.name
+
+    @property
+    def targets(self) -> list[str]:
+        """(K,) names."""
+        return self.record.targets
+
+    @property
     def test_share(self) -> float:
         """Test molecules over training molecules, mean of the folds."""
         return float(np.mean([fold.sizes["test"] / fold.sizes["train"] for fold in self.folds.values()]))
 
 
-def named(word: str) -> tuple[str | None, Path]:
-    """NAME=PATH, or PATH alone."""
+def split_name(word: str) -> tuple[str | None, Path]:
+    """Name and path of NAME=PATH, or of PATH alone."""
     name, equals, path = word.partition("=")
     return (name, Path(path)) if equals and not Path(word).exists() else (None, Path(word))
 
@@ -72,92 +79,61 @@ def find(word: str, split: str | None, seeds: Collection[int] | None = None) -> 
     Raises:
         DataError: no complete run in it, runs of several kinds of split, or runs of different settings.
     """
-    name, folder = named(word)
+    name, folder = split_name(word)
     if not folder.is_dir():
         raise DataError(f"results {folder}: no such folder")
     folder = folder.resolve()
     if runs := runs_in(folder, seeds):
         return [read(name or folder.name, folder, runs, split)]
-    below = {own: runs for own in sorted(folder.iterdir()) if own.is_dir() and (runs := runs_in(own, seeds))}
+    below = {path: runs for path in sorted(folder.iterdir()) if path.is_dir() and (runs := runs_in(path, seeds))}
     if not below:
         raise DataError(f"results {folder}: no result.json of a run in it, nor in the folders in it")
     if name is not None:
         raise DataError(f"results {folder} holds a folder for each of {len(below)} methods, not one named {name}")
-    wanted = {own: runs for own, runs in below.items() if split is None or split in kinds_of(runs)}
-    for own in below.keys() - wanted.keys():
-        print(f"left out  {own}: no run of {split}", flush=True)
-    return [read(own.name, own, runs, split) for own, runs in wanted.items()]
+    wanted = {path: runs for path, runs in below.items() if split is None or split in split_kinds(runs)}
+    for path in below.keys() - wanted.keys():
+        print(f"left out  {path}: no run of {split}", flush=True)
+    return [read(path.name, path, runs, split) for path, runs in wanted.items()]
 
 
-def runs_in(folder: Path, seeds: Collection[int] | None = None) -> dict[Path, dict[str, Any]]:
-    """Folder -> result of the runs of stage 2; what stage 3 writes is of another form."""
-    found = {path.parent: read_json(path, "result", DataError) for path in sorted(folder.glob("*/result.json"))}
-    return {path: made for path, made in found.items() if "model" in made and (seeds is None or made["seed"] in seeds)}
-
-
-def kinds_of(runs: dict[Path, dict[str, Any]]) -> list[str]:
-    """The kinds of split, by the folders' names."""
-    return sorted({path.name.rpartition("-")[0] for path in runs})
-
-
-def read(name: str, folder: Path, runs: dict[Path, dict[str, Any]], split: str | None) -> Method:
+def read(name: str, folder: Path, runs: list[SavedRun], split: str | None) -> Method:
     """A method from its runs of one kind of split; see find."""
-    kinds = kinds_of(runs)
+    kinds = split_kinds(runs)
     if split is None and len(kinds) > 1:
-        raise DataError(f"results {folder} holds runs of {', '.join(kinds)}; say which with --split")
+        raise DataError(f"results {folder} holds runs of {', '.join(kinds)}; choose one with --split")
     split = split or kinds[0]
     if split not in kinds:
         raise DataError(f"results {folder} holds no run of {split}, but of {', '.join(kinds)}")
-    runs = {path: made for path, made in runs.items() if path.name.rpartition("-")[0] == split}
-    first_path, first = next(iter(runs.items()))
-    for path, made in runs.items():
-        if made["dataset"] != first["dataset"]:
-            raise DataError(f"{path} was measured on another {first['dataset']['name']} than {first_path}")
-        ours, theirs = _identity(first), _identity(made)
-        if differ := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-            raise DataError(f"{path} and {first_path} are runs of different settings: {', '.join(differ)}")
-    folds = {int(made["seed"]): read_fold(path, made) for path, made in runs.items()}
-    about = first["dataset"]
-    return Method(
-        name,
-        about["name"],
-        about["sha256"],
-        about["kind"],
-        about["unit"],
-        tuple(about["targets"]),
-        split,
-        dict(sorted(folds.items())),
-        bool(first.get("baseline")),
-    )
+    runs = [run for run in runs if run.split_kind == split]
+    first = runs[0]
+    for run in runs:
+        if run.result.dataset != first.result.dataset:
+            raise DataError(f"{run.folder} was measured on another {first.result.dataset.name} than {first.folder}")
+        settings, others = _settings(first.result), _settings(run.result)
+        if differ := sorted(key for key in settings.keys() | others.keys() if settings.get(key) != others.get(key)):
+            raise DataError(f"{run.folder} and {first.folder} are runs of different settings: {', '.join(differ)}")
+    folds = {run.seed: read_fold(run) for run in runs}
+    return Method(name, first.result.dataset, split, dict(sorted(folds.items())), first.result.baseline)
 
 
-def _identity(made: dict[str, Any]) -> dict[str, Any]:
-    return {**identity(made["config"]), "model": made["model"], "LLM": made.get("llm"), "about": made.get("about")}
+def _settings(result: RunResult) -> dict[str, Any]:
+    """What must be the same for runs to be of one method."""
+    return {**method_settings(result.config), "model": result.model, "LLM": result.llm, "about": result.about}
 
 
-def read_fold(folder: Path, made: dict[str, Any]) -> Fold:
-    """A run from its files.
-
-    Args:
-        folder: with predictions.csv.
-        made: its result.json.
+def read_fold(run: SavedRun) -> Fold:
+    """What a comparison needs of a run.
 
     Raises:
         DataError: the predictions cannot be read.
     """
     try:
-        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        table = pd.read_csv(run.folder / "predictions.csv", dtype=str, keep_default_na=False)
         parts, labels = table[["row", "part"]], [name for name in table if name.startswith("y_true_")]
         tested = table.loc[table["part"].str.startswith("test"), "row"]
         molecules = table[["row", "smiles", *labels]]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}: predictions.csv cannot be read: {error}") from None
-    seen = [sha256_texts(own.to_numpy().ravel().tolist()) for own in (parts, molecules, tested)]
-    return Fold(
-        seen[0],
-        seen[1],
-        seen[2],
-        made["split"]["sizes"],
-        made["metrics"].get("test", {}),
-        folder,
-    )
+        raise DataError(f"{run.folder}: predictions.csv cannot be read: {error}") from None
+    digests = [sha256_texts(cells.to_numpy().ravel().tolist()) for cells in (parts, molecules, tested)]
+    result = run.result
+    return Fold(digests[0], digests[1], digests[2], result.split.sizes, result.metrics.get("test", {}), run)

@@ -1,4 +1,4 @@
-"""What made a result: versions, commit, memory."""
+"""What made a result: versions, commit, memory; and when two results are of the same method."""
 
 import functools
 import importlib.metadata
@@ -6,14 +6,27 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from kflm2 import __version__
+from kflm2.config.base import to_json
+from kflm2.config.train import TrainConfig
 
 _PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
+_OF_A_RUN = ("seed", "runs", "out", "name", "save", "device")
+"""Settings in which the runs of a method may differ."""
+
+
+def method_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that make a method, of result.json's config: those of a run, and where it lies, are left out.
+
+    A setting that did not exist yet when a run was made had what is its default now.
+    """
+    return {name: value for name, value in {**to_json(TrainConfig()), **config}.items() if name not in _OF_A_RUN}
 
 
 def peak_memory_mb() -> int | None:
-    """The most memory this process held, in MB; None where the system does not say."""
+    """The most memory this process held, in MB; None where the system does not measure it."""
     try:
         import resource
     except ImportError:  # Windows

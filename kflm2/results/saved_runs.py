@@ -1,56 +1,28 @@
-"""Runs of stage 2 as they lie on disk: what a report is made of."""
+"""Runs of stage 2 as they lie on disk."""
 
 import functools
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from kflm2.data.datasets import DATASETS, Task
-from kflm2.data.similarity import Fingerprints, fingerprints, nearest
-from kflm2.errors import DataError, MoleculeError
-from kflm2.files import sha256_texts
-from kflm2.metrics.conformal import CONFIDENCE, Calibration
+from kflm2.data.datasets import Task
+from kflm2.errors import DataError
+from kflm2.metrics.conformal import CONFIDENCE, Calibration, Coverage
+from kflm2.results import schema
+from kflm2.results.schema import RunResult
 
 
-class Nearness:
-    """Similarity of test molecules to the nearest in train; what methods with the same split share is found once."""
+@dataclass(frozen=True)
+class RunCoverage(Coverage):
+    """Coverage of the test part of a saved run."""
 
-    def __init__(self) -> None:
-        self._prints: Fingerprints = []
-        self._place: dict[str, int] = {}
-        self._known: dict[str, np.ndarray] = {}
-
-    def __call__(self, table: pd.DataFrame) -> np.ndarray:
-        """(n,) Tanimoto similarity of predictions.csv's rows; NaN where a row is not of the test part."""
-        key = sha256_texts([*table["smiles"], *table["part"]])
-        if key not in self._known:
-            self._known[key] = self._nearest(table)
-        return self._known[key]
-
-    def _nearest(self, table: pd.DataFrame) -> np.ndarray:
-        new = [smiles for smiles in dict.fromkeys(table["smiles"]) if smiles not in self._place]
-        try:
-            self._prints += fingerprints(new)
-        except MoleculeError as error:
-            raise DataError(f"predictions.csv holds a molecule that cannot be read: {error}") from None
-        self._place |= {smiles: len(self._place) + i for i, smiles in enumerate(new)}
-        place = np.array([self._place[smiles] for smiles in table["smiles"]])
-        tested, train = is_test(table), (table["part"] == "train").to_numpy()
-        out = np.full(len(table), np.nan)
-        if train.any():
-            out[tested] = nearest([self._prints[i] for i in place[tested]], [self._prints[i] for i in place[train]])[1]
-        return out
-
-
-def is_test(table: pd.DataFrame) -> np.ndarray:
-    """(n,) whether a row of predictions.csv is of the test part, or of one of several."""
-    return table["part"].str.startswith("test").to_numpy()
+    recomputed: bool
+    """Computed when it was read, for a run that did not record it, from intervals of equal width."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +30,27 @@ class SavedRun:
     """One seed's folder."""
 
     folder: Path
-    made: dict[str, Any]
-    """Its result.json."""
+    result: RunResult
 
     @property
     def seed(self) -> int:
-        return int(self.made["seed"])
+        """First seed of weights, and of the split."""
+        return self.result.seed
 
     @property
     def task(self) -> Task:
-        return self.made["dataset"]["kind"]
+        """What the targets are."""
+        return self.result.dataset.task
 
     @property
     def targets(self) -> list[str]:
-        return self.made["dataset"]["targets"]
+        """(K,) names."""
+        return self.result.dataset.targets
+
+    @property
+    def split_kind(self) -> str:
+        """Kind of split, by the folder's name."""
+        return self.folder.name.rpartition("-")[0]
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
@@ -92,8 +71,8 @@ class SavedRun:
             "part",
             *(f"y_{which}_{name}" for which in ("true", "pred") for name in self.targets),
         ]
-        if lacking := [name for name in wanted if name not in table]:
-            raise DataError(f"{path}: no column {lacking[0]}; there are {', '.join(map(str, table))}")
+        if missing := [name for name in wanted if name not in table]:
+            raise DataError(f"{path}: no column {missing[0]}; there are {', '.join(map(str, table))}")
         return table
 
     @functools.cached_property
@@ -112,36 +91,28 @@ class SavedRun:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
-        """Learnt on validation, without the spread of the ensemble's members, which is not kept."""
+        """Learnt on validation, without the standard deviation of the ensemble's members, which is not on disk."""
         valid = self.rows_of("valid")
-        return Calibration(self.task, self.y_true[valid], self.y_pred[valid], np.zeros((int(valid.sum()), self.width)))
-
-    @property
-    def width(self) -> int:
-        """K, the number of targets."""
-        return len(self.targets)
+        std = np.zeros((int(valid.sum()), len(self.targets)))
+        return Calibration(self.task, self.y_true[valid], self.y_pred[valid], std)
 
     @functools.cached_property
-    def coverage(self) -> dict[str, Any]:
-        """Promised and found share of test labels in their interval or set, as result.json says it.
-
-        For a run that does not say, older or a baseline, it is found now, from intervals that are equally wide.
-        """
-        if said := self.made.get("coverage", {}).get("test"):
-            return {**said, "now": False}
+    def coverage(self) -> RunCoverage:
+        """Confidence, and share of test labels in their interval or set, as result.json records them."""
+        if recorded := self.result.coverage.get("test"):
+            return RunCoverage(recorded.confidence, recorded.share, recorded.size, recomputed=False)
         test = self.rows_of("test")
-        found = self.calibration.coverage(
-            self.y_true[test], self.y_pred[test], np.zeros((int(test.sum()), self.width)), CONFIDENCE
-        )
-        return {"confidence": found.confidence, "share": found.share, "size": found.size, "now": True}
+        std = np.zeros((int(test.sum()), len(self.targets)))
+        coverage = self.calibration.coverage(self.y_true[test], self.y_pred[test], std, CONFIDENCE)
+        return RunCoverage(coverage.confidence, coverage.share, coverage.size, recomputed=True)
 
     @property
     def has_hidden(self) -> bool:
-        """Whether it kept hidden states; the first run of a command does."""
+        """Whether its hidden states are on disk; those of the first run of a command are."""
         return (self.folder / "hidden.safetensors").is_file()
 
     def hidden(self) -> dict[str, np.ndarray] | None:
-        """View -> (m, H) states, and `row`, (m,) their rows; None where the run kept none.
+        """View -> (m, H) states, and `row`, (m,) their rows; None where there are none on disk.
 
         Raises:
             DataError: the file cannot be read.
@@ -155,7 +126,7 @@ class SavedRun:
             raise DataError(f"{path} cannot be read: {error}") from None
 
     def rejected(self) -> pd.DataFrame:
-        """Rows that are not used: row, smiles, reason; empty where there is no such file, as a baseline's."""
+        """Rows that are not used: row, smiles, reason; empty where there is no such file, as for a baseline."""
         columns = ["row", "smiles", "reason"]
         try:
             return pd.read_csv(self.folder / "rejected.csv", dtype=str, keep_default_na=False)[columns]
@@ -163,55 +134,26 @@ class SavedRun:
             return pd.DataFrame(columns=columns)
 
 
-@dataclass(frozen=True)
-class SavedMethod:
-    """The runs of one method on one kind of split, in order of their seeds."""
-
-    name: str
-    split: str
-    runs: list[SavedRun]
-    config: str
-    """Where it departs from its pipeline's defaults, in words of a command line."""
-    on_scaffolds: str
-    """The command that would measure it on new scaffolds."""
-
-    @property
-    def first(self) -> SavedRun:
-        """The run that is shown: not the best one, but the first, whose hidden states are kept."""
-        return self.runs[0]
-
-    @property
-    def baseline(self) -> bool:
-        return bool(self.first.made.get("baseline"))
-
-    def values(self, part: str, figure: str) -> list[float | None]:
-        """A figure of every run."""
-        return [run.made["metrics"].get(part, {}).get(figure) for run in self.runs]
+def is_test(table: pd.DataFrame) -> np.ndarray:
+    """(n,) whether a row of predictions.csv is of the test part, or of one of several."""
+    return table["part"].str.startswith("test").to_numpy()
 
 
-@dataclass(frozen=True)
-class SavedDataset:
-    """All methods of one dataset."""
+def runs_in(folder: Path, seeds: Collection[int] | None = None) -> list[SavedRun]:
+    """The runs of stage 2 and of baselines in a method's folder, in order of their folders' names.
 
-    methods: list[SavedMethod]
-    audits: dict[str, dict[str, Any]]
-    """Folder -> audit.json."""
-    audit_command: str
-    near: Nearness = field(default_factory=Nearness)
+    Args:
+        folder: of a method.
+        seeds: of the runs that are wanted; None takes all.
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """Name, sha256, targets, unit and kind."""
-        return self.methods[0].first.made["dataset"]
+    Raises:
+        DataError: a result.json cannot be read.
+    """
+    folders = [path.parent for path in sorted(folder.glob(f"*/{schema.FILE}"))]
+    runs = [SavedRun(path, schema.read_run_result(path)) for path in folders if schema.is_run_result(path)]
+    return [run for run in runs if seeds is None or run.seed in seeds]
 
-    @property
-    def quantity(self) -> str:
-        """What the target is, in words; '' for a table of the user's own."""
-        row = DATASETS.get(str(self.methods[0].first.made["config"].get("dataset")))
-        return row.quantity if row and list(row.targets) == self.about["targets"] else ""
 
-    @property
-    def parts(self) -> list[str]:
-        """Parts that some run has figures of, test first."""
-        found = Counter(part for method in self.methods for run in method.runs for part in run.made["metrics"])
-        return sorted(found, key=lambda part: (not part.startswith("test"), part == "train", part))
+def split_kinds(runs: list[SavedRun]) -> list[str]:
+    """The kinds of split of some runs."""
+    return sorted({run.split_kind for run in runs})

@@ -1,9 +1,10 @@
-"""`kflm2 datasets`: a line for each dataset."""
-
-from collections.abc import Sequence
+"""`kflm2 datasets`: an overview of the datasets; `kflm2 datasets get`: download of their files."""
 
 import numpy as np
 
+from kflm2 import text_table
+from kflm2.config.datasets import DownloadConfig, OverviewConfig
+from kflm2.data import download as downloads
 from kflm2.data.datasets import DATASETS, Dataset, locate
 from kflm2.data.molecules import Molecules, read_table
 from kflm2.errors import DataError
@@ -11,8 +12,17 @@ from kflm2.files import sha256_file
 from kflm2.stages.audit.molecule_facts import MoleculeFacts
 
 
-def overview(names: Sequence[str] = ()) -> None:
-    """Print a line for each dataset: is it here, and what is in it.
+def download(config: DownloadConfig) -> None:
+    """Download the files of datasets; see data/download.py.
+
+    Raises:
+        KFLM2Error: an unknown name, or a file that cannot be downloaded or is not the published one.
+    """
+    downloads.get(config.names, config.source)
+
+
+def overview(config: OverviewConfig) -> None:
+    """Print one line per dataset: whether its files are present, and counts of its rows, targets and molecules.
 
     Raises:
         SettingError: no such dataset.
@@ -20,6 +30,7 @@ def overview(names: Sequence[str] = ()) -> None:
     lines: list[tuple[str, ...]] = [
         ("dataset", "rows", "rejected", "targets", "missing", "active", "duplicates", "salts", "stereo open")
     ]
+    names = () if "all" in config.names else config.names
     for name in names or tuple(DATASETS):
         dataset, missing = locate(name)
         if missing:
@@ -29,38 +40,23 @@ def overview(names: Sequence[str] = ()) -> None:
                 lines.append((name, *_line(dataset)))
             except DataError as error:
                 lines.append((name, f"cannot be used: {error}"))
-    print(_aligned(lines))
+    print("\n".join(text_table.aligned(lines, left=(0, 3))))
     print(
-        "\nmissing: labels; active: share of class 1 (of several targets lowest and highest); duplicates: further rows"
-        "\nof a structure that stands there already (InChIKey); salts: molecules of several fragments; stereo open:"
+        "\nmissing: labels; active: share of class 1 (lowest to highest of several targets); duplicates: further rows"
+        "\nof a structure that is in the table already (InChIKey); salts: molecules of several fragments; stereo open:"
         "\nmolecules with an undefined stereo centre or double bond. The rows: kflm2 datasets audit NAME"
     )
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as they need; numbers to the right. A line of two cells is a name and a remark."""
-    full = [line for line in lines if len(line) > 2]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    rows = []
-    for name, *cells in lines:
-        if len(cells) > 1:
-            cells = [
-                cell.ljust(width) if place == 2 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(cells, widths[1:], strict=True))
-            ]
-        rows.append("  ".join([name.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(rows)
 
 
 def _line(dataset: Dataset) -> tuple[str, ...]:
     molecules = read_table(dataset)
     facts = MoleculeFacts.of(molecules.smiles)
     published = all(sha256_file(file.path) == file.sha256 for file in dataset.files)
-    kind = dataset.unit or ("classes" if dataset.task == "classification" else "no unit")
+    unit = dataset.unit or ("classes" if dataset.task == "classification" else "no unit")
     return (
         str(molecules.read),
         str(len(molecules.rejected)),
-        f"{len(dataset.targets)} ({kind}){'' if published else ', not the published file'}",
+        f"{len(dataset.targets)} ({unit}){'' if published else ', not the published file'}",
         str(molecules.missing),
         _active(molecules),
         str(len(facts.structure) - len(set(facts.structure))),

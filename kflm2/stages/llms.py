@@ -1,65 +1,60 @@
-"""`kflm2 llms`: what each LLM of the registry takes to run, and whether this machine has it and can."""
+"""`kflm2 llms`: what each LLM of the registry takes to run, and whether it is on this machine and fits."""
 
-from kflm2.errors import SettingError
+from kflm2.config.llms import LLMsConfig
 from kflm2.llm.checkpoints import is_here
 from kflm2.llm.memory import Machine, Shape
 from kflm2.llm.registry import LLM, LLMS
+from kflm2.text_table import aligned
 
 _HEAD = ("LLM", "parameters", "width", "layers", "vocabulary", "weights", "embed", "LoRA", "GFLOP/mol", "here", "fits")
+_USABLE = 0.9
+"""Share of the memory that a process can have; the system and other programs hold the rest."""
 
 
-def table(batch: int, tokens: int, rank: int, layers: int | None, machine: Machine) -> str:
-    """A line for each LLM that the registry knows the shape of; see stages.llms for the settings.
+def run(config: LLMsConfig) -> None:
+    """Print the table for this machine."""
+    print(table(config, Machine.detect()))
 
-    Raises:
-        SettingError: a size that is not positive.
-    """
-    for name, value in (("batch", batch), ("tokens", tokens), ("rank", rank), ("layers", layers)):
-        if value is not None and value < 1:
-            raise SettingError(f"{name} is {value}; it must be at least 1")
-    lines: list[tuple[str, ...]] = [(*_HEAD, "licence")]
-    lines += [
-        (llm.name, *_cells(llm, llm.shape, batch, tokens, rank, layers, machine)) for llm in LLMS.values() if llm.shape
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if place in (0, len(_HEAD)) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    cut = f", the first {layers} layers" if layers else ""
+
+def table(config: LLMsConfig, machine: Machine) -> str:
+    """A line for each LLM of which the registry knows the shape."""
+    rows: list[tuple[str, ...]] = [(*_HEAD, "licence")]
+    rows += [(llm.name, *_cells(llm, llm.shape, config, machine)) for llm in LLMS.values() if llm.shape]
+    cut = f", the first {config.layers} layers" if config.layers else ""
     return "\n".join(
         [
-            *text,
+            *aligned(rows, left=(0, len(_HEAD))),
             "",
             f"{machine.name} of {_gb(machine.memory)}, numbers in {machine.dtype}{cut}. Memory is the most a process"
             " holds, estimated;",
-            f"embed: states of {batch} molecules of {tokens} tokens at a time; LoRA: a training step of rank {rank} on"
-            " as many.",
+            f"embed: states of {config.batch} molecules of {config.tokens} tokens at a time; LoRA: a training step of"
+            f" rank {config.rank} on as many.",
         ]
     )
 
 
-def _cells(
-    llm: LLM, shape: Shape, batch: int, tokens: int, rank: int, layers: int | None, machine: Machine
-) -> tuple[str, ...]:
-    kept = min(layers or shape.layers, shape.layers)
-    embed = shape.embedding_bytes(batch, tokens, machine.number, kept)
-    lora = shape.lora_bytes(batch, tokens, machine.number, rank, kept)
-    room = 0.9 * machine.memory  # what the system and others hold
+def _cells(llm: LLM, shape: Shape, config: LLMsConfig, machine: Machine) -> tuple[str, ...]:
+    layers = min(config.layers or shape.layers, shape.layers)
+    embed = shape.embedding_bytes(config.batch, config.tokens, machine.bytes_per_number, layers)
+    lora = shape.lora_bytes(config.batch, config.tokens, machine.bytes_per_number, config.rank, layers)
+    available = _USABLE * machine.memory
     return (
         _count(shape.parameters()),
         str(shape.width),
         str(shape.layers),
         f"{shape.vocabulary:,}",
-        _gb(machine.number * shape.parameters(head=False)),
+        _gb(machine.bytes_per_number * shape.parameters(head=False)),
         _gb(embed),
         _gb(lora),
-        f"{shape.flops(tokens, kept) / 1e9:.1f}",
+        f"{shape.flops(config.tokens, layers) / 1e9:.1f}",
         "yes" if is_here(llm) else "no",
-        "both" if max(embed, lora) < room else "embed" if embed < room else "LoRA" if lora < room else "no",
+        "both"
+        if max(embed, lora) < available
+        else "embed"
+        if embed < available
+        else "LoRA"
+        if lora < available
+        else "no",
         llm.licence,
     )
 

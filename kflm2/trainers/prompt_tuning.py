@@ -1,4 +1,4 @@
-"""Stage 3: an LLM learns to answer a prompt with a property."""
+"""Stage 3: fine-tuning of an LLM that answers a prompt with a property."""
 
 import math
 import tempfile
@@ -24,7 +24,7 @@ from kflm2.llm.prompter import Prompter, Row
 
 
 class _Best(TrainerCallback):
-    """Judges the LLM on validation after every epoch, and remembers the adapter that was best."""
+    """Computes the validation loss after every epoch and stores the weights of the best one."""
 
     def __init__(self, model: LoRAModel, prompter: Prompter, valid: list[Row], epochs: int) -> None:
         self.model, self.prompter, self.valid = model, prompter, valid
@@ -33,11 +33,11 @@ class _Best(TrainerCallback):
         self.bar = tqdm(total=epochs, desc="prompts", unit="epoch")
 
     def on_epoch_end(self, *_: object, **__: object) -> None:
-        labels = sum(own != IGNORE for row in self.valid for own in row.labels[1:])
+        labels = sum(label != IGNORE for row in self.valid for label in row.labels[1:])
         loss = -float(self.prompter.log_likelihoods(self.valid).sum()) / labels
-        # not a number is never better
-        if loss < min([own for own in self.losses if math.isfinite(own)], default=math.inf):
-            self.best = {name: weight.detach().clone() for name, weight in _trained(self.model)}
+        # a loss of NaN is never better
+        if loss < min([value for value in self.losses if math.isfinite(value)], default=math.inf):
+            self.best = {name: weight.detach().clone() for name, weight in _trainable(self.model)}
         self.losses.append(loss)
         self.bar.update()
         self.bar.set_postfix_str(f"valid loss {loss:.3f}")
@@ -46,11 +46,11 @@ class _Best(TrainerCallback):
         self.bar.close()
 
 
-def _trained(model: LoRAModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _trainable(model: LoRAModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
-def teach(
+def tune_prompts(
     model: LoRAModel,
     prompter: Prompter,
     train: list[Row],
@@ -60,20 +60,20 @@ def teach(
     learning_rate: float,
     seed: int,
 ) -> list[float]:
-    """Teach prompts' answers, and leave the adapter of the epoch that was best on validation.
+    """Fine-tune an LLM on prompts with answers; the model ends with the weights of the best validation loss.
 
     Args:
-        model: with a fresh adapter; the prompter asks the same LLM.
+        model: with a new adapter; the prompter uses the same LLM.
         prompter: see Prompter.
-        train: to learn.
-        valid: to choose the epoch by.
-        epochs: passes, at least one.
-        batch_size: rows in a step.
-        learning_rate: largest one.
+        train: training rows.
+        valid: validation rows, which choose the epoch.
+        epochs: number of passes, at least one.
+        batch_size: rows per step.
+        learning_rate: maximum of the schedule.
         seed: of order and dropout.
 
     Returns:
-        Validation loss a token after each epoch.
+        Validation loss per token after each epoch.
 
     Raises:
         LLMError: training diverged.
@@ -105,7 +105,7 @@ def teach(
             model=model,
             args=arguments,
             train_dataset=[{"input_ids": row.ids, "labels": row.labels} for row in train],
-            data_collator=lambda own: prompter.collate([Row(one["input_ids"], one["labels"]) for one in own]),
+            data_collator=lambda rows: prompter.collate([Row(row["input_ids"], row["labels"]) for row in rows]),
             callbacks=[best],
         )
         trainer.remove_callback(PrinterCallback)
@@ -113,6 +113,6 @@ def teach(
     if not best.best:
         raise LLMError("no epoch gave a finite validation loss; lower --learning-rate")
     with torch.no_grad():
-        for name, weight in _trained(model):
+        for name, weight in _trainable(model):
             weight.copy_(best.best[name])
     return best.losses

@@ -1,4 +1,4 @@
-"""Stage 2's training loop: features to a fitted model that predicts in the targets' own units."""
+"""Training loop of stage 2: from features to a fitted model that predicts in the units of the targets."""
 
 import copy
 import math
@@ -20,20 +20,20 @@ from kflm2.model import FusedModel
 
 _PREDICT_BATCH = 256
 _SCALE_ROWS = 2048
-"""Training molecules from which the scaling of the states is learnt; more would tell no more and fill the memory."""
+"""Maximum training molecules for the scaling of the states; more would need memory and change little."""
 
 
 class TargetScaler:
-    """Targets to mean 0 and standard deviation 1 over the training labels; classes stay as they are."""
+    """Scales targets to mean 0 and standard deviation 1 over the training labels; classes are not changed."""
 
     def __init__(self, y_train: np.ndarray, task: Task) -> None:
-        """Learn from (n, K) training targets, NaN where missing, and from nothing else.
+        """Compute mean and std from (n, K) training targets only, NaN where missing.
 
         Raises:
             KFLM2Error: a target has no label in the training part.
         """
-        if (bare := np.flatnonzero(np.isnan(y_train).all(axis=0))).size:
-            raise KFLM2Error(f"target {bare[0] + 1} has no label in the training part")
+        if (unlabelled := np.flatnonzero(np.isnan(y_train).all(axis=0))).size:
+            raise KFLM2Error(f"target {unlabelled[0] + 1} has no label in the training part")
         targets = y_train.shape[1]
         self.mean, self.std = np.zeros(targets), np.ones(targets)
         if task == "regression":
@@ -42,81 +42,81 @@ class TargetScaler:
             self.std = np.where(std > 0, std, 1.0)
 
     @classmethod
-    def of(cls, mean: np.ndarray, std: np.ndarray) -> "TargetScaler":
-        """The scaler with these (K,) numbers."""
-        own = cls.__new__(cls)
-        own.mean, own.std = mean, std
-        return own
+    def from_moments(cls, mean: np.ndarray, std: np.ndarray) -> "TargetScaler":
+        """A scaler with given (K,) means and standard deviations."""
+        scaler = cls.__new__(cls)
+        scaler.mean, scaler.std = mean, std
+        return scaler
 
     def scale(self, y: np.ndarray) -> np.ndarray:
-        """(n, K) in units to (n, K) scaled."""
+        """(n, K) in the targets' units to (n, K) scaled."""
         return (y - self.mean) / self.std
 
     def restore(self, y: np.ndarray) -> np.ndarray:
-        """(n, K) scaled to (n, K) in units."""
+        """(n, K) scaled to (n, K) in the targets' units."""
         return y * self.std + self.mean
 
 
 @dataclass
 class FittedModel:
-    """One trained model, with what it needs to predict."""
+    """One trained model, with the scaling of its targets."""
 
     model: FusedModel
     scaler: TargetScaler
     task: Task
     device: torch.device
     best_epoch: int
-    """From 1."""
+    """Counted from 1."""
     history: dict[str, list[float]] = field(default_factory=dict)
-    """Loss after each epoch, `train` (with dropout, as it was trained) and `valid`."""
+    """Loss of each epoch: `train` (with dropout, during training) and `valid`."""
 
     def predict(self, features: Features) -> np.ndarray:
         """Predict all molecules of the features.
 
         Returns:
-            (n, K) in the targets' units; for classes the probability of class 1.
+            (n, K) in the targets' units; the probability of class 1 for classification.
         """
         out = self.scaler.restore(_outputs(self.model, features, np.arange(_count(features)), self.device))
         return 1 / (1 + np.exp(-out)) if self.task == "classification" else out
 
     def hidden(self, features: Features) -> dict[str, np.ndarray]:
-        """(n, H) float32 states of each view and of the fusion; see FusedModel.hidden."""
+        """(n, H) float32 vectors of each view and of the fusion; see FusedModel.hidden."""
         self.model.eval()
         with torch.inference_mode():
-            parts = [
+            batches = [
                 {
-                    name: states.float().cpu().numpy()
-                    for name, states in self.model.hidden(features.batch(rows, self.device)).items()
+                    name: vectors.float().cpu().numpy()
+                    for name, vectors in self.model.hidden(features.batch(rows, self.device)).items()
                 }
                 for rows in _batches(np.arange(_count(features)))
             ]
-        return {name: np.concatenate([own[name] for own in parts]) for name in parts[0]}
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of one run, whose mean predicts."""
+    """The models of one run; their mean is the prediction."""
 
     members: list[FittedModel]
-    scale: DescriptorScaler | None
-    """Learnt on the training rows; None where the models read no descriptors."""
+    descriptor_scaler: DescriptorScaler | None
+    """Fitted on the training rows; None if the models do not use descriptors."""
     sizes: Sizes
-    """Of the views as the models read them."""
+    """Widths of the views, with scaled descriptors."""
 
-    def scaled(self, features: Features) -> Features:
-        """The features as the models read them, from those as they were computed."""
-        if self.scale is None or features.descriptors is None:
+    def scale_features(self, features: Features) -> Features:
+        """Features with unscaled descriptors to the input of the models."""
+        if self.descriptor_scaler is None or features.descriptors is None:
             return features
-        return replace(features, descriptors=self.scale(features.descriptors))
+        return replace(features, descriptors=self.descriptor_scaler(features.descriptors))
 
     def predict(self, scaled: Features) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the members, (n, K) each; see Fitted.predict."""
-        each = np.stack([member.predict(scaled) for member in self.members])
-        return each.mean(axis=0), each.std(axis=0)
+        """Mean and standard deviation of the members' predictions, (n, K) each; see FittedModel.predict."""
+        y_pred = np.stack([member.predict(scaled) for member in self.members])
+        return y_pred.mean(axis=0), y_pred.std(axis=0)
 
 
 def positive_weights(y_train: np.ndarray) -> np.ndarray:
-    """(K,) negatives for each positive of (n, K) training classes; 1 where one of the two is missing."""
+    """(K,) negatives per positive of (n, K) training classes; 1 where a target has only one class."""
     positives, negatives = (y_train == 1).sum(axis=0), (y_train == 0).sum(axis=0)
     return np.where((positives > 0) & (negatives > 0), negatives / np.maximum(positives, 1), 1.0)
 
@@ -124,25 +124,25 @@ def positive_weights(y_train: np.ndarray) -> np.ndarray:
 def masked_loss(
     output: torch.Tensor, target: torch.Tensor, task: Task, positive_weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over the labels that are there: squared error, or cross-entropy on logits for classes.
+    """Mean loss over the labels that are not missing: squared error, or cross-entropy on logits for classes.
 
     Args:
         output: (B, K)
         target: (B, K), NaN where the label is missing.
         task: of the targets.
-        positive_weight: (K,) how often a positive label counts; None counts it once.
+        positive_weight: (K,) weight of a positive label; None for 1.
 
     Returns:
-        A scalar; 0 when no label is there.
+        A scalar; 0 if all labels are missing.
     """
     present = ~torch.isnan(target)
     # NaN must not enter the loss at all: 0 * NaN is NaN, in the gradient too
-    clean = torch.where(present, target, 0.0)
+    filled = torch.where(present, target, 0.0)
     if task == "classification":
-        each = functional.binary_cross_entropy_with_logits(output, clean, reduction="none", pos_weight=positive_weight)
+        loss = functional.binary_cross_entropy_with_logits(output, filled, reduction="none", pos_weight=positive_weight)
     else:
-        each = (output - clean) ** 2
-    return (each * present).sum() / present.sum().clamp(min=1)
+        loss = (output - filled) ** 2
+    return (loss * present).sum() / present.sum().clamp(min=1)
 
 
 def fit(
@@ -156,21 +156,21 @@ def fit(
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
 ) -> FittedModel:
-    """Train on the training part and keep the weights that were best on validation; test is not looked at.
+    """Train on the training part and return the weights with the best validation loss; the test part is not used.
 
     Args:
-        build: makes the model, its initial weights drawn from torch's generator.
+        build: builds the model; its initial weights are drawn from torch's global generator.
         features: of all n molecules.
         y_true: (n, K) targets in their units, NaN where missing.
-        split: train teaches, valid chooses.
+        split: `train` is for training, `valid` chooses the epoch.
         task: of the targets.
-        config: see TrainingConfig; `ensemble` is the caller's business.
+        config: see TrainingConfig; the caller trains the members of an ensemble.
         seed: of weights, dropout and order; on a CPU the same seed gives the same bits.
         device: to train on.
         after_epoch: called after each epoch.
 
     Raises:
-        KFLM2Error: a target without a training label, or a loss that is no longer finite.
+        KFLM2Error: a target without a training label, or a loss that is not finite.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -182,7 +182,7 @@ def fit(
     if task == "classification" and config.class_weight == "balanced":
         weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
 
-    # AdamW with no decay is Adam
+    # AdamW without weight decay is Adam
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -192,26 +192,26 @@ def fit(
     best_loss, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):
         model.train()
-        total = 0.0
+        total_loss = 0.0
         order = rng.permutation(split.train)
         for rows in np.array_split(order, steps):
             head_outputs = model.head_outputs(features.batch(rows, device))
-            # a loss for each vote, not for their mean: what one view gets wrong no other should learn to make up for
-            loss = torch.stack([masked_loss(vote, target[rows], task, weight) for vote in head_outputs]).mean()
+            # a loss for each head, not for their mean, so that no head learns to correct the errors of another
+            loss = torch.stack([masked_loss(output, target[rows], task, weight) for output in head_outputs]).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(rows)
-        output = torch.from_numpy(_outputs(model, features, split.valid, device)).to(device)
-        valid = masked_loss(output, target[split.valid], task, weight).item()
-        if not math.isfinite(total + valid):
+            total_loss += loss.item() * len(rows)
+        valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)).to(device)
+        valid_loss = masked_loss(valid_output, target[split.valid], task, weight).item()
+        if not math.isfinite(total_loss + valid_loss):
             raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
-        history["train"].append(total / len(order))
-        history["valid"].append(valid)
-        if valid < best_loss:
-            best_loss, best_epoch, best_state = valid, epoch, copy.deepcopy(model.state_dict())
+        history["train"].append(total_loss / len(order))
+        history["valid"].append(valid_loss)
+        if valid_loss < best_loss:
+            best_loss, best_epoch, best_state = valid_loss, epoch, copy.deepcopy(model.state_dict())
         after_epoch()
         if config.patience and epoch - best_epoch >= config.patience:
             break
@@ -235,11 +235,11 @@ def _count(features: Features) -> int:
 
 
 def _outputs(model: FusedModel, features: Features, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """(len(rows), K) float64 raw outputs of the model."""
+    """(len(rows), K) float64 outputs of the model: scaled targets or logits."""
     model.eval()
     with torch.inference_mode():
         return np.concatenate(
-            [model(features.batch(chosen, device)).double().cpu().numpy() for chosen in _batches(rows)]
+            [model(features.batch(batch_rows, device)).double().cpu().numpy() for batch_rows in _batches(rows)]
         )
 
 

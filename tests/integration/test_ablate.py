@@ -114,7 +114,7 @@ def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--dataset", "SAMPL"], "say with --practical, before any figure is read"),
+        (["--dataset", "SAMPL"], "say with --practical, before any metric is read"),
         (["--dataset", "SAMPL", "--practical", "-1"], "practical is -1.0; it must be a number, 0 or more"),
         (["--dataset", "SAMPL", "--practical", "nan"], "practical is nan; it must be a number, 0 or more"),
         (["--dataset", "SAMPL", "--practical", "0.1", "--runs", "2"], "runs is 2; at least 3 are needed"),

@@ -21,8 +21,9 @@ from kflm2.errors import DataError
 from kflm2.metrics.statistics import Assumptions, Pair
 from kflm2.results import methods
 from kflm2.results.methods import Method
+from kflm2.results.schema import DatasetRecord
 from kflm2.stages.compare import stage as comparing
-from kflm2.stages.compare.report import Compared
+from kflm2.stages.compare.comparison import Comparison
 from kflm2.stages.train import stage as experiment
 
 SEEDS = (0, 1, 2, 3)
@@ -249,7 +250,7 @@ def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
     refused("random-3 and .*random-0 are runs of different settings: epochs")
     fresh()
     (other / "random-0").rename(other / "scaffold-0")
-    refused("holds runs of random, scaffold; say which with --split")
+    refused("holds runs of random, scaffold; choose one with --split")
     fresh()
     for seed in SEEDS:
         (other / f"random-{seed}").rename(other / f"scaffold-{seed}")
@@ -365,10 +366,10 @@ def test_verdicts(difference: float, low: float, high: float, p: float, verdict:
     pair = Pair("a", "b", difference, low, high, (low, high), p, None, p, p, 1.0, 1, 1)
     table = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})
     made = [table, Assumptions(1.0, 1.0), [], [pair], []]
-    method = Method("a", "One", "a", "regression", None, ("y",), "random", {})
-    assert Compared(method, "RMSE", 0.1, *made).verdict(pair) == verdict
+    method = Method("a", DatasetRecord("One", "a", ["y"], None), "random", {})
+    assert Comparison(method, "RMSE", 0.1, *made).verdict(pair) == verdict
     mirrored = verdict.replace("a ", "c ").replace("b ", "a ").replace("c ", "b ") if " better" in verdict else verdict
-    assert Compared(method, "R2", 0.1, *made).verdict(pair) == mirrored
+    assert Comparison(method, "R2", 0.1, *made).verdict(pair) == mirrored
 
 
 def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -401,7 +402,7 @@ def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.Capture
     ("words", "message"),
     [
         ([], "give folders of results"),
-        (["results/SAMPL"], "say with --practical, before any figure is read"),
+        (["results/SAMPL"], "say with --practical, before any metric is read"),
         (["results/SAMPL", "--practical", "much"], "practical 'much': 'much' is no difference"),
         (["results/SAMPL", "--practical", "SAMPL=-1"], "'-1' is no difference"),
         (["nowhere", "--practical", "0.1"], "results nowhere: no such folder"),
@@ -439,4 +440,4 @@ def test_results_may_be_named_in_a_file(own: Path, tmp_path: Path) -> None:
         json.dumps({"results": results, "practical": ["0.1"], "baselines": ["mean"]})
     )
     read = stages.compare.read(["--config", str(tmp_path / "compare.json"), "--figure", "MAE"], {})
-    assert (list(read.results), read.practical, read.baselines, read.figure) == (results, ("0.1",), ("mean",), "MAE")
+    assert (list(read.results), read.practical, read.baselines, read.metric) == (results, ("0.1",), ("mean",), "MAE")

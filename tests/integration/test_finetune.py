@@ -136,7 +136,7 @@ def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Pat
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script]
     done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("to be taught") == 1, "more than one process speaks"
+    assert done.stdout.count("for training") == 1, "more than one process speaks"
     one, two = (
         load_file(tmp_path / name / "tiny_decoder" / "own" / "adapter_model.safetensors") for name in ("one", "two")
     )
@@ -150,8 +150,8 @@ def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Pat
     ("words", "told"),
     [
         (("--corpus", "none.smi"), "unknown corpus 'none.smi'"),
-        (("--corpus", "empty.smi"), "none of 0 SMILES can be taught"),
-        (("--corpus", "bad.smi"), "none of 2 SMILES can be taught"),
+        (("--corpus", "empty.smi"), "none of 0 SMILES can be used for training"),
+        (("--corpus", "bad.smi"), "none of 2 SMILES can be used for training"),
         (("--resume",), "there is no checkpoint in"),
         (("--batch-size", "41"), "a step takes 41 molecules and"),
         (("--rank", "0"), "rank is 0"),
@@ -159,7 +159,7 @@ def test_two_processes_give_the_adapter_of_one(tmp_path: Path, tiny_decoder: Pat
         (("--randomize", "1.5"), "randomize is 1.5"),
         (("--next-token-every", "2"), "knowledge is none"),
         (("--next-token-weight", "0"), "nothing is to be learnt"),
-        (("--llm", "DS_8B", "--batch-size", "4096"), "GB to be taught with 4096 molecules"),
+        (("--llm", "DS_8B", "--batch-size", "4096"), "GB to be fine-tuned with 4096 molecules"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -21,7 +21,8 @@ from kflm2.cli import stages
 from kflm2.config.predict import PredictConfig
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
-from kflm2.predictor.bundle import Bundle, BundleError, _digest
+from kflm2.predictor.bundle import BundleError, _digest
+from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 from kflm2.stages import predict as predicting
 
@@ -81,12 +82,12 @@ def test_a_bundle_predicts_what_its_run_predicted(tmp_path: Path, pipeline: list
     moved = tmp_path / "moved"
     folder.rename(moved)
     shutil.rmtree(tmp_path / "model-results")
-    found = Predictor(Bundle.load(moved)).predict(known["smiles"].tolist())
+    found = Predictor(load_bundle(moved)).predict(known["smiles"].tolist())
     # other batches pad otherwise, which moves the last digits of the LLM's float16 states
     np.testing.assert_allclose(found.y_pred[:, 0], known["y_pred_expt"], atol=0.01)
     assert found.status == ["ok"] * len(known)
     train = known["part"] == "train"
-    assert (found.places.similarity[train] == 1).all()
+    assert (found.domain.similarity[train] == 1).all()
     assert found.intervals is not None
     assert (found.intervals[:, 0, 0] < found.y_pred[:, 0]).all()
     assert np.array_equal(found.intervals[:, 0].mean(axis=1).round(6), found.y_pred[:, 0].round(6))
@@ -316,7 +317,7 @@ def _rewritten(model: Path, folder: Path, **changes: Any) -> Path:
 
 def _refused(folder: Path, *, llm: str | None = None) -> str:
     with pytest.raises(KFLM2Error) as caught:
-        Bundle.load(folder, llm)
+        load_bundle(folder, llm)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -413,7 +414,7 @@ def test_an_llm_of_ones_own_is_asked_for_and_checked(tiny_decoder: Path, tiny_wr
     flipped = {name: array[::-1].copy() if "embed" in name else array for name, array in weights.items()}
     save_file(flipped, other / "model.safetensors", metadata={"format": "pt"})
     assert "is not the one the bundle was made with" in _refused(folder, llm=str(other))
-    found = Predictor(Bundle.load(folder, str(tiny_decoder))).predict(["CCO", "C" * 30])
+    found = Predictor(load_bundle(folder, str(tiny_decoder))).predict(["CCO", "C" * 30])
     assert found.status == ["ok", "longer than the LLM's context"]
     assert np.isfinite(found.y_pred[0]).all() and np.isnan(found.y_pred[1]).all()
 
@@ -430,7 +431,7 @@ def test_an_adapter_that_asks_for_more_is_refused(
     )
     words = ("--model", "combined", "--llm", tiny_decoder, "--layers", "last", "--adapter", tmp_path / "adapter")
     folder = _train(tmp_path / "model", *words)
-    Bundle.load(folder, str(tiny_decoder))
+    load_bundle(folder, str(tiny_decoder))
     path = folder / "adapter" / "adapter_config.json"
     config = json.loads(path.read_text())
     hostile: list[dict[str, Any]] = [
@@ -449,7 +450,7 @@ def test_a_folder_of_something_else_is_not_overwritten(model: Path, tmp_path: Pa
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years")
-    bundle = Bundle.load(model)
+    bundle = load_bundle(model)
     with pytest.raises(BundleError, match=r"holds thesis\.txt"):
         bundle.save(folder, "")
     write_json(folder / "bundle.json", {})
@@ -462,6 +463,6 @@ def test_a_folder_of_something_else_is_not_overwritten(model: Path, tmp_path: Pa
     bundle.save(tmp_path / "new", "another card")
     assert (tmp_path / "new" / "README.md").read_text() == "another card"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine", "new"]
-    again = Bundle.load(tmp_path / "new", device=torch.device("cpu"))
+    again = load_bundle(tmp_path / "new", device=torch.device("cpu"))
     one, two = (Predictor(own).predict(SMILES[:9]) for own in (bundle, again))
-    assert np.array_equal(one.y_pred, two.y_pred) and np.array_equal(one.places.distance, two.places.distance)
+    assert np.array_equal(one.y_pred, two.y_pred) and np.array_equal(one.domain.distance, two.domain.distance)

@@ -13,7 +13,8 @@ from kflm2.cli import stages
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.config.prompt import PromptConfig
 from kflm2.llm import adapters
-from kflm2.llm.decoding import cut, load_decoder
+from kflm2.llm.decoding import load_decoder
+from kflm2.llm.loading import cut_layers
 from kflm2.stages.prompt import stage as prompting
 from kflm2.trainers.lora.model import LoRAModel
 
@@ -112,21 +113,21 @@ def test_what_is_tested_on_is_not_learnt_from(
         (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(lines) + "\n")
         config = PromptConfig(
             csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", llm=str(tiny_writer),
-            adapter="none", epochs=2, writings=0, compare="none", out=tmp_path / name,
+            adapter="none", epochs=2, smiles_variants=0, compare="none", out=tmp_path / name,
         )  # fmt: skip
         (one,) = prompting.run(config)
         found.append(one)
     assert found[0].losses == found[1].losses
     for part in ("valid", "test"):
-        assert found[0].answered[part].raw == found[1].answered[part].raw
-    assert found[0].figures["prompting"]["valid"] == found[1].figures["prompting"]["valid"]
-    assert found[0].figures["prompting"]["test"] != found[1].figures["prompting"]["test"]
+        assert found[0].answers[part].texts == found[1].answers[part].texts
+    assert found[0].metrics["prompting"]["valid"] == found[1].metrics["prompting"]["valid"]
+    assert found[0].metrics["prompting"]["test"] != found[1].metrics["prompting"]["test"]
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--dataset", "BBBP"), "kind of BBBP is classification, not regression"),
+        (("--dataset", "BBBP"), "task of BBBP is classification, not regression"),
         (("--template", "none"), "unknown template 'none'; choose one of: plain"),
         (("--csv", "large.csv", "--target-columns", "y"), "row 3: 1.5e+09 has more than 6 digits before the point"),
         (("--prompts", "none.toml"), "prompts none.toml: No such file"),
@@ -176,7 +177,7 @@ def test_one_of_several_targets_with_missing_labels_from_what_stage_1_taught(
     rows = [f"{'C' * (i % 12 + 1)}{'N' * (i % 3)}O,{'' if i % 4 == 0 else i / 7},{i}" for i in range(80)]
     (tmp_path / "own.csv").write_text("smiles,a,b\n" + "\n".join(rows) + "\n")
     llm, _ = load_decoder(tiny_writer, torch.device("cpu"))
-    cut(llm, 1)
+    cut_layers(llm.model, 1, keep_norm=True)
     model = LoRAModel(llm, FinetuneConfig(), 0)
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 from kflm2.cli import stages
+from kflm2.config.base import to_json
 from kflm2.config.report import ReportConfig
 from kflm2.config.train import TrainConfig
 from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
-from kflm2.results import runs as evidence
+from kflm2.results.provenance import method_settings
 from kflm2.stages.report import stage as reporting
 from kflm2.stages.train import stage as experiment
 
@@ -45,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"csv": own, "target_columns": ("expt",), "epochs": 3, "runs": 3},
         {"csv": own, "target_columns": ("expt",), "epochs": 2, "runs": 2, "split": "scaffold"},
         {"csv": own, "target_columns": ("expt",), "epochs": 1, "runs": 2, "name": EVIL},
-        {"csv": folder / "classes.csv", "target_columns": ("low", "odd"), "kind": "classification", "epochs": 2}
+        {"csv": folder / "classes.csv", "target_columns": ("low", "odd"), "task": "classification", "epochs": 2}
         | {"runs": 2, "ensemble": 2},
     ):
         config = TrainConfig.of("gcn_indepent", **common, **more)
@@ -170,30 +171,30 @@ def test_bad_words_are_one_line(
 
 
 def test_the_commands_it_gives_can_be_run(results: Path) -> None:
-    own, classes = reporting.gather((str(results / f"own{EVIL}"), str(results / "classes")))
+    own, classes = reporting.collect((str(results / f"own{EVIL}"), str(results / "classes")))
     for method in (*own.methods, *classes.methods):
         program, stage, *words = shlex.split(method.on_scaffolds)
         assert (program, stage) == ("kflm2", "train")
         # the table's name comes first, as the command line takes it
         config = stages.train.read(["--csv", *words], {})
-        before = method.first.made["config"]
+        before = method.first.result.config
         assert config.split == "scaffold"
         wanted = {**before, "split": "scaffold"}
-        assert evidence.identity(evidence.plain(config.resolved())) == evidence.identity(wanted)
+        assert method_settings(to_json(config.resolved())) == method_settings(wanted)
         assert (config.name or config.model) == method.name
     words = shlex.split(own.audit_command)
-    assert words[:4] == ["kflm2", "datasets", "audit", own.methods[0].first.made["config"]["csv"]]
+    assert words[:4] == ["kflm2", "datasets", "audit", own.methods[0].first.result.config["csv"]]
 
 
 def test_folders_that_cannot_be_reported_on(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "classes", tmp_path / "twice")
     with pytest.raises(DataError, match="two methods of classes are named gcn_indepent; name them by NAME=FOLDER"):
-        reporting.gather((str(results / "classes"), str(tmp_path / "twice")))
+        reporting.collect((str(results / "classes"), str(tmp_path / "twice")))
     own = f"mine={tmp_path / 'twice' / 'gcn_indepent'}"
-    (found,) = reporting.gather((str(results / "classes"), own))
+    (found,) = reporting.collect((str(results / "classes"), own))
     assert [method.name for method in found.methods] == ["gcn_indepent", "mine"]
     with pytest.raises(DataError, match="holds a folder for each of 2 methods, not one named mine"):
-        reporting.gather((f"mine={results / f'own{EVIL}'}",))
+        reporting.collect((f"mine={results / f'own{EVIL}'}",))
     run = tmp_path / "twice" / "gcn_indepent" / "random-0"
     table = pd.read_csv(run / "predictions.csv")
     table.drop(columns="y_pred_odd").to_csv(run / "predictions.csv", index=False)

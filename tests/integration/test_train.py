@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from kflm2 import resources
 from kflm2.cli import stages
 from kflm2.llm import adapters
 
@@ -97,8 +98,8 @@ def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
         tested.append(result["metrics"]["test"]["RMSE"])
         assert result["rows"] == {"read": 40, "kept": 40, "rejected": 0}
         assert result["llm"]["name"] == "SmolLM2_135M"
-        kept = ROOT / "models" / "SmolLM2_135M" / "leads_and_drugs"
-        assert result["llm"]["adapter"] == adapters.digest(kept)
+        adapter = resources.packaged("models") / "SmolLM2_135M" / "leads_and_drugs"
+        assert result["llm"]["adapter"] == adapters.digest(adapter)
         assert result["llm"]["layers"] == [12]
         assert {"seconds", "peak_memory_mb", "config", "versions", "commit"} <= set(result)
     summary = json.loads((folder / "summary-random.json").read_text())

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kflm2.estimators import KFLM2Classifier, KFLM2Regressor
-from kflm2.predictor.bundle import Bundle
+from kflm2.predictor.bundle_reader import load_bundle
 
 TABLE = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(60)
 SMILES, Y = TABLE["smiles"], TABLE["expt"]
@@ -74,7 +74,7 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
     again = KFLM2Regressor.load(tmp_path / "model")
     assert np.array_equal(own.predict(SMILES), again.predict(SMILES))
     assert (again.model, again.graph_encoder, again.epochs, again.ensemble) == ("gcn_indepent", "gine", 4, 2)
-    assert Bundle.load(tmp_path / "model").targets == ("y",)
+    assert load_bundle(tmp_path / "model").targets == ("y",)
     with pytest.raises(ValueError, match="is of regression"):
         KFLM2Classifier.load(tmp_path / "model")
 

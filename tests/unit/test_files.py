@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kflm2.files import atomic, keep_json, kept_path, sha256_file, sha256_texts, write_json, write_text
+from kflm2.files import atomic, cached_json, cached_path, sha256_file, sha256_texts, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_a_kept_value_is_computed_once_for_what_it_depends_on() -> None:
         return [["é", value, None]]
 
     for value in (1, 2, 1):
-        assert keep_json("x", {"value": value}, lambda: compute(value)) == [["é", value, None]]  # noqa: B023
+        assert cached_json("x", {"value": value}, lambda: compute(value)) == [["é", value, None]]  # noqa: B023
     assert made == [1, 2]
-    kept_path("x", {"value": 2}, ".json").write_text("[[")
-    assert keep_json("x", {"value": 2}, lambda: compute(2)) == [["é", 2, None]]
+    cached_path("x", {"value": 2}, ".json").write_text("[[")
+    assert cached_json("x", {"value": 2}, lambda: compute(2)) == [["é", 2, None]]
     assert made == [1, 2, 2]

@@ -1,4 +1,4 @@
-"""The six models: what must not change a prediction, what must, and that each can learn."""
+"""The six models: invariances, dependence on every view, the formulas of the paper, and that each can learn."""
 
 import dataclasses
 from itertools import pairwise
@@ -17,7 +17,7 @@ from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import (
     CrossAttention,
-    Encoded,
+    EncodedView,
     FusedModel,
     SeparateAttention,
     Standardize,
@@ -47,22 +47,22 @@ def _features(mols: list[Chem.Mol] | None = None, pooled: bool = False, descript
 
 
 def _views(name: str, features: Features) -> Features:
-    """Only what the pipeline takes, as in a run."""
-    recipe = PIPELINES[name]
+    """Only the views of the pipeline, as in a run."""
+    pipeline = PIPELINES[name]
     return Features(
-        states=features.states if "states" in recipe.views else None,
-        graphs=features.graphs if "graph" in recipe.views else None,
+        states=features.states if "states" in pipeline.views else None,
+        graphs=features.graphs if "graph" in pipeline.views else None,
         descriptors=features.descriptors,
     )
 
 
 def _model(name: str, features: Features, **config: object) -> FusedModel:
     torch.manual_seed(2)
-    chosen = ModelConfig(**{"graph_width": 10, "graph_depth": 2, "states_width": 12, **config})
-    model = build(name, features.sizes(), TARGETS, chosen).eval()
+    model_config = ModelConfig(**{"graph_width": 10, "graph_depth": 2, "states_width": 12, **config})
+    model = build(name, features.sizes(), TARGETS, model_config).eval()
     for module in model.modules():
         if isinstance(module, CrossAttention):
-            # a fresh gate is shut, and behind it nothing could be seen
+            # gates start at zero, which would hide the effect of the attention
             nn.init.ones_(module.gates)
     return model
 
@@ -72,88 +72,91 @@ def _predict(model: FusedModel, features: Features, rows: list[int]) -> torch.Te
         return model(features.batch(np.array(rows), CPU))
 
 
-@pytest.mark.parametrize("short", [1, 2, 3])
+@pytest.mark.parametrize("max_items", [1, 2, 3])
 @pytest.mark.parametrize("name", ["combinedSepAtt", "crossAtt"])
-def test_attending_in_groups_of_like_size_changes_nothing(
-    name: str, short: int, monkeypatch: pytest.MonkeyPatch
+def test_attention_in_groups_of_similar_size_gives_the_same_prediction(
+    name: str, max_items: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = _features()
     model = _model(name, features)
-    together = _predict(model, features, [0, 1, 2, 3, 4, 2])
-    monkeypatch.setattr(models, "_SHORT", short)
-    seen: list[int] = []
-    plain = Encoded.dense
+    expected = _predict(model, features, [0, 1, 2, 3, 4, 2])
+    monkeypatch.setattr(models, "_MAX_UNGROUPED_ITEMS", max_items)
+    group_sizes: list[int] = []
+    original = EncodedView.dense
 
-    def dense(view: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        seen.append(len(view.vector))
-        return plain(view)
+    def dense(view: EncodedView) -> tuple[torch.Tensor, torch.Tensor]:
+        group_sizes.append(len(view.vector))
+        return original(view)
 
-    monkeypatch.setattr(Encoded, "dense", dense)
-    torch.testing.assert_close(_predict(model, features, [0, 1, 2, 3, 4, 2]), together)
-    assert len(seen) >= 4
-    assert max(seen) < 6
+    monkeypatch.setattr(EncodedView, "dense", dense)
+    torch.testing.assert_close(_predict(model, features, [0, 1, 2, 3, 4, 2]), expected)
+    assert len(group_sizes) >= 4
+    assert max(group_sizes) < 6
 
 
 @pytest.mark.parametrize(("name", "encoder", "attend"), CASES)
-def test_company_padding_and_order_change_no_prediction(name: str, encoder: str, attend: str) -> None:
+def test_predictions_do_not_depend_on_batch_padding_or_order(name: str, encoder: str, attend: str) -> None:
     features = _views(name, _features(pooled=attend == "pooled"))
     model = _model(name, features, graph_encoder=encoder, attend=attend)
-    alone = torch.cat([_predict(model, features, [row]) for row in range(5)])
-    assert alone.shape == (5, TARGETS)
-    assert torch.pdist(alone).min() > 1e-4
+    single = torch.cat([_predict(model, features, [row]) for row in range(5)])
+    assert single.shape == (5, TARGETS)
+    assert torch.pdist(single).min() > 1e-4
     order = [3, 1, 4, 0, 2]
-    torch.testing.assert_close(_predict(model, features, order), alone[order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(_predict(model, features, order), single[order], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "encoder", "attend"), [case for case in CASES if "graph" in PIPELINES[case[0]].views])
-def test_atom_order_changes_no_prediction(name: str, encoder: str, attend: str) -> None:
+def test_predictions_do_not_depend_on_atom_order(name: str, encoder: str, attend: str) -> None:
     rng = np.random.default_rng(1)
     mols = [Chem.MolFromSmiles(smiles) for smiles in SMILES]
-    moved = [Chem.RenumberAtoms(mol, rng.permutation(mol.GetNumAtoms()).tolist()) for mol in mols]
-    plain, other = (_views(name, _features(own, pooled=attend == "pooled")) for own in (mols, moved))
-    model = _model(name, plain, graph_encoder=encoder, attend=attend)
+    permuted = [Chem.RenumberAtoms(mol, rng.permutation(mol.GetNumAtoms()).tolist()) for mol in mols]
+    features, permuted_features = (
+        _views(name, _features(group, pooled=attend == "pooled")) for group in (mols, permuted)
+    )
+    model = _model(name, features, graph_encoder=encoder, attend=attend)
     rows = list(range(5))
-    torch.testing.assert_close(_predict(model, other, rows), _predict(model, plain, rows), rtol=1e-4, atol=1e-5)
+    expected = _predict(model, features, rows)
+    torch.testing.assert_close(_predict(model, permuted_features, rows), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "encoder"), [(case[0], case[1]) for case in CASES if case[2] == "items"])
-def test_every_view_matters_and_no_other(name: str, encoder: str) -> None:
+def test_predictions_depend_on_every_view_of_the_pipeline_and_on_no_other(name: str, encoder: str) -> None:
     features = _views(name, _features())
     model = _model(name, features, graph_encoder=encoder)
     batch = features.batch(np.arange(5), CPU)
     with torch.inference_mode():
         base = model(batch)
-        for view, part in (("states", "states"), ("graph", "x"), ("descriptors", "descriptors")):
-            values = getattr(batch, part)
+        for view, field in (("states", "states"), ("graph", "x"), ("descriptors", "descriptors")):
+            values = getattr(batch, field)
             if values is None:
                 assert view not in model.encoders
                 continue
-            changed = model(dataclasses.replace(batch, **{part: values + 0.5}))
-            # each molecule, not only some: a view tied to another molecule would show here
+            changed = model(dataclasses.replace(batch, **{field: values + 0.5}))
+            # every molecule must change: otherwise a view may be assigned to the wrong molecule
             assert (changed - base).abs().amax(dim=1).min() > 1e-5, view
 
 
 @pytest.mark.parametrize("encoder", ["gcn", "gine"])
-def test_a_bond_carries_both_ways(encoder: str) -> None:
+def test_messages_pass_in_both_directions_of_a_bond(encoder: str) -> None:
     features = Features(graphs=_features().graphs)
     model = _model("gcn_indepent", features, graph_encoder=encoder)
     batch = features.batch(np.array([2]), CPU)
     with torch.inference_mode():
-        one_way = dataclasses.replace(batch, edge_index=batch.edge_index[:, ::2], edge_attr=batch.edge_attr[::2])
-        assert (model(batch) - model(one_way)).abs().max() > 1e-4
+        one_direction = dataclasses.replace(batch, edge_index=batch.edge_index[:, ::2], edge_attr=batch.edge_attr[::2])
+        assert (model(batch) - model(one_direction)).abs().max() > 1e-4
 
 
-def test_gine_reads_bond_features_and_gcn_does_not() -> None:
+def test_gine_uses_bond_features_and_gcn_does_not() -> None:
     features = Features(graphs=_features().graphs)
     batch = features.batch(np.arange(5), CPU)
-    other = dataclasses.replace(batch, edge_attr=batch.edge_attr.roll(1, dims=1))
-    for encoder, reads in (("gcn", False), ("gine", True)):
+    changed = dataclasses.replace(batch, edge_attr=batch.edge_attr.roll(1, dims=1))
+    for encoder, uses_bonds in (("gcn", False), ("gine", True)):
         model = _model("gcn_indepent", features, graph_encoder=encoder)
         with torch.inference_mode():
-            assert ((model(batch) - model(other)).abs().max() > 1e-4) == reads
+            assert ((model(batch) - model(changed)).abs().max() > 1e-4) == uses_bonds
 
 
-def test_gcn_is_the_formula_of_the_paper_on_dense_matrices() -> None:
+def test_gcn_equals_the_formula_of_the_paper_with_dense_matrices() -> None:
     """z = Linear(mean(A' relu(A' X W1 + b1) W2 + b2)), A' = D^-1/2 (A + I) D^-1/2."""
     features = Features(graphs=_features().graphs)
     model = _model("gcn_indepent", features)
@@ -161,18 +164,18 @@ def test_gcn_is_the_formula_of_the_paper_on_dense_matrices() -> None:
     for row, smiles in enumerate(SMILES):
         batch = features.batch(np.array([row]), CPU)
         adjacency = torch.tensor(Chem.GetAdjacencyMatrix(Chem.MolFromSmiles(smiles)), dtype=torch.float32)
-        looped = adjacency + torch.eye(len(adjacency))
-        scale = looped.sum(dim=1).rsqrt().diag()
-        mixed = scale @ looped @ scale
+        with_loops = adjacency + torch.eye(len(adjacency))
+        scale = with_loops.sum(dim=1).rsqrt().diag()
+        normalized = scale @ with_loops @ scale
         with torch.inference_mode():
-            hidden = (mixed @ batch.x @ encoder.conv1.lin.weight.T + encoder.conv1.bias).relu()
-            hidden = mixed @ hidden @ encoder.conv2.lin.weight.T + encoder.conv2.bias
+            hidden = (normalized @ batch.x @ encoder.conv1.lin.weight.T + encoder.conv1.bias).relu()
+            hidden = normalized @ hidden @ encoder.conv2.lin.weight.T + encoder.conv2.bias
             torch.testing.assert_close(
                 encoder(batch, False).vector[0], encoder.out(hidden.mean(dim=0)), rtol=1e-4, atol=1e-5
             )
 
 
-def test_embedding_dnn_is_the_formula_of_the_paper() -> None:
+def test_embedding_dnn_equals_the_formula_of_the_paper() -> None:
     features = _views("combined_base", _features(pooled=True, descriptors=False))
     model = _model("combined_base", features)
     encoder = model.encoders["states"]
@@ -184,27 +187,27 @@ def test_embedding_dnn_is_the_formula_of_the_paper() -> None:
         torch.testing.assert_close(model(batch), model.head(z))
 
 
-def test_pool_mean_is_the_plain_mean_and_knows_no_padding() -> None:
+def test_pool_mean_is_the_mean_of_each_molecules_items() -> None:
     items = torch.arange(12.0).reshape(6, 2)
     pooled = pool_mean(items, torch.tensor([0, 0, 0, 1, 2, 2]), 3)
     torch.testing.assert_close(pooled, torch.stack([items[:3].mean(0), items[3], items[4:].mean(0)]))
 
 
-def _encoded(hidden: int, counts: list[int], seed: int) -> Encoded:
+def _encoded(hidden: int, counts: list[int], seed: int) -> EncodedView:
     torch.manual_seed(seed)
     items = torch.randn(sum(counts), hidden)
     mol = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    return Encoded(torch.randn(len(counts), hidden), items, mol)
+    return EncodedView(torch.randn(len(counts), hidden), items, mol)
 
 
 @pytest.mark.parametrize("score", [-50.0, 50.0])
-def test_weighted_concatenation_at_0_or_1_is_one_branch(score: float) -> None:
+def test_weighted_concatenation_with_weights_0_and_1_is_a_single_view(score: float) -> None:
     fusion = Weighted(2, 4, 0.0).eval()
     nn.init.zeros_(fusion.score[2].weight)
     nn.init.constant_(fusion.score[2].bias, score)
     views = [_encoded(4, [1, 2, 3], seed) for seed in (0, 1)]
-    alone = fusion.mix(views[0 if score > 0 else 1].vector)
-    torch.testing.assert_close(fusion(views), alone)
+    expected = fusion.mix(views[0 if score > 0 else 1].vector)
+    torch.testing.assert_close(fusion(views), expected)
 
 
 def test_weights_of_two_views_are_the_papers_sigmoid() -> None:
@@ -226,107 +229,109 @@ def test_pooled_attention_is_a_linear_map_as_in_the_original() -> None:
 
 
 @pytest.mark.parametrize("name", ["combinedAtt", "combinedSepAtt", "crossAtt"])
-@pytest.mark.parametrize("left", [("states",), ("graph",), ("descriptors",), ("graph", "descriptors")])
-def test_with_views_left_out_only_the_others_are_read(name: str, left: tuple[str, ...]) -> None:
-    whole = _features()
+@pytest.mark.parametrize("present", [("states",), ("graph",), ("descriptors",), ("graph", "descriptors")])
+def test_a_model_without_some_views_uses_only_the_others(name: str, present: tuple[str, ...]) -> None:
+    everything = _features()
     features = Features(
-        states=whole.states if "states" in left else None,
-        graphs=whole.graphs if "graph" in left else None,
-        descriptors=whole.descriptors if "descriptors" in left else None,
+        states=everything.states if "states" in present else None,
+        graphs=everything.graphs if "graph" in present else None,
+        descriptors=everything.descriptors if "descriptors" in present else None,
     )
     torch.manual_seed(2)
     model = build(name, features.sizes(), TARGETS, ModelConfig(graph_width=10, graph_depth=2, states_width=12)).eval()
-    assert tuple(model.encoders) == left
+    assert tuple(model.encoders) == present
     assert _predict(model, features, [0, 1, 2]).shape == (3, TARGETS)
     model(features.batch(np.array([0, 1, 2]), CPU)).sum().backward()
     unused = [name for name, weight in model.named_parameters() if weight.grad is None]
-    assert not unused  # no part of a fusion waits for a view that never comes
+    assert not unused  # no layer of the fusion belongs to a missing view
 
 
-def test_cross_attention_starts_from_the_plain_views() -> None:
+def test_a_new_cross_attention_equals_concatenation() -> None:
     fusion = CrossAttention(2, True, 4, 0.0, 2).eval()
     views = [_encoded(4, [2, 5, 1], seed) for seed in (0, 1)]
     torch.testing.assert_close(fusion(views), fusion.mix(torch.cat([view.vector for view in views], dim=-1)))
 
 
-def test_a_shut_gate_keeps_the_llm_out_and_an_open_one_lets_it_in() -> None:
+def test_with_a_gate_of_zero_the_states_have_no_effect() -> None:
     features = _features()
     model = _model("crossAtt", features, gate_states=True)
     assert isinstance(model.fusion, CrossAttention) and model.fusion.first_gate is not None
     nn.init.zeros_(model.fusion.gates)
-    other = dataclasses.replace(features, states=_features(pooled=True).states)
-    torch.testing.assert_close(_predict(model, other, [0, 3]), _predict(model, features, [0, 3]))
+    changed = dataclasses.replace(features, states=_features(pooled=True).states)
+    torch.testing.assert_close(_predict(model, changed, [0, 3]), _predict(model, features, [0, 3]))
     nn.init.ones_(model.fusion.first_gate)
-    assert not torch.allclose(_predict(model, other, [0, 3]), _predict(model, features, [0, 3]))
+    assert not torch.allclose(_predict(model, changed, [0, 3]), _predict(model, features, [0, 3]))
 
 
 @pytest.mark.parametrize("name", ["combined", "crossAtt"])
-def test_every_view_has_a_voice_of_its_own(name: str) -> None:
+def test_every_view_has_its_own_auxiliary_head(name: str) -> None:
     features = _features()
     model = _model(name, features, vote=("graph", "states", "descriptors"))
     batch = features.batch(np.array([0, 3, 4]), CPU)
     head_outputs = model.head_outputs(batch)
     assert list(model.auxiliary_heads) == ["states", "graph", "descriptors"] and head_outputs.shape == (4, 3, TARGETS)
     torch.testing.assert_close(model(batch), head_outputs.mean(dim=0))
-    # a voice reads its view and no other
-    other = dataclasses.replace(features, states=_features(pooled=True).states)
-    changed = (model.head_outputs(other.batch(np.array([0, 3, 4]), CPU)) - head_outputs).abs().amax(dim=(1, 2)) > 1e-6
+    # an auxiliary head depends on its view and on no other
+    other_states = dataclasses.replace(features, states=_features(pooled=True).states)
+    changed = (model.head_outputs(other_states.batch(np.array([0, 3, 4]), CPU)) - head_outputs).abs().amax(
+        dim=(1, 2)
+    ) > 1e-6
     assert changed.tolist() == [True, True, False, False]
-    alone = dataclasses.replace(features, states=None, graphs=None)
-    assert not build(name, alone.sizes(), TARGETS, ModelConfig(vote=("descriptors",))).auxiliary_heads
-    two = dataclasses.replace(features, graphs=None)
-    assert list(_model("combined", two, vote=("graph", "descriptors")).auxiliary_heads) == ["descriptors"]
+    single = dataclasses.replace(features, states=None, graphs=None)
+    assert not build(name, single.sizes(), TARGETS, ModelConfig(vote=("descriptors",))).auxiliary_heads
+    two_views = dataclasses.replace(features, graphs=None)
+    assert list(_model("combined", two_views, vote=("graph", "descriptors")).auxiliary_heads) == ["descriptors"]
 
 
-def test_hidden_views_are_whole_never_all_and_in_training_only() -> None:
+def test_view_dropout_drops_whole_views_never_all_and_only_in_training() -> None:
     torch.manual_seed(0)
     fusion = CrossAttention(3, False, 4, 0.0, 2, view_dropout=0.6)
     vectors = torch.ones(2000, 3, 4)
-    shown = fusion._hide(vectors)
-    assert set(shown.mean(dim=2).unique().tolist()) == {0.0, 1.0}
-    assert (shown.sum(dim=(1, 2)) > 0).all()
-    # each is hidden with 0.6, but for the molecules that all three would be hidden of, which show them all
-    assert shown.mean() == pytest.approx(0.4 + 0.6**3, abs=0.02)
-    assert fusion.eval()._hide(vectors) is vectors
+    dropped = fusion._drop_views(vectors)
+    assert set(dropped.mean(dim=2).unique().tolist()) == {0.0, 1.0}
+    assert (dropped.sum(dim=(1, 2)) > 0).all()
+    # each view is dropped with probability 0.6; a molecule that would lose all three views keeps them all
+    assert dropped.mean() == pytest.approx(0.4 + 0.6**3, abs=0.02)
+    assert fusion.eval()._drop_views(vectors) is vectors
 
 
-def test_cross_attention_is_the_plain_loop_over_molecules() -> None:
+def test_cross_attention_equals_a_loop_over_molecules() -> None:
     fusion = CrossAttention(2, True, 4, 0.0, 2).eval()
     nn.init.normal_(fusion.gates)
     counts = ([2, 5, 1], [3, 1, 4])
-    views = [_encoded(4, own, seed) for seed, own in enumerate(counts)]
-    starts = [np.cumsum([0, *own]) for own in counts]
+    views = [_encoded(4, view_counts, seed) for seed, view_counts in enumerate(counts)]
+    starts = [np.cumsum([0, *view_counts]) for view_counts in counts]
     vectors = []
     for row in range(3):
         tokens, atoms = (
             norm(view.items[start[row] : start[row + 1]]).unsqueeze(0)
             for norm, view, start in zip(fusion.norms, views, starts, strict=True)
         )
-        learnt = (fusion.attention[0](tokens, atoms, atoms)[0], fusion.attention[1](atoms, tokens, tokens)[0])
+        attended = (fusion.attention[0](tokens, atoms, atoms)[0], fusion.attention[1](atoms, tokens, tokens)[0])
         vectors.append(
             torch.cat(
                 [
-                    view.vector[row] + gate * own[0].mean(dim=0)
-                    for view, gate, own in zip(views, fusion.gates, learnt, strict=True)
+                    view.vector[row] + gate * out[0].mean(dim=0)
+                    for view, gate, out in zip(views, fusion.gates, attended, strict=True)
                 ]
             )
         )
     torch.testing.assert_close(fusion(views), fusion.mix(torch.stack(vectors)), rtol=1e-4, atol=1e-5)
 
 
-def test_standardize_knows_training_rows_only_and_bears_a_constant_column() -> None:
+def test_standardize_uses_training_rows_only_and_centres_a_constant_column() -> None:
     train = torch.tensor([[1.0, 5.0], [3.0, 5.0], [5.0, 5.0]])
-    scale = Standardize(2)
-    scale.fit(train)
-    out = scale(train)
+    standardize = Standardize(2)
+    standardize.fit(train)
+    out = standardize(train)
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(2))
     torch.testing.assert_close(out[:, 0].std(correction=0), torch.tensor(1.0))
-    assert scale(torch.tensor([[3.0, 7.0]])).tolist() == [[0.0, 2.0]]
+    assert standardize(torch.tensor([[3.0, 7.0]])).tolist() == [[0.0, 2.0]]
 
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_each_model_overfits_32_molecules(name: str) -> None:
-    """It can learn by heart, every weight takes part, and K targets are told apart."""
+    """The model can fit the training data, every weight gets a gradient, and the K targets differ."""
     rng = np.random.default_rng(0)
     smiles = ["C" * (1 + i % 8) + "NOS"[i % 3] + "C" * (i // 8) for i in range(32)]
     states = Ragged.pack([rng.normal(size=(1 + i % 5, WIDTH)).astype(np.float32) for i in range(32)])
@@ -349,17 +354,17 @@ def test_each_model_overfits_32_molecules(name: str) -> None:
             used[key] |= weight.grad is not None and bool(weight.grad.abs().max() > 0)
         optimizer.step()
     assert loss.item() < 0.02
-    # gine has one way out for the molecule and one for its atoms; a fusion may use one of them only
+    # gine has an output layer for the molecule and one for its atoms; a fusion may use only one of them
     unused = {"combinedSepAtt": "encoders.graph.out", "crossAtt": "none"}.get(name, "encoders.graph.item_out")
-    assert {key for key, seen in used.items() if not seen and not key.startswith(unused)} == set()
+    assert {key for key, is_used in used.items() if not is_used and not key.startswith(unused)} == set()
 
 
-def test_sizes_of_absent_views_are_zero() -> None:
+def test_sizes_of_missing_views_are_zero() -> None:
     assert Features(graphs=_features().graphs).sizes() == Sizes(0, 84, 11, 0)
     assert isinstance(Features(graphs=_features().graphs).batch(np.array([1]), CPU), Batch)
 
 
-def test_molecules_are_told_apart_by_their_own_rows() -> None:
+def test_a_batch_has_the_molecule_index_of_every_row() -> None:
     batch = _features().batch(np.array([3, 1]), CPU)
     assert batch.size == 2
     for mol in (batch.states_mol, batch.x_mol):

@@ -1,1 +1,1 @@
-"""What makes a dataset doubtful."""
+"""Audit of a dataset: rejected rows, duplicates, leakage, similarity of test and train."""

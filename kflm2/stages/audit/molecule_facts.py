@@ -1,4 +1,4 @@
-"""What each molecule of a table is: structure, size, mixture, undefined stereo."""
+"""Facts about each molecule of a table: structure, size, mixture, undefined stereo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +11,29 @@ from tqdm import tqdm
 
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import identity
-from kflm2.files import keep_json, sha256_texts
+from kflm2.files import cached_json, sha256_texts
 
 
 @dataclass(frozen=True)
 class MoleculeFacts:
-    """What each molecule of a table is."""
+    """Facts about each molecule of a table."""
 
     structure: list[str]
-    """(n,) InChIKey, or canonical SMILES where InChI has none."""
+    """(n,) InChIKey, or canonical SMILES if InChI gives none."""
     canonical: list[str]
     """(n,) canonical SMILES."""
     atoms: np.ndarray
-    """(n,) heavy atoms."""
+    """(n,) number of heavy atoms."""
     mixture: np.ndarray
-    """(n,) whether it is of several fragments: a salt or a mixture."""
+    """(n,) whether it has several fragments: a salt or a mixture."""
     undefined: np.ndarray
-    """(n,) whether a stereo centre or double bond is left undefined."""
+    """(n,) whether a stereo centre or double bond is undefined."""
 
     @staticmethod
     def of(smiles: Sequence[str]) -> "MoleculeFacts":
-        """Compute, or read from the cache, the facts of valid SMILES."""
+        """Facts about valid SMILES, read from the cache or computed."""
 
-        rows = keep_json(
+        rows = cached_json(
             "facts",
             {"rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)},
             lambda: [_fact(text) for text in tqdm(smiles, desc="audit", unit="mol", leave=False)],
@@ -42,9 +42,9 @@ class MoleculeFacts:
         return MoleculeFacts(list(structure), list(canonical), np.array(atoms), np.array(mixture), np.array(undefined))
 
     def groups(self) -> list[np.ndarray]:
-        """Indices of the molecules of one structure, for every structure that stands more than once."""
-        found = pd.Series(range(len(self.structure))).groupby(self.structure, sort=False)
-        return [rows.to_numpy() for _, rows in found if len(rows) > 1]
+        """Indices of the molecules of each structure that occurs more than once."""
+        groups = pd.Series(range(len(self.structure))).groupby(self.structure, sort=False)
+        return [index.to_numpy() for _, index in groups if len(index) > 1]
 
 
 def _fact(smiles: str) -> tuple[str, str, int, bool, bool]:

@@ -1,4 +1,4 @@
-"""The audit in one picture: targets, duplicates against each other, and how near test is to train."""
+"""Plots of an audit: targets, values of duplicates, and similarity of the test part to train."""
 
 import numpy as np
 import pandas as pd
@@ -7,27 +7,35 @@ from matplotlib.figure import Figure
 
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
+from kflm2.plotting import BLUE, LIGHT_GREY, ORANGE, styled
 
-_COLORS = {"test": "#0072b2", "other": "#9aa5b1", "alarm": "#d55e00"}
+_COLORS = {"test": BLUE, "other": LIGHT_GREY, "alarm": ORANGE}
 
 
-def draw(molecules: Molecules, split: Split, found: pd.DataFrame, close: pd.DataFrame) -> Figure:
-    """Targets, duplicates against each other, and how near test is to train."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    targets, twice, distance = figure.subplots(1, 3)
+@styled
+def draw(molecules: Molecules, split: Split, duplicates: pd.DataFrame, similarity: pd.DataFrame) -> Figure:
+    """Draw the targets, the values of duplicates, and the similarity of the test part to train.
+
+    Args:
+        molecules: of the table.
+        split: of the molecules.
+        duplicates: as duplicates.csv.
+        similarity: as similarity.csv.
+    """
+    figure = Figure(figsize=(13, 4.4))
+    target_axis, duplicates_axis, similarity_axis = figure.subplots(1, 3)
     figure.suptitle(f"{molecules.dataset.name}, {split.kind} split", fontsize=11)
-    _draw_targets(targets, molecules, split)
-    _draw_duplicates(twice, molecules, found)
-    distance.hist(close["tanimoto"], bins=np.linspace(0, 1, 41), color=_COLORS["test"])
-    distance.axvline(close["tanimoto"].median(), color="#222222", linewidth=1)
-    distance.set(
+    _draw_targets(target_axis, molecules, split)
+    _draw_duplicates(duplicates_axis, molecules, duplicates)
+    similarity_axis.hist(similarity["tanimoto"], bins=np.linspace(0, 1, 41), color=_COLORS["test"])
+    similarity_axis.axvline(similarity["tanimoto"].median(), color="#222222", linewidth=1)
+    similarity_axis.set(
         xlim=(0, 1),
         xlabel="Tanimoto similarity to the nearest training molecule",
         ylabel="test molecules",
-        title=f"test against train, median {close['tanimoto'].median():.2f}",
+        title=f"test against train, median {similarity['tanimoto'].median():.2f}",
     )
-    for axis in (targets, twice, distance):
-        axis.spines[["top", "right"]].set_visible(False)
+    for axis in (target_axis, duplicates_axis, similarity_axis):
         axis.title.set_fontsize(10)
     return figure
 
@@ -44,18 +52,19 @@ def _draw_targets(axis: Axes, molecules: Molecules, split: Split) -> None:
             for index, target in enumerate(dataset.targets):
                 values = y_true[~np.isnan(y_true[:, index]), index]
                 axis.hist(values, bins=40, density=True, histtype="step", label=_shortened(target))
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(fontsize=8)
         unit = f" ({dataset.unit})" if dataset.unit else ""
         axis.set(xlabel=f"{dataset.quantity or ', '.join(dataset.targets)}{unit}", ylabel="density", title="target")
         return
-    active, known = np.nansum(y_true, axis=0), (~np.isnan(y_true)).sum(axis=0)
-    place = np.arange(len(dataset.targets))
-    axis.barh(place, active, color=_COLORS["alarm"], label="1")
-    axis.barh(place, known - active, left=active, color=_COLORS["other"], label="0")
-    axis.barh(place, len(y_true) - known, left=known, color="#eeeeee", label="missing")
-    axis.set_yticks(place, [_shortened(target) for target in dataset.targets], fontsize=6 if len(place) > 12 else 8)
+    active, labelled = np.nansum(y_true, axis=0), (~np.isnan(y_true)).sum(axis=0)
+    positions = np.arange(len(dataset.targets))
+    axis.barh(positions, active, color=_COLORS["alarm"], label="1")
+    axis.barh(positions, labelled - active, left=active, color=_COLORS["other"], label="0")
+    axis.barh(positions, len(y_true) - labelled, left=labelled, color="#eeeeee", label="missing")
+    names = [_shortened(target) for target in dataset.targets]
+    axis.set_yticks(positions, names, fontsize=6 if len(names) > 12 else 8)
     axis.invert_yaxis()
-    axis.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axis.set(xlabel="molecules")
 
 
@@ -63,12 +72,12 @@ def _shortened(name: str, most: int = 34) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-def _draw_duplicates(axis: Axes, molecules: Molecules, found: pd.DataFrame) -> None:
-    if found.empty:
+def _draw_duplicates(axis: Axes, molecules: Molecules, duplicates: pd.DataFrame) -> None:
+    if duplicates.empty:
         axis.text(0.5, 0.5, "no structure stands twice", ha="center", va="center", transform=axis.transAxes)
         axis.set(xticks=[], yticks=[], title="duplicates")
         return
-    groups = found.groupby("group")
+    groups = duplicates.groupby("group")
     if molecules.dataset.task == "classification":
         agree = int(groups["agree"].first().sum())
         axis.bar(

@@ -1,4 +1,4 @@
-"""What a molecule's property can be predicted from without an LLM or a graph network: the methods to beat."""
+"""Baselines without an LLM or a graph network: mean, nearest neighbours, random forest, boosting, SVM."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -20,7 +20,7 @@ NEIGHBOURS = 5
 TREES = 500
 ROUNDS = 2000
 PENALTIES = (1.0, 10.0, 100.0)
-"""C of the support vector machine; validation chooses."""
+"""C of the support vector machine; chosen on the validation part."""
 
 ABOUT = {
     "mean": "mean of the training part",
@@ -32,10 +32,10 @@ ABOUT = {
 
 
 class Baselines:
-    """Baselines of one table of molecules; what they read of the molecules is computed once."""
+    """Baselines for one table of molecules; fingerprints and descriptors are computed once."""
 
     def __init__(self, smiles: list[str], y_true: np.ndarray, task: Task) -> None:
-        """Take a table.
+        """Set the molecules and their labels.
 
         Args:
             smiles: n SMILES.
@@ -62,12 +62,12 @@ class Baselines:
         Args:
             name: a key of ABOUT.
             train: rows.
-            valid: rows that may choose settings.
-            seed: of the forest.
+            valid: rows for the choice of settings.
+            seed: of the random forest and of the boosting.
 
         Returns:
-            (n, K) predictions of all molecules, for classes the probability of class 1; and what validation chose,
-            for each target.
+            (n, K) predictions for all molecules, for classes the probability of class 1; and for each target the
+            settings chosen on validation, None where there are none.
 
         Raises:
             SettingError: xgboost is not installed.
@@ -79,33 +79,33 @@ class Baselines:
             "xgboost": self._boosted,
             "svm": self._svm,
         }
-        columns, chosen = [], []
+        predictions, choices = [], []
         for y_true in self.y_true.T:
-            known = [own[~np.isnan(y_true[own])] for own in (train, valid)]
-            y_pred, choice = fit[name](y_true, *known, seed)
-            columns.append(y_pred)
-            chosen.append(choice)
-        return np.stack(columns, axis=1), chosen
+            labelled = [rows[~np.isnan(y_true[rows])] for rows in (train, valid)]
+            y_pred, choice = fit[name](y_true, *labelled, seed)
+            predictions.append(y_pred)
+            choices.append(choice)
+        return np.stack(predictions, axis=1), choices
 
     def _mean(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
         return np.full(len(y_true), y_true[train].mean()), None
 
     def _knn(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        known = [self._prints[row] for row in train]
-        near = [most_similar(query, known, NEIGHBOURS) for query in self._prints]
-        return np.array([y_true[train[own]].mean() for own in near]), None
+        references = [self._prints[row] for row in train]
+        neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
+        return np.array([y_true[train[index]].mean() for index in neighbours]), None
 
     def _forest(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        rows = np.concatenate([self._rdkit, self._morgan], axis=1)
+        x = np.concatenate([self._rdkit, self._morgan], axis=1)
         if self.task == "regression":
             # a third of the columns at each split, as Breiman advises for regression
-            forest = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
-            # many threads would add the trees' votes up in any order, and the last bits would differ
-            return forest.fit(rows[train], y_true[train]).set_params(n_jobs=1).predict(rows), None
+            regressor = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
+            # one thread for prediction: several would sum the trees in any order, and the last bits would differ
+            return regressor.fit(x[train], y_true[train]).set_params(n_jobs=1).predict(x), None
         if np.ptp(y_true[train]) == 0:
             return self._mean(y_true, train, valid, seed)
-        woods = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
-        return woods.fit(rows[train], y_true[train]).set_params(n_jobs=1).predict_proba(rows)[:, 1], None
+        classifier = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
+        return classifier.fit(x[train], y_true[train]).set_params(n_jobs=1).predict_proba(x)[:, 1], None
 
     def _boosted(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
         try:
@@ -114,10 +114,10 @@ class Baselines:
             raise SettingError("the baseline xgboost needs the package xgboost: pip install xgboost") from None
         if np.ptp(y_true[train]) == 0:
             return self._mean(y_true, train, valid, seed)
-        rows = np.concatenate([self._rdkit, self._morgan], axis=1)
+        x = np.concatenate([self._rdkit, self._morgan], axis=1)
         regression = self.task == "regression"
-        kind = xgboost.XGBRegressor if regression else xgboost.XGBClassifier
-        trees = kind(
+        estimator = xgboost.XGBRegressor if regression else xgboost.XGBClassifier
+        model = estimator(
             n_estimators=ROUNDS,
             learning_rate=0.03,
             subsample=0.8,
@@ -125,38 +125,41 @@ class Baselines:
             random_state=seed,
             early_stopping_rounds=50 if len(valid) else None,
         )
-        judged = [(rows[valid], y_true[valid])] if len(valid) else None
-        trees.fit(rows[train], y_true[train], eval_set=judged, verbose=False)
-        y_pred = trees.predict(rows) if regression else trees.predict_proba(rows)[:, 1]
-        return y_pred.astype(float), {"trees": trees.best_iteration + 1 if judged else ROUNDS}
+        eval_set = [(x[valid], y_true[valid])] if len(valid) else None
+        model.fit(x[train], y_true[train], eval_set=eval_set, verbose=False)
+        y_pred = model.predict(x) if regression else model.predict_proba(x)[:, 1]
+        return y_pred.astype(float), {"trees": model.best_iteration + 1 if eval_set else ROUNDS}
 
     def _svm(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        rows = np.concatenate([DescriptorScaler(self._rdkit[train])(self._rdkit), self._morgan], axis=1)
+        x = np.concatenate([DescriptorScaler(self._rdkit[train])(self._rdkit), self._morgan], axis=1)
         if np.ptp(y_true[train]) == 0:
             return self._mean(y_true, train, valid, seed)
-        candidates = {penalty: self._machine(rows, y_true, train, valid, penalty) for penalty in PENALTIES}
-        judge = self._error(y_true[valid])
-        best = min(candidates, key=lambda penalty: judge(candidates[penalty][valid]))
-        return candidates[best], {"C": best}
+        y_pred = {penalty: self._fit_svm(x, y_true, train, valid, penalty) for penalty in PENALTIES}
+        error = self._error(y_true[valid])
+        best = min(y_pred, key=lambda penalty: error(y_pred[penalty][valid]))
+        return y_pred[best], {"C": best}
 
     def _error(self, y_true: np.ndarray) -> Callable[[np.ndarray], float]:
-        """Smaller is better; without anything to judge by, all are equal and the first is taken."""
+        """Validation error of predictions, smaller is better; constant where no metric can be computed.
+
+        With a constant error the first candidate is chosen.
+        """
         if self.task == "regression" and len(y_true):
             return lambda y_pred: float(root_mean_squared_error(y_true, y_pred))
         if self.task == "classification" and len(y_true) and np.ptp(y_true) > 0:
             return lambda y_pred: -float(roc_auc_score(y_true, y_pred))
         return lambda y_pred: 0.0
 
-    def _machine(
-        self, rows: np.ndarray, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, penalty: float
+    def _fit_svm(
+        self, x: np.ndarray, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, penalty: float
     ) -> np.ndarray:
         if self.task == "regression":
             mean, std = y_true[train].mean(), y_true[train].std()
-            return SVR(C=penalty).fit(rows[train], (y_true[train] - mean) / std).predict(rows) * std + mean
-        margins = SVC(C=penalty).fit(rows[train], y_true[train]).decision_function(rows)
+            return SVR(C=penalty).fit(x[train], (y_true[train] - mean) / std).predict(x) * std + mean
+        margins = SVC(C=penalty).fit(x[train], y_true[train]).decision_function(x)
         if not len(valid) or np.ptp(y_true[valid]) == 0:
             return expit(margins)
-        # Platt: probabilities from margins of molecules that the machine was not fitted to
+        # Platt scaling: probabilities from the margins of molecules that the machine was not fitted to
         platt = LogisticRegression().fit(margins[valid, None], y_true[valid])
-        # a validation part may turn a poor machine around; its order is kept
+        # abs: for a poor machine the slope may be negative on validation; the ranking by margin is preserved
         return expit(abs(platt.coef_[0, 0]) * margins + platt.intercept_[0])

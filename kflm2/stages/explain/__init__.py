@@ -1,1 +1,1 @@
-"""What drives predictions."""
+"""Attribution of predictions to atoms, tokens and descriptors."""

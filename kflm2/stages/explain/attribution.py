@@ -1,12 +1,11 @@
-"""Which parts of a molecule drive its prediction: integrated gradients over everything a model reads.
+"""Attribution of a prediction to the parts of a molecule: integrated gradients over all inputs of a model.
 
-Sundararajan, Taly and Yan 2017 (arXiv:1703.01365): what a part adds is the gradient of the prediction by it, averaged
-on the straight way from a baseline to the molecule, times its distance from there. All parts together add up to the
-difference between the two predictions, which is checked for every molecule.
+Sundararajan, Taly and Yan 2017 (arXiv:1703.01365): the attribution of a part is the gradient of the prediction with
+respect to it, averaged along the straight line from a baseline to the molecule, times the part's difference from the
+baseline. All attributions add up to the difference between the two predictions, which is checked for every molecule.
 
-The baseline is a molecule that says nothing: the mean of the training states for every token, the median for every
-descriptor, and the molecule's own skeleton with blank atoms and bonds. Sizes: S steps, T tokens, N atoms, P
-descriptors.
+The baseline is a blank molecule: for every token the mean of the training states, for every descriptor the median, and
+the same molecular graph with features of 0 for all atoms and bonds. Sizes: S steps, T tokens, N atoms, P descriptors.
 """
 
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from kflm2.model import CrossAttention, StatesEncoder, pool_mean
 from kflm2.trainers.supervised import Ensemble
 
 Output = Callable[[Batch], torch.Tensor]
-"""A batch of B molecules to (B,) numbers, each of its own molecule alone."""
+"""A function of a batch of B molecules that returns (B,) values, each of which depends on its molecule only."""
 
 VIEWS = ("graph", "tokens", "descriptors")
 TOLERANCE = 0.01
-"""Share of the difference, or of the targets' standard deviation where that is larger, that the parts may miss."""
+"""Largest gap, as a share of the difference, or of the target's standard deviation if that is larger."""
 _PARTS = ("states", "x", "edge_attr", "descriptors")
 _ITEMS = 4096
 """Tokens, atoms and bonds in one pass; more is no faster on a CPU."""
@@ -35,106 +34,106 @@ _ITEMS = 4096
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each part of one molecule adds to its prediction, in the unit of the output; empty where there is none."""
+    """Attributions of the parts of one molecule, in the unit of the output; empty for a view that is not read."""
 
     prediction: float
     baseline: float
-    """Prediction of the molecule that says nothing."""
+    """Prediction for the baseline."""
     tokens: np.ndarray
     """(T,)"""
     atoms: np.ndarray
-    """(N,) with half of each bond."""
+    """(N,) each with half of the attribution of its bonds."""
     descriptors: np.ndarray
     """(P,)"""
     steps: int
     allowed: float
-    """Largest gap that is no matter."""
+    """Largest gap at which the attributions are complete."""
 
     @property
     def difference(self) -> float:
-        """What there is to explain."""
+        """Prediction minus baseline, which the attributions add up to."""
         return self.prediction - self.baseline
 
     @property
     def shares(self) -> dict[str, float]:
-        """View -> what all of it adds."""
-        parts = (self.atoms, self.tokens, self.descriptors)
-        return {view: float(own.sum()) for view, own in zip(VIEWS, parts, strict=True)}
+        """View -> sum of its attributions."""
+        attributions = (self.atoms, self.tokens, self.descriptors)
+        return {view: float(values.sum()) for view, values in zip(VIEWS, attributions, strict=True)}
 
     @property
     def total(self) -> float:
-        """What all parts add."""
+        """Sum of all attributions."""
         return sum(self.shares.values())
 
     @property
     def gap(self) -> float:
-        """What the parts miss of the difference."""
+        """Difference minus the sum of all attributions."""
         return self.difference - self.total
 
     @property
     def complete(self) -> bool:
-        """Whether the gap is no matter."""
+        """Whether the gap is small enough."""
         return abs(self.gap) <= self.allowed
 
 
 def explain(ensemble: Ensemble, molecule: Batch, target: int, pooled: bool, steps: int) -> Attribution:
-    """Explain one molecule's prediction, the mean of the members; for classes the mean of their logits.
+    """Explain the prediction for one molecule, the mean over the members; for classification the mean logit.
 
-    Logits, since a probability near 0 or 1 hardly moves, whatever the parts say.
+    Logits are explained since the gradient of a probability near 0 or 1 is almost 0.
 
     Args:
         ensemble: its members share the scaling of their inputs.
-        molecule: one; its states are those of its tokens.
-        target: which column.
+        molecule: a batch of one molecule, with the states of its tokens.
+        target: index of the target.
         pooled: whether the models read the mean of the tokens' states.
-        steps: S to begin with; doubled, up to MOST_STEPS, while the attributions are not complete.
+        steps: S at first; doubled, up to MOST_STEPS, while the attributions are not complete.
     """
     output = mean_output(ensemble, target, pooled)
     baseline = blank(ensemble, molecule)
     with torch.no_grad():
-        there, here = (float(output(end)) for end in (molecule, baseline))
-    allowed = TOLERANCE * max(abs(there - here), float(ensemble.members[0].scaler.std[target]))
+        prediction, blank_prediction = (float(output(batch)) for batch in (molecule, baseline))
+    allowed = TOLERANCE * max(abs(prediction - blank_prediction), float(ensemble.members[0].scaler.std[target]))
     while True:
-        tokens, atoms, descriptors = _summed(molecule, integrate(output, molecule, baseline, steps))
-        attribution = Attribution(there, here, tokens, atoms, descriptors, steps, allowed)
+        tokens, atoms, descriptors = _sum_features(molecule, integrate(output, molecule, baseline, steps))
+        attribution = Attribution(prediction, blank_prediction, tokens, atoms, descriptors, steps, allowed)
         if attribution.complete or 2 * steps > MOST_STEPS:
             return attribution
         steps *= 2
 
 
 def mean_output(ensemble: Ensemble, target: int, pooled: bool) -> Output:
-    """The mean of the members in the target's unit, or of their logits."""
+    """The mean of the members' predictions in the target's unit, or of their logits."""
 
     def output(batch: Batch) -> torch.Tensor:
         if pooled and batch.states is not None and batch.states_mol is not None:
             mean = pool_mean(batch.states, batch.states_mol, batch.size)
             batch = replace(batch, states=mean, states_mol=torch.arange(batch.size, device=mean.device))
-        each = [
+        outputs = [
             member.model(batch)[:, target].double() * member.scaler.std[target] + member.scaler.mean[target]
             for member in ensemble.members
         ]
-        return torch.stack(each).mean(dim=0)
+        return torch.stack(outputs).mean(dim=0)
 
     return output
 
 
 def blank(ensemble: Ensemble, molecule: Batch) -> Batch:
-    """The molecule that says nothing, of the same size."""
+    """The baseline of a molecule, of the same shapes."""
     states = None
     if molecule.states is not None:
         encoder = ensemble.members[0].model.encoders["states"]
         assert isinstance(encoder, StatesEncoder)
         states = encoder.scale.mean.expand_as(molecule.states)
 
-    def zero(own: torch.Tensor | None) -> torch.Tensor | None:
-        return None if own is None else torch.zeros_like(own)
+    def zeros(values: torch.Tensor | None) -> torch.Tensor | None:
+        return None if values is None else torch.zeros_like(values)
 
     return replace(
         molecule,
         states=states,
-        x=zero(molecule.x),
-        edge_attr=zero(molecule.edge_attr),
-        descriptors=zero(molecule.descriptors),
+        x=zeros(molecule.x),
+        edge_attr=zeros(molecule.edge_attr),
+        descriptors=zeros(molecule.descriptors),
     )
 
 
@@ -142,94 +141,97 @@ def integrate(output: Output, molecule: Batch, baseline: Batch, steps: int) -> d
     """Integrated gradients of one molecule.
 
     Args:
-        output: what is explained.
-        molecule: one.
-        baseline: the same size.
-        steps: S, nodes of Gauss and Legendre's rule.
+        output: the function that is explained.
+        molecule: a batch of one molecule.
+        baseline: of the same shapes.
+        steps: S, the nodes of Gauss-Legendre quadrature.
 
     Returns:
-        Part, a field of Batch that the molecule has -> float64 of that part's shape.
+        Name of a field of Batch that the molecule has -> float64 attributions of the field's shape.
     """
-    ends = {
-        name: (start, own - start)
+    paths = {
+        name: (start, end - start)
         for name in _PARTS
-        if (own := getattr(molecule, name)) is not None and (start := getattr(baseline, name)) is not None
+        if (end := getattr(molecule, name)) is not None and (start := getattr(baseline, name)) is not None
     }
-    nodes, weights = _nodes(steps)
-    total = {name: np.zeros(way.shape) for name, (_, way) in ends.items()}
-    copies = max(1, _ITEMS // max(1, *(len(way) for _, way in ends.values())))
+    nodes, weights = _quadrature(steps)
+    integrals = {name: np.zeros(difference.shape) for name, (_, difference) in paths.items()}
+    copies = max(1, _ITEMS // max(1, *(len(difference) for _, difference in paths.values())))
     for first in range(0, steps, copies):
         chosen = slice(first, first + copies)
         size = len(nodes[chosen])
         inputs = {}
-        for name, (start, way) in ends.items():
-            place = way.new_tensor(nodes[chosen]).view(-1, 1, 1)
-            inputs[name] = (start + place * way).flatten(end_dim=1).requires_grad_()
-        # copies do not touch each other, so that one gradient of their sum is the gradient of each
-        whole = output(_copied(molecule, size, inputs)).sum()
-        gradients = torch.autograd.grad(whole, list(inputs.values()), allow_unused=True, materialize_grads=True)
+        for name, (start, difference) in paths.items():
+            fraction = difference.new_tensor(nodes[chosen]).view(-1, 1, 1)
+            inputs[name] = (start + fraction * difference).flatten(end_dim=1).requires_grad_()
+        # copies are independent, so that the gradient of the sum gives the gradient of each output
+        total = output(_repeat(molecule, size, inputs)).sum()
+        gradients = torch.autograd.grad(total, list(inputs.values()), allow_unused=True, materialize_grads=True)
         for name, gradient in zip(inputs, gradients, strict=True):
-            each = gradient.double().cpu().numpy().reshape(size, *total[name].shape)
-            total[name] += np.tensordot(weights[chosen], each, axes=1)
-    return {name: total[name] * way.double().cpu().numpy() for name, (_, way) in ends.items()}
+            by_node = gradient.double().cpu().numpy().reshape(size, *integrals[name].shape)
+            integrals[name] += np.tensordot(weights[chosen], by_node, axes=1)
+    return {name: integrals[name] * difference.double().cpu().numpy() for name, (_, difference) in paths.items()}
 
 
-def _copied(molecule: Batch, size: int, inputs: dict[str, torch.Tensor]) -> Batch:
-    """A batch of `size` copies that differ in their inputs."""
+def _repeat(molecule: Batch, size: int, inputs: dict[str, torch.Tensor]) -> Batch:
+    """A batch of `size` copies of the molecule with the given inputs."""
     device = next(iter(inputs.values())).device
-    number = torch.arange(size, device=device)
+    copies = torch.arange(size, device=device)
 
-    def owners(items: torch.Tensor | None) -> torch.Tensor | None:
-        return None if items is None else number.repeat_interleave(len(items))
+    def copy_of(items: torch.Tensor | None) -> torch.Tensor | None:
+        return None if items is None else copies.repeat_interleave(len(items))
 
     edge_index = None
     if molecule.edge_index is not None and molecule.x is not None:
-        shift = (number * len(molecule.x)).repeat_interleave(molecule.edge_index.shape[1])
-        edge_index = molecule.edge_index.repeat(1, size) + shift
-    return Batch(size, states_mol=owners(molecule.states), x_mol=owners(molecule.x), edge_index=edge_index, **inputs)
+        offsets = (copies * len(molecule.x)).repeat_interleave(molecule.edge_index.shape[1])
+        edge_index = molecule.edge_index.repeat(1, size) + offsets
+    return Batch(size, states_mol=copy_of(molecule.states), x_mol=copy_of(molecule.x), edge_index=edge_index, **inputs)
 
 
 @lru_cache
-def _nodes(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) places in (0, 1), and (S,) weights that add up to 1."""
+def _quadrature(steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) nodes in (0, 1), and (S,) weights that add up to 1."""
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     return (nodes + 1) / 2, weights / 2
 
 
-def _summed(molecule: Batch, found: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T,), (N,) and (P,) from attributions of single features; a bond's go half to each of its atoms."""
-    rows = {name: own.sum(axis=1) for name, own in found.items() if name != "descriptors"}
+def _sum_features(molecule: Batch, by_feature: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T,), (N,) and (P,) sums of the attributions of features; each atom of a bond gets half of the bond's."""
+    rows = {name: values.sum(axis=1) for name, values in by_feature.items() if name != "descriptors"}
     atoms = rows.get("x", np.zeros(0))
     if "edge_attr" in rows and molecule.edge_index is not None:
-        for end in molecule.edge_index.cpu().numpy():
-            np.add.at(atoms, end, rows["edge_attr"] / 2)
-    descriptors = found["descriptors"][0] if "descriptors" in found else np.zeros(0)
+        for bond_atoms in molecule.edge_index.cpu().numpy():
+            np.add.at(atoms, bond_atoms, rows["edge_attr"] / 2)
+    descriptors = by_feature["descriptors"][0] if "descriptors" in by_feature else np.zeros(0)
     return rows.get("states", np.zeros(0)), atoms, descriptors
 
 
 def attention(ensemble: Ensemble, molecule: Batch) -> tuple[np.ndarray, np.ndarray] | None:
-    """(T, N) from tokens to atoms and (N, T) back, mean over heads and members; None where nothing crosses.
+    """(T, N) attention of tokens to atoms and (N, T) of atoms to tokens, mean over heads and members.
+
+    None for models without cross attention over tokens and atoms.
 
     Args:
-        ensemble: whose members are alike.
-        molecule: one; its states are those of its tokens.
+        ensemble: its members have the same architecture.
+        molecule: a batch of one molecule, with the states of its tokens.
     """
-    found = []
+    maps = []
     with torch.inference_mode():
         for member in ensemble.members:
             fusion = member.model.fusion
             if not (isinstance(fusion, CrossAttention) and fusion.needs_items):
                 return None
-            found.append([own[0].double().cpu().numpy() for own in fusion.maps(member.model.encode(molecule)[:2])])
-    there, back = (np.mean(own, axis=0) for own in zip(*found, strict=True))
-    return there, back
+            views = member.model.encode(molecule)[:2]
+            maps.append([weights[0].double().cpu().numpy() for weights in fusion.attention_maps(views)])
+    to_atoms, to_tokens = (np.mean(weights, axis=0) for weights in zip(*maps, strict=True))
+    return to_atoms, to_tokens
 
 
-def descriptor_names(kind: str, scale: DescriptorScaler) -> list[str]:
+def descriptor_names(kind: str, descriptor_scaler: DescriptorScaler) -> list[str]:
     """Names of the descriptors that the models read, in their order."""
     names: list[str] = []
     if "rdkit" in kind:
         names += rdkit_names()
     if "morgan" in kind:
         names += [f"Morgan bit {bit}" for bit in range(MORGAN_BITS)]
-    return [names[column] for column in scale.columns]
+    return [names[column] for column in descriptor_scaler.columns]

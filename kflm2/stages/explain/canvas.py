@@ -1,7 +1,7 @@
-"""Words, boxes and lines on RDKit's drawing, in pixels, y downwards.
+"""Text, boxes and lines on an RDKit drawing, in pixels, y downwards.
 
-RDKit writes the characters of a string close together, reads <sub> and <sup> as markup, and knows only ASCII. Here each
-character stands for itself, where the font says it belongs.
+RDKit writes the characters of a string too close together, reads <sub> and <sup> as markup, and has only ASCII. Here
+each character is drawn separately, literally, at the position given by the font's metrics.
 """
 
 from functools import lru_cache
@@ -19,7 +19,7 @@ _EM = 1000
 
 
 class Canvas:
-    """Draws on a drawing of RDKit's."""
+    """Draws on an RDKit drawing."""
 
     def __init__(self, drawer: Any) -> None:
         self.drawer = drawer
@@ -28,50 +28,50 @@ class Canvas:
         """Write one line.
 
         Args:
-            text: what is not ASCII becomes a question mark.
-            x: of its left end, its middle or its right end.
-            baseline: y of the line it stands on.
+            text: characters other than ASCII become question marks.
+            x: of the left end, the middle or the right end of the text.
+            baseline: y of the text's baseline.
             size: of the font.
-            colour: of the letters.
-            align: 0, 0.5 or 1: what x is the place of.
+            colour: of the text.
+            align: 0, 0.5 or 1: x is the left end, the middle or the right end.
         """
         text = printable(text)
         self.drawer.SetColour(colour)
         self.drawer.SetFontSize(size)
         x -= align * self.width(text, size)
         for character in text:
-            advance, middle, top = _metrics(character)
+            advance, middle, top = _glyph_metrics(character)
             if not character.isspace():
-                # RDKit puts a character's middle at x, and half its height above the line at y
-                place = Point2D(x + middle * size, baseline - top / 2 * size)
-                self.drawer.DrawString(character, place, 0, True)
+                # RDKit centres a character: its middle at x, half of its height above the baseline at y
+                centre = Point2D(x + middle * size, baseline - top / 2 * size)
+                self.drawer.DrawString(character, centre, 0, True)
             x += advance * size
 
     @staticmethod
     def width(text: str, size: float) -> float:
-        """How long a line is."""
-        return size * sum(_metrics(character)[0] for character in printable(text))
+        """Width of a line of text."""
+        return size * sum(_glyph_metrics(character)[0] for character in printable(text))
 
-    def shortened(self, text: str, size: float, most: float) -> str:
-        """The text, or as much of it as `most` has room for, and dots."""
-        if self.width(text, size) <= most:
+    def shortened(self, text: str, size: float, most_width: float) -> str:
+        """The text, or as much of it as fits into `most_width`, with three dots."""
+        if self.width(text, size) <= most_width:
             return text
-        while text and self.width(f"{text}...", size) > most:
+        while text and self.width(f"{text}...", size) > most_width:
             text = text[:-1]
         return f"{text}..."
 
-    def box(self, x: float, y: float, wide: float, high: float, fill: Colour | None, edge: Colour | None) -> None:
-        """A box from its upper left corner, filled, with an edge, or both."""
-        corners = Point2D(x, y), Point2D(x + wide, y + high)
+    def box(self, x: float, y: float, width: float, height: float, fill: Colour | None, edge: Colour | None) -> None:
+        """Draw a box with its upper left corner at (x, y), filled, with an edge, or both."""
+        corners = Point2D(x, y), Point2D(x + width, y + height)
         self.drawer.SetLineWidth(1)
-        for own, fills in ((fill, True), (edge, False)):
-            if own is not None:
-                self.drawer.SetFillPolys(fills)
-                self.drawer.SetColour(own)
+        for colour, filled in ((fill, True), (edge, False)):
+            if colour is not None:
+                self.drawer.SetFillPolys(filled)
+                self.drawer.SetColour(colour)
                 self.drawer.DrawRect(*corners, True)
 
     def line(self, start: tuple[float, float], end: tuple[float, float], colour: Colour) -> None:
-        """A line of one pixel."""
+        """Draw a line, 1 pixel wide."""
         self.drawer.SetLineWidth(1)
         self.drawer.SetColour(colour)
         self.drawer.DrawLine(Point2D(*start), Point2D(*end), True)
@@ -90,8 +90,8 @@ def _font() -> FT2Font:
 
 
 @lru_cache
-def _metrics(character: str) -> tuple[float, float, float]:
-    """Advance, middle of the ink, and its height above the line, each for a font of size 1."""
+def _glyph_metrics(character: str) -> tuple[float, float, float]:
+    """Advance, x of the glyph's middle, and its height above the baseline, for a font of size 1."""
     glyph = _font().load_char(ord(character), LoadFlags.NO_HINTING)
     left, _, right, top = (edge / 64 / _EM for edge in glyph.bbox)
     return glyph.linearHoriAdvance / 65536 / _EM, (left + right) / 2, top

@@ -1,4 +1,4 @@
-"""What drives predictions: a picture and a table of attributions for each of some molecules."""
+"""Explanations of predictions: for each molecule a picture and a table of attributions."""
 
 import itertools
 import re
@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 
 from kflm2.config.explain import ExplainConfig
-from kflm2.config.train import wants_tokens
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
@@ -21,22 +20,23 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
-from kflm2.files import atomic, read_json, write_json, write_text
+from kflm2.files import atomic, read_json, write_csv, write_json, write_text
+from kflm2.plotting import save_figure
 from kflm2.predictor.bundle import Bundle
+from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
 from kflm2.predictor.readers import MoleculeReader
-from kflm2.results.runs import write_csv
-from kflm2.stages.explain import attribution
-from kflm2.stages.explain import plots as attribution_picture
-from kflm2.stages.explain.attribution import Attribution
-from kflm2.stages.explain.plots import Explained
+from kflm2.stages.explain import plots
+from kflm2.stages.explain.attribution import VIEWS, Attribution, attention, descriptor_names, explain
+from kflm2.stages.explain.plots import Explanation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _JSON = "explained.json"
-_OURS = re.compile(r"\d{3,}(\.svg|\.png|-attention\.png)")
-_SHOWN, _TARGET = 40, 36
+_PICTURE = re.compile(r"\d{3,}(\.svg|\.png|-attention\.png)")
+_SMILES_LENGTH, _TARGET_LENGTH = 40, 36
+"""Largest numbers of printed characters."""
 _COLUMNS = ("row", "smiles", "name", "kind", "index", "label", "attribution")
 
 
@@ -47,51 +47,52 @@ def run(config: ExplainConfig) -> int:
         config: checked.
 
     Returns:
-        How many of them have no prediction.
+        Number of molecules without a prediction.
 
     Raises:
         KFLM2Error: model or input cannot be used.
     """
     device = choose_device(config.device)
-    bundle = Bundle.load(config.model, config.llm, device)
+    bundle = load_bundle(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
     reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
-    most = None if reader.format == "words" else config.limit
+    limit = None if reader.format == "words" else config.limit
     _clear(config.out)
-    frames, told = [pd.DataFrame(columns=list(_COLUMNS))], []
+    frames, records = [pd.DataFrame(columns=list(_COLUMNS))], []
     rows = reader.rows()
-    for row, given in enumerate(itertools.islice(rows, most), start=1):
-        one = {"row": row, "name": given.name, "smiles": ""}
+    for number, row in enumerate(itertools.islice(rows, limit), start=1):
+        record = {"row": number, "name": row.name, "smiles": ""}
         try:
-            one["smiles"] = reader.smiles(given)
-            explained, maps = explainer.explain(str(one["smiles"]), given.name if reader.named else "")
+            record["smiles"] = reader.smiles(row)
+            explanation, maps = explainer.explain(str(record["smiles"]), row.name if reader.named else "")
         except MoleculeError as error:
-            print(f"{row:>4}  no prediction: {error}", flush=True)
-            told.append({**one, "status": str(error)})
+            print(f"{number:>4}  no prediction: {error}", flush=True)
+            records.append({**record, "status": str(error)})
             continue
-        files = _draw(explained, maps, config.out / f"{row:03d}")
-        frames.append(_table(row, explained))
-        told.append({**one, "smiles": explained.smiles, "status": OK, **_figures(explained), "files": files})
-        print(f"{row:>4}  {_line(explained)}", flush=True)
+        files = _draw(explanation, maps, config.out / f"{number:03d}")
+        frames.append(_table(number, explanation))
+        values = _values(explanation)
+        records.append({**record, "smiles": explanation.smiles, "status": OK, **values, "files": files})
+        print(f"{number:>4}  {_line(explanation)}", flush=True)
     write_csv(config.out / "attributions.csv", pd.concat(frames, ignore_index=True))
-    write_json(config.out / _JSON, {**explainer.about(), "molecules": told})
+    write_json(config.out / _JSON, {**explainer.about(), "molecules": records})
     if next(rows, None) is not None:
-        print(f"      only the first {most}; --limit explains more")
+        print(f"      only the first {limit}; --limit explains more")
     print(f"      {config.out}")
-    return sum(own["status"] != OK for own in told)
+    return sum(record["status"] != OK for record in records)
 
 
 class Explainer:
-    """A bundle whose predictions are explained, of one target."""
+    """Explains the predictions of a bundle for one target."""
 
     def __init__(self, bundle: Bundle, target: str | None, steps: int, device: torch.device) -> None:
-        """Take a bundle.
+        """Set the bundle and the target.
 
         Args:
             bundle: whose predictions are explained.
             target: one of its targets; None for the first.
             steps: see attribution.explain.
-            device: that the bundle was put on, and the LLM's.
+            device: of the bundle's models and of the LLM.
 
         Raises:
             SettingError: no such target.
@@ -100,14 +101,16 @@ class Explainer:
         self.target = bundle.targets.index(one_of("target", target or bundle.targets[0], bundle.targets))
         self.classes = bundle.task == "classification"
         self.unit = "log-odds" if self.classes else bundle.unit
-        self.pooled = bundle.source is not None and not wants_tokens(bundle.config)
+        self.pooled = bundle.source is not None and not bundle.config.wants_tokens
         self._embedder = Embedder(bundle.source, device) if bundle.source is not None else None
-        scale, read = bundle.ensemble.scale, bundle.config.read_views
-        self.descriptors = () if scale is None else attribution.descriptor_names(bundle.config.descriptors, scale)
-        self.views = tuple(view for view in attribution.VIEWS if {"tokens": "states"}.get(view, view) in read)
+        descriptor_scaler, read_views = bundle.ensemble.descriptor_scaler, bundle.config.read_views
+        self.descriptors = (
+            () if descriptor_scaler is None else descriptor_names(bundle.config.descriptors, descriptor_scaler)
+        )
+        self.views = tuple(view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
 
     def about(self) -> dict[str, Any]:
-        """What is explained, for explained.json."""
+        """Target, unit, method and views, for explained.json."""
         return {
             "target": self.bundle.targets[self.target],
             "kind": self.bundle.task,
@@ -117,15 +120,15 @@ class Explainer:
             "views": list(self.views),
         }
 
-    def explain(self, smiles: str, name: str) -> tuple[Explained, tuple[np.ndarray, np.ndarray] | None]:
+    def explain(self, smiles: str, name: str) -> tuple[Explanation, tuple[np.ndarray, np.ndarray] | None]:
         """Explain one molecule.
 
         Args:
-            smiles: as given.
-            name: that is shown; may be empty.
+            smiles: of the input.
+            name: shown in the picture; may be empty.
 
         Returns:
-            Its attributions, and where tokens and atoms attend to each other the two maps; see attribution.attention.
+            The explanation, and the two attention maps, None for a model without them; see attribution.attention.
 
         Raises:
             MoleculeError: there is no prediction.
@@ -133,143 +136,144 @@ class Explainer:
         bundle = self.bundle
         text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
-        read = bundle.config.read_views
-        values = descriptor_rows(bundle.config.descriptors, [text]) if "descriptors" in read else None
-        graphs = graphs_of([mol]) if "graph" in read else None
-        features = bundle.ensemble.scaled(Features(self._states(text), graphs, values))
+        views = bundle.config.read_views
+        values = descriptor_rows(bundle.config.descriptors, [text]) if "descriptors" in views else None
+        graphs = graphs_of([mol]) if "graph" in views else None
+        features = bundle.ensemble.scale_features(Features(self._states(text), graphs, values))
         molecule = features.batch(np.array([0]), self.device)
-        found = attribution.explain(bundle.ensemble, molecule, self.target, self.pooled, self.steps)
+        attribution = explain(bundle.ensemble, molecule, self.target, self.pooled, self.steps)
         probability = self._probability(features) if self.classes else None
-        scale = bundle.ensemble.scale
-        explained = Explained(
+        descriptor_scaler = bundle.ensemble.descriptor_scaler
+        explanation = Explanation(
             smiles=text,
             name=name,
-            title=self._title(found, probability),
+            title=self._title(attribution, probability),
             unit=self.unit,
-            found=found,
+            attribution=attribution,
             probability=probability,
             views=self.views,
             tokens=() if self._embedder is None else self._texts(text),
             descriptors=tuple(self.descriptors),
-            values=np.zeros(0) if values is None or scale is None else values[0, scale.columns],
+            values=np.zeros(0) if values is None or descriptor_scaler is None else values[0, descriptor_scaler.columns],
         )
-        return explained, attribution.attention(bundle.ensemble, molecule)
+        return explanation, attention(bundle.ensemble, molecule)
 
     def _states(self, smiles: str) -> Ragged | None:
-        """The states of all tokens, also where the models read their mean."""
+        """The states of all tokens, also if the models read their mean."""
         if self._embedder is None:
             return None
-        tokens = self._embedder.compute([smiles], "tokens")
+        tokens = self._embedder.embed_uncached([smiles], "tokens")
         if not tokens.lengths[0]:
             raise MoleculeError(TOO_LONG)
         if not self.pooled:
             return tokens
-        # tokens come in float16, their mean does not; what that loses is given back: predict's prediction is explained
-        own = tokens.values.astype(np.float32)
-        lost = self._embedder.compute([smiles], "mean").values - own.mean(axis=0, keepdims=True)
-        return Ragged(own + lost, tokens.ptr)
+        # token states are float16, their mean is float32: all are shifted to that mean, which `kflm2 predict` reads
+        values = tokens.values.astype(np.float32)
+        shift = self._embedder.embed_uncached([smiles], "mean").values - values.mean(axis=0, keepdims=True)
+        return Ragged(values + shift, tokens.ptr)
 
     def _texts(self, smiles: str) -> tuple[str, ...]:
         assert self._embedder is not None and self._embedder.loaded is not None
         return token_texts(self._embedder.loaded.tokenizer, smiles)
 
     def _probability(self, features: Features) -> float:
-        """What `kflm2 predict` says: the calibrated mean of the members' probabilities, not of their logits."""
+        """As `kflm2 predict` gives it: the calibrated mean of the members' probabilities, not of their logits."""
         if self.pooled and features.states is not None:
             mean = features.states.take(np.array([0])).values.mean(axis=0, keepdims=True)
             features = replace(features, states=Ragged(mean, np.array([0, 1])))
         raw, _ = self.bundle.ensemble.predict(features)
         return float(self.bundle.calibration.calibrated(raw)[0, self.target])
 
-    def _title(self, found: Attribution, probability: float | None) -> str:
-        # some targets are named by a whole sentence, and the figures after it matter more
-        target = _shortened(self.bundle.targets[self.target], _TARGET)
+    def _title(self, attribution: Attribution, probability: float | None) -> str:
+        # some targets have a whole sentence as name, and the values after it are more important
+        target = _shortened(self.bundle.targets[self.target], _TARGET_LENGTH)
         unit = f" {self.unit}" if self.unit else ""
-        odds = "" if probability is None else f" (probability {probability:.3g})"
+        probability_text = "" if probability is None else f" (probability {probability:.3g})"
         return (
-            f"{target}: predicted {found.prediction:.4g}{unit}{odds}; a molecule that says"
-            f" nothing would get {found.baseline:.4g}, the difference is {found.difference:+.4g}"
+            f"{target}: predicted {attribution.prediction:.4g}{unit}{probability_text}; a molecule that says"
+            f" nothing would get {attribution.baseline:.4g}, the difference is {attribution.difference:+.4g}"
         )
 
 
 def token_texts(tokenizer: "PreTrainedTokenizerBase", smiles: str) -> tuple[str, ...]:
-    """(T,) the piece of the SMILES that each token stands for; its name where that is none, as for a start."""
-    read = tokenizer(smiles, add_special_tokens=True, return_offsets_mapping=tokenizer.is_fast)
-    names = tokenizer.convert_ids_to_tokens(read["input_ids"])
-    # a tokenizer in plain Python knows no places
-    places = read.get("offset_mapping") or [(0, 0)] * len(names)
-    return tuple(smiles[start:end] or str(name) for (start, end), name in zip(places, names, strict=True))
+    """(T,) the substring of the SMILES of each token; the token's name if it has none, as a start token."""
+    encoding = tokenizer(smiles, add_special_tokens=True, return_offsets_mapping=tokenizer.is_fast)
+    names = tokenizer.convert_ids_to_tokens(encoding["input_ids"])
+    # a tokenizer in pure Python gives no offsets
+    offsets = encoding.get("offset_mapping") or [(0, 0)] * len(names)
+    return tuple(smiles[start:end] or str(name) for (start, end), name in zip(offsets, names, strict=True))
 
 
-def _draw(explained: Explained, maps: tuple[np.ndarray, np.ndarray] | None, stem: Path) -> list[str]:
-    """Write a molecule's pictures; their names."""
+def _draw(explanation: Explanation, maps: tuple[np.ndarray, np.ndarray] | None, stem: Path) -> list[str]:
+    """Write the pictures of a molecule; returns their file names."""
     paths = [stem.with_suffix(".svg"), stem.with_suffix(".png")]
-    write_text(paths[0], attribution_picture.svg(explained))
+    write_text(paths[0], plots.svg(explanation))
     with atomic(paths[1]) as temporary:
-        temporary.write_bytes(attribution_picture.png(explained))
+        temporary.write_bytes(plots.png(explanation))
     if maps is not None:
         paths.append(stem.with_name(f"{stem.name}-attention.png"))
-        with atomic(paths[2]) as temporary:
-            attribution_picture.attention(*maps, explained.tokens, explained.smiles).savefig(temporary, dpi=150)
+        save_figure(plots.attention(*maps, explanation.tokens, explanation.smiles), paths[2])
     return [path.name for path in paths]
 
 
-def _table(row: int, explained: Explained) -> pd.DataFrame:
-    """A line for each atom, token and descriptor; what they add, added up, is the explained difference."""
-    found = explained.found
-    atoms = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in parse_smiles(explained.smiles).GetAtoms()]
+def _table(number: int, explanation: Explanation) -> pd.DataFrame:
+    """A row per atom, token and descriptor; the attributions add up to the explained difference."""
+    attribution = explanation.attribution
+    atoms = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in parse_smiles(explanation.smiles).GetAtoms()]
     kinds = (
-        ("atom", atoms, found.atoms),
-        ("token", explained.tokens, found.tokens),
-        ("descriptor", explained.descriptors, found.descriptors),
+        ("atom", atoms, attribution.atoms),
+        ("token", explanation.tokens, attribution.tokens),
+        ("descriptor", explanation.descriptors, attribution.descriptors),
     )
-    lines = [
-        (row, explained.smiles, explained.name, kind, index, labels[index], value)
+    rows = [
+        (number, explanation.smiles, explanation.name, kind, index, labels[index], value)
         for kind, labels, values in kinds
         for index, value in enumerate(values)
     ]
-    return pd.DataFrame(lines, columns=list(_COLUMNS))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _figures(explained: Explained) -> dict[str, Any]:
-    found = explained.found
+def _values(explanation: Explanation) -> dict[str, Any]:
+    """The values of a molecule in explained.json."""
+    attribution = explanation.attribution
     return {
-        "prediction": found.prediction,
-        "probability": explained.probability,
-        "baseline": found.baseline,
-        "difference": found.difference,
-        "sum": found.total,
-        "gap": found.gap,
-        "complete": found.complete,
-        "steps": found.steps,
-        "shares": found.shares,
-        "tokens": list(explained.tokens),
+        "prediction": attribution.prediction,
+        "probability": explanation.probability,
+        "baseline": attribution.baseline,
+        "difference": attribution.difference,
+        "sum": attribution.total,
+        "gap": attribution.gap,
+        "complete": attribution.complete,
+        "steps": attribution.steps,
+        "shares": attribution.shares,
+        "tokens": list(explanation.tokens),
     }
 
 
-def _line(explained: Explained) -> str:
-    """One line for people."""
-    found = explained.found
-    smiles = _shortened(explained.smiles, _SHOWN)
-    shares = ", ".join(f"{view} {found.shares[view]:+.3g}" for view in explained.views)
-    unit = f" {explained.unit}" if explained.unit else ""
-    short = "" if found.complete else f", NOT complete: more than {found.allowed:.2g}"
+def _line(explanation: Explanation) -> str:
+    """The printed line of a molecule."""
+    attribution = explanation.attribution
+    smiles = _shortened(explanation.smiles, _SMILES_LENGTH)
+    shares = ", ".join(f"{view} {attribution.shares[view]:+.3g}" for view in explanation.views)
+    unit = f" {explanation.unit}" if explanation.unit else ""
+    incomplete = "" if attribution.complete else f", NOT complete: more than {attribution.allowed:.2g}"
     return (
-        f"{smiles:<{_SHOWN}}  {found.prediction:.4g}{unit} = {found.baseline:.4g} {found.difference:+.4g} ({shares});"
-        f" gap {found.gap:.1g} in {found.steps} steps{short}"
+        f"{smiles:<{_SMILES_LENGTH}}  {attribution.prediction:.4g}{unit} = {attribution.baseline:.4g}"
+        f" {attribution.difference:+.4g} ({shares}); gap {attribution.gap:.1g} in {attribution.steps}"
+        f" steps{incomplete}"
     )
 
 
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run left, whose pictures would pass for this one's."""
+    """Remove the pictures of an earlier run, which could be mistaken for those of this run."""
     if not (out / _JSON).is_file():
         return
-    known = read_json(out / _JSON, "explanations", DataError)
+    records = read_json(out / _JSON, "explanations", DataError).get("molecules", [])
     (out / _JSON).unlink()
-    for name in (str(name) for one in known.get("molecules", []) for name in one.get("files", [])):
-        if _OURS.fullmatch(name):
+    for name in (str(name) for record in records for name in record.get("files", [])):
+        if _PICTURE.fullmatch(name):
             (out / name).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Stage 1: teach an LLM chemistry."""
+"""Stage 1: fine-tune an LLM on SMILES."""

@@ -1,4 +1,4 @@
-"""What an LLM makes of molecules, before it was taught and after: perplexity, SMILES it writes, a linear probe."""
+"""Evaluation of an LLM before and after fine-tuning: perplexity, sampled SMILES, a linear probe of its states."""
 
 import csv
 import math
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROBED = ("SAMPL", "Delaney")
-"""Datasets of stage 2 that the probe is held against, where they are here."""
+"""Datasets of stage 2 that the probe predicts, if their files are present."""
 SAMPLES = 200
 _LONGEST = 100
-"""Tokens of a sample; a drug-like SMILES has 20 to 40."""
+"""Maximum tokens of a sample; a drug-like SMILES has 20 to 40."""
 _BATCH = 32
 _FOLDS = 5
 _PENALTIES = np.logspace(-1, 5, 25)
@@ -38,40 +38,41 @@ _PENALTIES = np.logspace(-1, 5, 25)
 
 @torch.inference_mode()
 def perplexity(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int) -> float:
-    """Perplexity per token of SMILES, their ends included: exp of the mean negative log-likelihood."""
-    total, count = 0.0, 0
+    """Perplexity per token of SMILES, end tokens included: exp of the mean negative log-likelihood."""
+    nll, count = 0.0, 0
     with eval_mode(llm):
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            summed, own = nll_sum(llm, hidden_states(llm, ids, labels != IGNORE), labels)
-            total += summed.item()
-            count += int(own)
-    return math.exp(total / count)
+            batch_nll, batch_count = nll_sum(llm, hidden_states(llm, ids, labels != IGNORE), labels)
+            nll += batch_nll.item()
+            count += int(batch_count)
+    return math.exp(nll / count)
 
 
 @torch.inference_mode()
 def sample(
     llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], number: int, seed: int
 ) -> list[str]:
-    """What the LLM writes when it is let: each token drawn from its own probabilities, unchanged, until the end.
+    """Texts sampled from the LLM at temperature 1, without top-k or top-p, until the end token.
 
     Args:
         llm: with vocabulary head.
-        tokenizer: its own.
-        smiles: of the corpus; the first token is taken from these in turn, for nothing comes before it.
+        tokenizer: of the LLM.
+        smiles: of the corpus; the first token of each sample is taken from these in turn, since the LLM needs a
+            prompt.
         number: of samples.
-        seed: of the draws; the process' random numbers stay as they are.
+        seed: of the sampling; the state of the global random generators does not change.
 
     Returns:
-        Texts; one that does not end within 100 tokens is cut there.
+        The texts; a sample that does not end within 100 tokens is cut there.
     """
     from transformers import GenerationConfig
 
-    opening = len(tokenizer("")["input_ids"]) + 1
-    ids = [tokenizer(smiles[i % len(smiles)])["input_ids"][:opening] for i in range(number)]
+    prompt_length = len(tokenizer("")["input_ids"]) + 1
+    prompts = [tokenizer(smiles[i % len(smiles)])["input_ids"][:prompt_length] for i in range(number)]
     end = tokenizer.eos_token_id
-    drawn = GenerationConfig(
+    config = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=_LONGEST, eos_token_id=end, pad_token_id=end
     )
     texts: list[str] = []
@@ -84,15 +85,15 @@ def sample(
     ):
         torch.manual_seed(seed)
         for start in range(0, number, 2 * _BATCH):
-            rows = torch.tensor(ids[start : start + 2 * _BATCH], device=llm.device)
-            out = generator.generate(rows, attention_mask=torch.ones_like(rows), generation_config=drawn)
-            texts += tokenizer.batch_decode(out, skip_special_tokens=True)
-            bar.update(len(rows))
+            batch = torch.tensor(prompts[start : start + 2 * _BATCH], device=llm.device)
+            ids = generator.generate(batch, attention_mask=torch.ones_like(batch), generation_config=config)
+            texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
+            bar.update(len(batch))
     return texts
 
 
 def canonical(text: str) -> str | None:
-    """RDKit's canonical SMILES; None where the text is none."""
+    """RDKit's canonical SMILES; None if the text is not a valid SMILES."""
     try:
         return str(Chem.MolToSmiles(parse_smiles(text)))
     except MoleculeError:
@@ -100,23 +101,28 @@ def canonical(text: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Shares of sampled SMILES, as the MOSES benchmark counts them (Polykovskiy et al., Front. Pharmacol. 2020)."""
+class SampleStatistics:
+    """Shares of sampled SMILES, as defined by the MOSES benchmark (Polykovskiy et al., Front. Pharmacol. 2020)."""
 
     number: int
     valid: float
-    """Of all: what RDKit reads."""
+    """Of all samples: those that RDKit can read."""
     unique: float
-    """Of the valid: different molecules."""
+    """Of the valid samples: distinct molecules."""
     novel: float
-    """Of the unique: those that were not taught."""
+    """Of the unique molecules: those that are not in the training SMILES."""
 
     @staticmethod
-    def of(texts: list[str], known: set[str]) -> "Sampled":
-        """Count texts; see taught_among."""
-        valid = [own for own in map(canonical, texts) if own is not None]
+    def of(texts: list[str], known: set[str]) -> "SampleStatistics":
+        """Statistics of sampled texts.
+
+        Args:
+            texts: n samples.
+            known: canonical SMILES of samples that are in the training SMILES; see trained_among.
+        """
+        valid = [smiles for smiles in map(canonical, texts) if smiles is not None]
         unique = set(valid)
-        return Sampled(
+        return SampleStatistics(
             len(texts),
             len(valid) / len(texts),
             len(unique) / len(valid) if valid else 0.0,
@@ -124,18 +130,23 @@ class Sampled:
         )
 
 
-def taught_among(texts: Iterable[str], taught: Iterable[str]) -> set[str]:
-    """Canonical SMILES of those texts that were taught; what was taught may be larger than memory, and is read once."""
-    asked = {own for own in map(canonical, texts) if own is not None}
-    return {own for own in map(canonical, taught if asked else ()) if own in asked}
+def trained_among(texts: Iterable[str], training: Iterable[str]) -> set[str]:
+    """Canonical SMILES of the texts that are among the training SMILES, by molecule.
+
+    Args:
+        texts: samples.
+        training: training SMILES; read once, so that they may be larger than memory.
+    """
+    samples = {smiles for smiles in map(canonical, texts) if smiles is not None}
+    return {smiles for smiles in map(canonical, training if samples else ()) if smiles in samples}
 
 
 def probe(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", context: int) -> dict[str, float]:
-    """Error of a ridge regression from the mean state of the last layer to a property, for each dataset probed.
+    """Error of a ridge regression of a property on the mean hidden state of the last layer, for each probed dataset.
 
     Returns:
-        RMSE in the dataset's unit over the predictions of five folds; the penalty is chosen within the training
-        folds. Datasets that are not here are left out.
+        Dataset -> RMSE in its unit, over the predictions of a five-fold cross-validation; the penalty is chosen within
+        the training folds. Datasets whose files are missing are left out.
     """
     errors = {}
     for name in PROBED:
@@ -155,68 +166,71 @@ def probe(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", context:
 def mean_states(
     llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int, title: str = "states"
 ) -> np.ndarray:
-    """(n, D) float32: mean over a SMILES' own tokens of the last layer's states before the final norm."""
-    out = np.zeros((len(smiles), llm.config.hidden_size), dtype=np.float32)
+    """(n, D) float32 mean hidden states of the last layer before the final norm, over a SMILES' tokens."""
+    means = np.zeros((len(smiles), llm.config.hidden_size), dtype=np.float32)
     with eval_mode(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            out[rows] = mean_pool(hidden_states(llm, ids, labels != IGNORE), labels).cpu().numpy()
+            means[rows] = mean_pool(hidden_states(llm, ids, labels != IGNORE), labels).cpu().numpy()
             bar.update(len(rows))
-    return out
+    return means
 
 
 class LLMEvaluation:
-    """An LLM held against the same molecules before it was taught and after."""
+    """Evaluation of an LLM before and after fine-tuning, with the same molecules."""
 
     def __init__(
         self,
         corpus_filter: CorpusFilter,
         held_out: list[str],
-        taught: list[str],
+        training_sample: list[str],
         tokenizer: "PreTrainedTokenizerBase",
         context: int,
         seed: int,
     ) -> None:
-        """Say what it is judged on.
+        """Set the molecules to evaluate on.
 
         Args:
-            corpus_filter: what of the corpus is taught.
-            held_out: SMILES that are not.
-            taught: some that are.
-            tokenizer: the LLM's own.
-            context: tokens that it reads at once.
+            corpus_filter: gives the training SMILES.
+            held_out: SMILES held out of training, for the perplexity.
+            training_sample: some training SMILES, for the first tokens of the samples.
+            tokenizer: of the LLM.
+            context: maximum tokens of the LLM's input.
             seed: of the samples.
         """
-        self.corpus_filter, self.held_out, self.taught = corpus_filter, held_out, taught
+        self.corpus_filter, self.held_out, self.training_sample = corpus_filter, held_out, training_sample
         self.tokenizer, self.context, self.seed = tokenizer, context, seed
         self._texts: list[list[str]] = []
         self._known: set[str] = set()
 
-    def written(self, llm: "PreTrainedModel") -> dict[str, Any]:
-        """Perplexity of the molecules held out, and what it writes by itself."""
-        self._texts.append(sample(llm, self.tokenizer, self.taught, SAMPLES, self.seed))
-        figure = perplexity(llm, self.tokenizer, self.held_out, self.context) if self.held_out else None
-        return {"perplexity": figure}
+    def evaluate_text(self, llm: "PreTrainedModel") -> dict[str, Any]:
+        """Perplexity of the held-out molecules, None without any; texts are sampled too, for `compare`."""
+        self._texts.append(sample(llm, self.tokenizer, self.training_sample, SAMPLES, self.seed))
+        value = perplexity(llm, self.tokenizer, self.held_out, self.context) if self.held_out else None
+        return {"perplexity": value}
 
-    def probed(self, llm: "PreTrainedModel") -> dict[str, Any]:
-        """What a linear model can read from its states."""
+    def evaluate_probe(self, llm: "PreTrainedModel") -> dict[str, Any]:
+        """Errors of the linear probe of the LLM's hidden states; see probe."""
         return {"probe": probe(llm, self.tokenizer, self.context)}
 
     def compare(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-        """Both sets of figures; the corpus is read once more, to tell which of the molecules written are new."""
-        texts = [text for own in self._texts for text in own]
-        self._known = taught_among(texts, self.corpus_filter.taught())
-        for figures, own in zip((before, after), self._texts, strict=True):
-            figures["sampled"] = asdict(Sampled.of(own, self._known))
+        """The metrics before and after, with the statistics of the samples added to both.
+
+        The corpus is read once more, to count the samples that are not in the training SMILES.
+        """
+        all_texts = [text for texts in self._texts for text in texts]
+        self._known = trained_among(all_texts, self.corpus_filter.training_smiles())
+        for metrics, texts in zip((before, after), self._texts, strict=True):
+            metrics["sampled"] = asdict(SampleStatistics.of(texts, self._known))
         return {"held_out": len(self.held_out), "before": before, "after": after}
 
     def write_samples(self, path: Path) -> None:
-        """Everything that was written, as it was written."""
+        """Write all sampled texts, before and after, as CSV."""
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
-            rows.writerow(["when", "text", "smiles", "taught"])
+            writer = csv.writer(file)
+            writer.writerow(["when", "text", "smiles", "taught"])
             for when, texts in zip(("before", "after"), self._texts, strict=True):
                 for text in texts:
                     smiles = canonical(text)
-                    rows.writerow([when, text, smiles or "", smiles in self._known if smiles else ""])
+                    writer.writerow([when, text, smiles or "", smiles in self._known if smiles else ""])

@@ -1,4 +1,4 @@
-"""What stage 3 asks an LLM about a molecule, and how an answer is written; the words come from a table."""
+"""Prompts of stage 3: templates and answer formats, read from a TOML table such as resources/prompts.toml."""
 
 import string
 from dataclasses import dataclass
@@ -10,44 +10,44 @@ from kflm2.errors import DataError, one_of
 from kflm2.files import read_toml
 
 MOST_DIGITS = 6
-"""Before the decimal point of a value that can be answered."""
+"""Maximum digits before the decimal point of a value in an answer."""
 _FIELDS = {"smiles", "quantity", "unit"}
 
 
 @dataclass(frozen=True)
 class PromptSpec:
-    """How one target is asked for."""
+    """How an LLM is prompted for one target, and how the answer is written."""
 
     templates: dict[str, str]
-    """Name -> text with {smiles}, {quantity} and {unit}; the answer follows it at once."""
+    """Name -> text with {smiles}, {quantity} and {unit}; the answer is appended to it without a separator."""
     quantity: str
     unit: str
     task: Task
     decimals: int
     answers: tuple[str, str]
-    """Of class 0 and of class 1."""
+    """Answers for class 0 and class 1."""
 
-    def ask(self, smiles: str, template: str, shots: list[tuple[str, float]] | None = None) -> str:
+    def prompt(self, smiles: str, template: str, examples: list[tuple[str, float]] | None = None) -> str:
         """A prompt that ends where the answer begins.
 
         Args:
             smiles: the molecule.
-            template: name.
-            shots: molecules with their values, as examples that come first.
+            template: its name.
+            examples: SMILES and values of molecules whose prompts and answers come first (few-shot).
         """
         unit = f" ({self.unit})" if self.unit else ""
         text = self.templates[template]
-        examples = [
-            text.format(smiles=own, quantity=self.quantity, unit=unit) + self.write(value) + "\n\n"
-            for own, value in shots or ()
+        answered = [
+            text.format(smiles=example, quantity=self.quantity, unit=unit) + self.format_answer(value) + "\n\n"
+            for example, value in examples or ()
         ]
-        return "".join(examples) + text.format(smiles=smiles, quantity=self.quantity, unit=unit)
+        return "".join(answered) + text.format(smiles=smiles, quantity=self.quantity, unit=unit)
 
-    def write(self, value: float) -> str:
-        """A value as an answer.
+    def format_answer(self, value: float) -> str:
+        """A value as the text of an answer.
 
         Raises:
-            DataError: it has more digits than can be answered, or is no class.
+            DataError: it has too many digits, or is not a class.
         """
         if self.task == "classification":
             if value not in (0, 1):
@@ -56,37 +56,37 @@ class PromptSpec:
         text = f"{value:.{self.decimals}f}"
         if len(text.lstrip("-").partition(".")[0]) > MOST_DIGITS:
             raise DataError(f"{value:g} has more than {MOST_DIGITS} digits before the point and cannot be answered")
-        # there is one zero
+        # no negative zero
         return " " + (text.lstrip("-") if float(text) == 0 else text)
 
 
 def read_prompt_spec(path: Path, dataset: str, target: str, task: Task) -> PromptSpec:
-    """The words for a dataset's target, from a table such as prompt/prompts.toml.
+    """The prompt spec of a dataset's target, from a table such as resources/prompts.toml.
 
     Args:
-        path: TOML.
-        dataset: its name; what the table does not say of it is taken from `default`.
+        path: TOML file.
+        dataset: its name; keys that its section does not have are taken from the section `default`.
         target: column to predict.
-        task: of it.
+        task: of the target.
 
     Raises:
-        DataError: the table cannot be read or lacks something; the message says what.
+        DataError: the table cannot be read, or a key is missing or invalid; the message names it.
     """
     table = read_toml(path, "prompts", DataError)
     templates = _templates(path, table, task)
     values: dict[str, Any] = {"quantity": target, "unit": "", "decimals": 2, "answers": [" no", " yes"]}
     known = tuple(values)
     for name in ("default", dataset):
-        own = table.get(name, {})
-        if not isinstance(own, dict):
+        section = table.get(name, {})
+        if not isinstance(section, dict):
             raise DataError(f"prompts {path}: {name} is no table")
-        if unknown := sorted(set(own) - set(known)):
+        if unknown := sorted(set(section) - set(known)):
             raise DataError(f"prompts {path}: {name} has an unknown key {unknown[0]!r}; there are: {', '.join(known)}")
-        values |= own
+        values |= section
     decimals, answers = values["decimals"], values["answers"]
     if not isinstance(decimals, int) or not 0 <= decimals <= 6:
         raise DataError(f"prompts {path}: decimals of {dataset} is {decimals}; it must be 0 to 6")
-    if not isinstance(answers, list) or len(answers) != 2 or not all(_is_answer(own) for own in answers):
+    if not isinstance(answers, list) or len(answers) != 2 or not all(_is_answer(answer) for answer in answers):
         raise DataError(f"prompts {path}: answers of {dataset} must be two words, each with a blank before it")
     if answers[0].startswith(answers[1]) or answers[1].startswith(answers[0]):
         raise DataError(
@@ -96,8 +96,8 @@ def read_prompt_spec(path: Path, dataset: str, target: str, task: Task) -> Promp
     return PromptSpec(templates, quantity, str(values["unit"]), task, decimals, (answers[0], answers[1]))
 
 
-def _is_answer(own: Any) -> bool:
-    return isinstance(own, str) and own.startswith(" ") and bool(own.strip())
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(" ") and bool(value.strip())
 
 
 def _templates(path: Path, table: dict[str, Any], task: Task) -> dict[str, str]:
@@ -119,21 +119,25 @@ def _templates(path: Path, table: dict[str, Any], task: Task) -> dict[str, str]:
 
 
 def check_template(prompt_spec: PromptSpec, template: str) -> None:
-    """Refuse a template that the table does not have."""
+    """Check that the table has a template of this name.
+
+    Raises:
+        SettingError: it has not.
+    """
     one_of("template", template, tuple(prompt_spec.templates))
 
 
-def parse(text: str) -> float | None:
-    """The number that an answer is; None where it is anything else.
+def parse_number(text: str) -> float | None:
+    """The number in an answer that is only a number; None for any other answer.
 
-    Outer blanks do not count; words around a number do: what was asked for is the value alone.
+    Leading and trailing blanks are allowed; other text is not, since the prompt asks for the value alone.
     """
-    words = text.split()
-    if len(words) != 1:
+    tokens = text.split()
+    if len(tokens) != 1:
         return None
     try:
-        value = float(words[0])
+        value = float(tokens[0])
     except ValueError:
         return None
-    plain = words[0].removeprefix("-").replace(".", "", 1)
-    return value if plain.isascii() and plain.isdigit() else None
+    digits = tokens[0].removeprefix("-").replace(".", "", 1)
+    return value if digits.isascii() and digits.isdigit() else None

@@ -1,1 +1,1 @@
-"""One page of what was found."""
+"""Report: one HTML page about the results of all methods."""

@@ -1,4 +1,4 @@
-"""Molecules as small SVG: RDKit's drawing without its classes, its metadata and its repetition."""
+"""Molecules as compact SVG: RDKit's drawing without classes, metadata and repeated attributes."""
 
 import re
 from typing import Any
@@ -13,16 +13,16 @@ from kflm2.errors import MoleculeError
 SIZE = (180, 130)
 """Width and height of a drawing, in pixels."""
 SCALE = 5
-"""Units of the drawing in a pixel."""
+"""Units of the drawing per pixel."""
 _ATOMS = 150
-"""A larger molecule is no picture at this size."""
+"""Maximum atoms; a larger molecule is not legible at this size."""
 _SVG = "{http://www.w3.org/2000/svg}"
 
 
 def draw(smiles: str) -> str | None:
-    """What stands between <svg> and </svg>, viewBox 0 0 900 650; None for what cannot be drawn.
+    """The content of an <svg> element with viewBox 0 0 900 650; None if the molecule cannot be drawn.
 
-    All lines of a colour and a width are one path, and all letters of a colour another: a fifth of what RDKit writes.
+    All lines of one colour and width are one path, and all letters of one colour another: a fifth of RDKit's size.
     """
     try:
         mol = parse_smiles(smiles)
@@ -37,46 +37,46 @@ def draw(smiles: str) -> str | None:
     try:
         with rdBase.BlockLogs():
             rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
-    except (RuntimeError, ValueError):  # rare, of odd valences and rings: a report goes on without that picture
+    except (RuntimeError, ValueError):  # rare, unusual valences and rings; the report has no drawing of it
         return None
     drawer.FinishDrawing()
-    return _small(drawer.GetDrawingText())
+    return _compact(drawer.GetDrawingText())
 
 
-def _small(text: str) -> str | None:
-    # RDKit declares Latin-1, and Python's text has no encoding to declare
+def _compact(text: str) -> str | None:
+    # without the XML declaration of an encoding, which a Python str must not have
     root = ElementTree.fromstring(re.sub(r"^<\?xml[^>]*\?>", "", text))
     paths: dict[str, list[str]] = {}
     for element in root:
         if element.tag != f"{_SVG}path":
-            return None  # nothing else is known to come; better no picture than half of one
+            return None  # RDKit writes paths only; an unknown element would be missing in the drawing
         style = dict(pair.split(":", 1) for pair in element.get("style", "").split(";") if ":" in pair)
-        looks = {key: element.get(key, style.get(key, "")) for key in ("fill", "stroke", "stroke-width")}
-        # a letter without a stroke is filled, a line without a fill is drawn
-        attributes = f' fill="{looks["fill"] or "#000"}"'
-        if looks["stroke"] not in ("", "none"):
-            width = float(looks["stroke-width"].removesuffix("px")) * SCALE
-            attributes += f' stroke="{looks["stroke"]}" stroke-width="{width:g}"'
+        values = {key: element.get(key, style.get(key, "")) for key in ("fill", "stroke", "stroke-width")}
+        # letters are filled and have no stroke, lines have a stroke and no fill
+        attributes = f' fill="{values["fill"] or "#000"}"'
+        if values["stroke"] not in ("", "none"):
+            width = float(values["stroke-width"].removesuffix("px")) * SCALE
+            attributes += f' stroke="{values["stroke"]}" stroke-width="{width:g}"'
         paths.setdefault(attributes, []).append(_path(element.get("d", "")))
-    return "".join(f'<path{attributes} d="{"".join(own)}"/>' for attributes, own in paths.items())
+    return "".join(f'<path{attributes} d="{"".join(data)}"/>' for attributes, data in paths.items())
 
 
 def _path(d: str) -> str:
-    """A path in whole fifths of a pixel, each point from the one before it; RDKit's has M, L, Q, C and Z."""
-    out, at, first = "", (0, 0), (0, 0)
+    """Path data in integer units of 1/SCALE pixel, relative to the previous point; RDKit's has M, L, Q, C and Z."""
+    data, last, first = "", (0, 0), (0, 0)
     for command, numbers in re.findall(r"([A-Za-z])([^A-Za-z]*)", d):
         values = [round(float(number) * SCALE) for number in re.findall(r"-?[\d.]+", numbers)]
         points = list(zip(values[::2], values[1::2], strict=True))
         if command == "Z":
-            out, at = out + "z", first
+            data, last = data + "z", first
         elif command == "M":
-            out, at, first = f"{out}M{_pair(*points[0])}", points[0], points[0]
+            data, last, first = f"{data}M{_pair(*points[0])}", points[0], points[0]
         else:
-            out += command.lower() + "".join(_pair(x - at[0], y - at[1], i) for i, (x, y) in enumerate(points))
-            at = points[-1]
-    return out
+            data += command.lower() + "".join(_pair(x - last[0], y - last[1], i) for i, (x, y) in enumerate(points))
+            last = points[-1]
+    return data
 
 
-def _pair(x: int, y: int, place: int = 0) -> str:
-    # a minus parts numbers as well as a blank does
-    return f"{' ' if place and x >= 0 else ''}{x}{' ' if y >= 0 else ''}{y}"
+def _pair(x: int, y: int, index: int = 0) -> str:
+    # a minus sign separates numbers, so that no blank is needed
+    return f"{' ' if index and x >= 0 else ''}{x}{' ' if y >= 0 else ''}{y}"

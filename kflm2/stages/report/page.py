@@ -1,4 +1,4 @@
-"""One HTML page about runs: its data, and its text, which runs nothing but its own script and asks no network."""
+"""The HTML page of a report: its data as JSON, and its text, which runs only its own script and needs no network."""
 
 import base64
 import datetime
@@ -14,89 +14,97 @@ import numpy as np
 from kflm2 import __version__
 from kflm2.config.pipelines import PIPELINES
 from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
-from kflm2.results.saved_runs import SavedDataset, SavedMethod
-from kflm2.stages.report import plot_data as page_figures
-from kflm2.stages.report import text as page_words
+from kflm2.results import schema
+from kflm2.results.saved_runs import SavedRun
+from kflm2.stages.report import plot_data, text
+from kflm2.stages.report.collection import SavedDataset, SavedMethod
 from kflm2.stages.report.molecule_svg import SCALE, SIZE, draw
 
 _DRAWINGS = (150, 700, 2000)
-"""Molecules that are drawn: of a dataset at least and at most, and of all the page's; the others are SMILES."""
+"""Molecules that are drawn: minimum and maximum per dataset, and total of the page; others are shown as SMILES."""
 _REJECTED = 5
+"""Maximum rejected rows, and reasons, that are shown."""
 _FILES = "static"
 _SCRIPTS = ("base.js", "plots.js", "page.js")
 
 
 class _Molecules:
-    """Distinct SMILES of a dataset, numbered."""
+    """Distinct SMILES of a dataset, with an index for each."""
 
     def __init__(self) -> None:
-        self.number: dict[str, int] = {}
+        self.index: dict[str, int] = {}
 
     def __call__(self, smiles: Iterable[str]) -> list[int]:
-        return [self.number.setdefault(text, len(self.number)) for text in smiles]
+        """Indices of SMILES; new ones are added."""
+        return [self.index.setdefault(text, len(self.index)) for text in smiles]
 
-    def data(self, wanted: Iterable[int], most: int) -> dict[str, Any]:
-        """The SMILES, and drawings of those most wanted."""
-        smiles = list(self.number)
-        drawings = {i: draw(smiles[i]) for i in list(dict.fromkeys(wanted))[:most]}
-        # strings as keys, as JSON has them
+    def data(self, indices: Iterable[int], most: int) -> dict[str, Any]:
+        """All SMILES, and drawings of the first molecules.
+
+        Args:
+            indices: of the molecules to draw, most important first; repeats allowed.
+            most: maximum number of drawings.
+        """
+        smiles = list(self.index)
+        drawings = {i: draw(smiles[i]) for i in list(dict.fromkeys(indices))[:most]}
+        # keys of JSON objects are strings
         return {
             "smiles": smiles,
             "size": SIZE,
             "scale": SCALE,
-            "svg": {str(i): own for i, own in sorted(drawings.items()) if own},
+            "svg": {str(i): drawing for i, drawing in sorted(drawings.items()) if drawing},
         }
 
 
 def data(dataset: SavedDataset, datasets: int = 1, after_method: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """What the page knows of a dataset, as JSON values.
+    """The page's data of a dataset, as JSON values.
 
     Args:
-        dataset: its runs.
-        datasets: how many share the page, and so the drawings it bears.
+        dataset: methods and runs.
+        datasets: number of datasets on the page, which share its drawings.
         after_method: called after each method.
     """
-    about, kind = dataset.about, dataset.about["kind"]
+    record = dataset.record
     molecules = _Molecules()
     methods = []
     for method in dataset.methods:
         methods.append(_method(method, dataset, molecules))
         after_method()
-    first, why = page_words.first_shown(dataset)
+    first, why = text.first_shown(dataset)
     return {
-        "name": about["name"],
-        "kind": kind,
-        "unit": about["unit"] or "",
-        "targets": about["targets"],
+        "name": record.name,
+        "kind": record.task,
+        "unit": record.unit or "",
+        "targets": record.targets,
         "facts": _facts(dataset),
-        "figures": METRIC_NAMES[kind],
-        "main": PRIMARY_METRIC[kind],
+        "figures": METRIC_NAMES[record.task],
+        "main": PRIMARY_METRIC[record.task],
         "smaller": SMALLER_IS_BETTER,
         "parts": dataset.parts,
         "first": first,
         "why": why,
         "methods": methods,
-        "audits": [{"folder": name, "found": page_words.audit(found)} for name, found in dataset.audits.items()],
+        "audits": [{"folder": name, "found": text.audit(audit)} for name, audit in dataset.audits.items()],
         "audit_command": dataset.audit_command,
         "rejected": _rejected(dataset),
-        "molecules": molecules.data(_wanted([methods[first], *methods]), _drawings(datasets)),
+        "molecules": molecules.data(_drawing_order([methods[first], *methods]), _most_drawings(datasets)),
     }
 
 
-def _drawings(datasets: int) -> int:
-    least, most, whole = _DRAWINGS
-    return min(most, max(least, whole // datasets))
+def _most_drawings(datasets: int) -> int:
+    least, most, total = _DRAWINGS
+    return min(most, max(least, total // datasets))
 
 
-def _wanted(methods: list[dict[str, Any]]) -> Iterable[int]:
-    """Molecules in the order in which a reader wants them drawn."""
+def _drawing_order(methods: list[dict[str, Any]]) -> Iterable[int]:
+    """Indices of molecules in order of importance for the reader: worst predictions, test parts, maps, others."""
     for method in methods:
-        yield from (one["mol"] for one in method["worst"][0])
+        yield from (row["mol"] for row in method["worst"][0])
     for method in methods:
         shown = method["shown"]
         yield from (mol for mol, part in zip(shown["mol"], shown["part"], strict=True) if part.startswith("test"))
     for method in methods:
-        yield from (one["mol"] for own in method["worst"] for one in own)
+        yield from (row["mol"] for rows in method["worst"] for row in rows)
     for method in methods:
         yield from method["map"]["mol"] if method["map"] else ()
     for method in methods:
@@ -104,10 +112,10 @@ def _wanted(methods: list[dict[str, Any]]) -> Iterable[int]:
 
 
 def _method(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -> dict[str, Any]:
-    targets = range(len(dataset.about["targets"]))
-    classes = dataset.about["kind"] == "classification"
+    targets = range(len(dataset.record.targets))
+    classes = dataset.record.task == "classification"
     means = {
-        part: {name: summarize(method.values(part, name)) for name in METRIC_NAMES[dataset.about["kind"]]}
+        part: {name: summarize(method.values(part, name)) for name in METRIC_NAMES[dataset.record.task]}
         for part in dataset.parts
     }
     return {
@@ -115,98 +123,102 @@ def _method(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -
         "split": method.split,
         "baseline": method.baseline,
         "about": _about(method),
-        "runs": [_run(run.made, run.coverage) for run in method.runs],
+        "runs": [_run(run) for run in method.runs],
         "means": means,
-        "coverage": {"confidence": method.first.coverage["confidence"], "now": method.first.coverage["now"]},
-        "promise": page_words.promise(method, dataset),
+        "coverage": {"confidence": method.first.coverage.confidence, "now": method.first.coverage.recomputed},
+        "promise": text.promise(method, dataset),
         "shown": _shown(method, dataset, molecules),
-        "trend": [_round(page_figures.trend(method, dataset.near, k)) for k in targets],
+        "trend": [_round(plot_data.trend(method, dataset.similarity, k)) for k in targets],
         "worst": [
             [
-                {"mol": molecules([one["smiles"]])[0], "row": int(one["row"]), "runs": int(one["runs"])}
-                | {key: _round(one[key]) for key in ("true", "pred", "error", "near")}
-                for one in page_figures.worst(method, dataset.near, k)
+                {"mol": molecules([row["smiles"]])[0], "row": int(row["row"]), "runs": int(row["runs"])}
+                | {key: _round(row[key]) for key in ("true", "pred", "error", "near")}
+                for row in plot_data.worst(method, dataset.similarity, k)
             ]
             for k in targets
         ],
-        "history": _round(page_figures.histories(method), 4),
-        "curves": [_round(page_figures.curves(method, k), 4) for k in targets] if classes else None,
-        "reliability": [_round(page_figures.reliability(method, k), 4) for k in targets] if classes else None,
+        "history": _round(plot_data.histories(method), 4),
+        "curves": [_round(plot_data.curves(method, k), 4) for k in targets] if classes else None,
+        "reliability": [_round(plot_data.reliability(method, k), 4) for k in targets] if classes else None,
         "map": _map(method, molecules),
     }
 
 
-def _run(made: dict[str, Any], coverage: dict[str, Any]) -> dict[str, Any]:
+def _run(run: SavedRun) -> dict[str, Any]:
+    result = run.result
     return {
-        "seed": made["seed"],
-        "metrics": made["metrics"],
-        "coverage": coverage["share"],
-        "best": made.get("best_epoch", []),
-        "seconds": made.get("seconds", {}).get("training"),
-        "sizes": made["split"]["sizes"],
+        "seed": result.seed,
+        "metrics": result.metrics,
+        "coverage": run.coverage.share,
+        "best": result.best_epoch,
+        "seconds": result.seconds.get("training"),
+        "sizes": result.split.sizes,
     }
 
 
 def _shown(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -> dict[str, Any]:
     run = method.first
-    table = page_figures.dots(run, dataset.near)
-    place = table["place"].to_numpy()
+    table = plot_data.dots(run, dataset.similarity)
+    position = table["position"].to_numpy()
     return {
         "seed": run.seed,
         "sizes": {part: int(count) for part, count in run.table["part"].value_counts(sort=False).sort_index().items()},
         "mol": molecules(table["smiles"]),
         "part": table["part"].tolist(),
         "row": table["row"].tolist(),
-        "true": _round(run.y_true[place].T.tolist()),
-        "pred": _round(run.y_pred[place].T.tolist()),
+        "true": _round(run.y_true[position].T.tolist()),
+        "pred": _round(run.y_pred[position].T.tolist()),
         "near": _round(table["similarity"].tolist(), 3),
     }
 
 
 def _map(method: SavedMethod, molecules: _Molecules) -> dict[str, Any] | None:
-    # the first run's, unless that is older than the file
-    run = next((own for own in method.runs if own.has_hidden), method.first)
-    found = page_figures.maps(run)
-    if found is None:
+    # of the first run with hidden states; older runs do not have the file
+    run = next((run for run in method.runs if run.has_hidden), method.first)
+    maps = plot_data.maps(run)
+    if maps is None:
         return None
-    place = np.array(found.pop("place"))
-    return found | {
+    position = np.array(maps.pop("position"))
+    return maps | {
         "seed": run.seed,
         "of": len(run.table),
-        "mol": molecules(run.table["smiles"].iloc[place]),
-        "part": run.table["part"].iloc[place].tolist(),
-        "row": run.table["row"].iloc[place].tolist(),
-        "true": _round(run.y_true[place].T.tolist()),
-        "pred": _round(run.y_pred[place].T.tolist()),
+        "mol": molecules(run.table["smiles"].iloc[position]),
+        "part": run.table["part"].iloc[position].tolist(),
+        "row": run.table["row"].iloc[position].tolist(),
+        "true": _round(run.y_true[position].T.tolist()),
+        "pred": _round(run.y_pred[position].T.tolist()),
     }
 
 
 def _about(method: SavedMethod) -> dict[str, str]:
-    """What was run, for people."""
-    made = method.first.made
-    llm, config = made.get("llm"), made["config"]
+    """Settings and provenance of a method, as a table for the page."""
+    result = method.first.result
+    llm, adapter, layers = "none", "none", ""
+    if result.llm is not None:
+        llm = f"{result.llm.name} ({result.llm.digest[:8]})"
+        layers = ", ".join(map(str, result.llm.layers))
+        if result.llm.adapter:
+            adapter = f"{result.config.get('adapter', '')} ({result.llm.adapter[:8]})"
     seeds = [run.seed for run in method.runs]
-    whole = seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2
-    words = {
-        "pipeline": made["model"],
-        "what it is": made.get("about") or (PIPELINES[made["model"]].about if made["model"] in PIPELINES else ""),
+    consecutive = seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 2
+    rows = {
+        "pipeline": result.model,
+        "what it is": result.about or (PIPELINES[result.model].about if result.model in PIPELINES else ""),
         "split": method.split,
-        "seeds": f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds)),
-        "LLM": f"{llm['name']} ({llm['digest'][:8]})" if llm else "none",
-        "adapter": (f"{config.get('adapter', '')} ({llm['adapter'][:8]})" if llm.get("adapter") else "none")
-        if llm
-        else "none",
-        "layers": ", ".join(map(str, llm.get("layers") or [])) if llm else "",
-        "parameters": f"{made['parameters']:,}" if made.get("parameters") else "",
-        "settings of its own": method.config,
-        "commit": (made.get("commit") or "unknown")[:10] + ("+" if str(made.get("commit")).endswith("+") else ""),
-        "written": _dates([run.folder / "result.json" for run in method.runs]),
+        "seeds": f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds)),
+        "LLM": llm,
+        "adapter": adapter,
+        "layers": layers,
+        "parameters": f"{result.parameters:,}" if result.parameters else "",
+        "settings of its own": method.settings,
+        "commit": (result.commit or "unknown")[:10] + ("+" if str(result.commit).endswith("+") else ""),
+        "written": _dates([run.folder / schema.FILE for run in method.runs]),
     }
-    return {key: value or "-" for key, value in words.items()}
+    return {key: value or "-" for key, value in rows.items()}
 
 
 def _dates(paths: list[Any]) -> str:
-    """Days, in UTC, on which files were written: of the files and not of now, so that a page made again is the same."""
+    """First and last day (UTC) of the files' modification times, not today's date, which would change the page."""
     days = sorted(
         datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).date().isoformat() for path in paths
     )
@@ -214,36 +226,35 @@ def _dates(paths: list[Any]) -> str:
 
 
 def _facts(dataset: SavedDataset) -> list[tuple[str, str]]:
-    """What the methods have in common, and where they differ what each has."""
-    about, runs = dataset.about, [run.made for method in dataset.methods for run in method.runs]
-    targets = about["targets"]
-    counts = [made["rows"] for made in runs]
-    rows = sorted({f"{own['read']:,} read, {own['kept']:,} kept, {own['rejected']:,} rejected" for own in counts})
+    """Properties of the dataset and its runs; where runs differ, all values are listed."""
+    record, runs = dataset.record, [run for method in dataset.methods for run in method.runs]
+    counts = [run.result.rows for run in runs]
+    rows = sorted({f"{count.read:,} read, {count.kept:,} kept, {count.rejected:,} rejected" for count in counts})
     versions: dict[str, set[str]] = {}
-    for made in runs:
-        for name, version in made.get("versions", {}).items():
+    for run in runs:
+        for name, version in run.result.versions.items():
             versions.setdefault(name, set()).add(version)
-    paths = [run.folder / "result.json" for method in dataset.methods for run in method.runs]
+    targets, paths = record.targets, [run.folder / schema.FILE for run in runs]
     shown = ", ".join(targets[:4]) + (f" and {len(targets) - 4} more" if len(targets) > 4 else "")
     return [
         *([("quantity", dataset.quantity)] if dataset.quantity else []),
         ("target" if len(targets) == 1 else f"{len(targets)} targets", shown),
-        ("unit", about["unit"] or ("class 0 or 1" if about["kind"] == "classification" else "-")),
+        ("unit", record.unit or ("class 0 or 1" if record.task == "classification" else "-")),
         ("rows", "; ".join(rows)),
-        ("file's SHA-256", about["sha256"][:16]),
+        ("file's SHA-256", record.sha256[:16]),
         ("splits", ", ".join(sorted({method.split for method in dataset.methods}))),
-        ("runs", f"{_many(len(runs), 'run')} of {_many(len(dataset.methods), 'method')}"),
+        ("runs", f"{_count(len(runs), 'run')} of {_count(len(dataset.methods), 'method')}"),
         ("written", _dates(paths)),
-        ("versions", ", ".join(f"{name} {' or '.join(sorted(own))}" for name, own in versions.items())),
+        ("versions", ", ".join(f"{name} {' or '.join(sorted(numbers))}" for name, numbers in versions.items())),
     ]
 
 
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _rejected(dataset: SavedDataset) -> dict[str, Any]:
-    # a pipeline that reads an LLM may reject more than another
+    # pipelines with an LLM may reject more rows than others: take the longest table
     table = max((method.first.rejected() for method in dataset.methods), key=len)
     reasons = table["reason"].value_counts().rename_axis("reason").reset_index(name="n")
     reasons = reasons.sort_values(["n", "reason"], ascending=[False, True])
@@ -256,37 +267,41 @@ def _rejected(dataset: SavedDataset) -> dict[str, Any]:
 
 
 def _round(value: Any, digits: int = 5) -> Any:
-    """JSON values with as many digits as a picture shows; None for what is no number."""
+    """JSON values with floats rounded to significant digits; NaN and infinity become None."""
     if isinstance(value, dict):
-        return {key: _round(own, digits) for key, own in value.items()}
+        return {key: _round(entry, digits) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_round(own, digits) for own in value]
+        return [_round(entry, digits) for entry in value]
     if isinstance(value, float):
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value
 
 
 def html(datasets: list[dict[str, Any]]) -> str:
-    """The page; see data."""
+    """The page's text.
+
+    Args:
+        datasets: data of each dataset; see data.
+    """
     files = resources.files(__package__).joinpath(_FILES)
     script = "\n".join(files.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = files.joinpath("page.html").read_text(encoding="utf-8")
     style = files.joinpath("page.css").read_text(encoding="utf-8")
-    # the data last: nothing that is in it is looked at again
-    for place, text in (
+    # the data last, so that a marker within the data is not replaced
+    for marker, content in (
         ("{{hash}}", digest),
         ("{{style}}", style),
         ("{{script}}", script),
         ("{{data}}", escaped({"version": __version__, "datasets": datasets})),
     ):
-        page = page.replace(place, text, 1)
+        page = page.replace(marker, content, 1)
     return page
 
 
 def escaped(value: Any) -> str:
-    """JSON that can stand in a script element: no character of it begins a tag or an entity, or ends a line."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON that is safe in a script element: characters that start a tag or an entity, or end a line, are escaped."""
+    encoded = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+        encoded = encoded.replace(character, f"\\u{ord(character):04x}")
+    return encoded

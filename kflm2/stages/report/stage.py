@@ -1,4 +1,4 @@
-"""A report: folders of results found, read, and put on one page."""
+"""Report: reads the runs in folders of results, and writes one HTML page about them."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kflm2.cli.command import words
+from kflm2.config.base import StageConfig, to_arguments, to_json
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.report import ReportConfig
 from kflm2.config.table import TableConfig
@@ -16,12 +16,14 @@ from kflm2.config.train import TrainConfig
 from kflm2.errors import DataError
 from kflm2.files import read_json, write_text
 from kflm2.results import methods
-from kflm2.results.runs import plain
-from kflm2.results.saved_runs import SavedDataset, SavedMethod, SavedRun
+from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
 from kflm2.stages.report import page
+from kflm2.stages.report.collection import SavedDataset, SavedMethod
 
 _DEPTH = 2
-"""A folder of results may hold datasets, which hold methods, which hold runs."""
+"""Maximum depth of methods in a folder of results: it may contain datasets, which contain methods with runs."""
+_NOT_SHOWN = ("seed", "runs", "save", "device", "dataset", "csv")
+"""Settings that are not part of a method."""
 
 
 def run(config: ReportConfig) -> Path:
@@ -31,113 +33,122 @@ def run(config: ReportConfig) -> Path:
         config: checked.
 
     Returns:
-        Its path.
+        Path of the page.
 
     Raises:
-        KFLM2Error: no run in a folder, or a file that cannot be read.
+        KFLM2Error: a folder without runs, or a file that cannot be read.
     """
-    datasets = gather(config.results)
-    count = sum(len(dataset.methods) for dataset in datasets)
-    with tqdm(total=count, desc="report", unit="method") as bar:
+    datasets = collect(config.results)
+    method_count = sum(len(dataset.methods) for dataset in datasets)
+    with tqdm(total=method_count, desc="report", unit="method") as bar:
         text = page.html([page.data(dataset, len(datasets), bar.update) for dataset in datasets])
     write_text(config.out, text)
-    runs = sum(len(method.runs) for dataset in datasets for method in dataset.methods)
-    names = ", ".join(dataset.about["name"] for dataset in datasets)
-    print(f"{names}: {_many(runs, 'run')} of {_many(count, 'method')}")
+    run_count = sum(len(method.runs) for dataset in datasets for method in dataset.methods)
+    names = ", ".join(dataset.record.name for dataset in datasets)
+    print(f"{names}: {_count(run_count, 'run')} of {_count(method_count, 'method')}")
     print(f"report    {config.out} ({len(text.encode()) / 1e6:.1f} MB)")
     return config.out
 
 
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def gather(results: tuple[str, ...]) -> list[SavedDataset]:
+def collect(results: tuple[str, ...]) -> list[SavedDataset]:
     """Read the runs in folders of results.
 
     Args:
-        results: [NAME=]FOLDER; a folder that is given twice, or lies in another one, counts once.
+        results: [NAME=]FOLDER; a folder that is given twice, or is in another one, counts once.
 
     Returns:
-        One a dataset, in the order in which they were found; tables of another content, or other targets, are others.
+        One entry per dataset, in the order of the folders; tables with different content or targets are different
+        datasets.
 
     Raises:
-        DataError: no run in a folder, runs of a method with different settings, two methods of one name.
+        DataError: a folder without runs, runs of a method with different settings, two methods with the same name.
     """
-    found: dict[tuple[Path, str], SavedMethod] = {}
-    for word in results:
-        for name, folder in _folders(word):
-            runs = methods.runs_in(folder)
-            for kind in methods.kinds_of(runs):
-                # a name that was given goes before the folder's
-                if (folder, kind) not in found or name is not None:
-                    found[folder, kind] = _method(name or folder.name, folder, runs, kind)
-    grouped: dict[str, list[SavedMethod]] = {}
-    for method in found.values():
-        grouped.setdefault(repr(sorted(method.first.made["dataset"].items())), []).append(method)
-    return [_dataset(own) for own in grouped.values()]
+    collected: dict[tuple[Path, str], SavedMethod] = {}
+    for argument in results:
+        for name, folder in _method_folders(argument):
+            runs = runs_in(folder)
+            for split in split_kinds(runs):
+                # a given name replaces the folder's name
+                if (folder, split) not in collected or name is not None:
+                    collected[folder, split] = _method(name or folder.name, folder, runs, split)
+    by_dataset: dict[str, list[SavedMethod]] = {}
+    for method in collected.values():
+        by_dataset.setdefault(repr(method.first.result.dataset), []).append(method)
+    return [_dataset(entries) for entries in by_dataset.values()]
 
 
-def _folders(word: str) -> list[tuple[str | None, Path]]:
-    """Folders of methods: the one named, or those in it, or those in these."""
-    name, top = methods.named(word)
+def _method_folders(argument: str) -> list[tuple[str | None, Path]]:
+    """Name, if one is given, and folder of each method in [NAME=]FOLDER, at most two levels below it."""
+    name, top = methods.split_name(argument)
     if not top.is_dir():
         raise DataError(f"results {top}: no such folder")
     level = [top.resolve()]
     for _ in range(_DEPTH + 1):
-        if here := [folder for folder in level if methods.runs_in(folder)]:
-            if name is not None and here != [top.resolve()]:
-                raise DataError(f"results {top} holds a folder for each of {len(here)} methods, not one named {name}")
-            return [(name, folder) for folder in here]
-        level = [below for folder in level for below in sorted(folder.iterdir()) if below.is_dir()]
+        if with_runs := [folder for folder in level if runs_in(folder)]:
+            if name is not None and with_runs != [top.resolve()]:
+                raise DataError(
+                    f"results {top} holds a folder for each of {len(with_runs)} methods, not one named {name}"
+                )
+            return [(name, folder) for folder in with_runs]
+        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
     raise DataError(f"results {top}: no result.json of a run of stage 2 in it, nor in the folders in it")
 
 
-def _method(name: str, folder: Path, runs: dict[Path, dict[str, Any]], kind: str) -> SavedMethod:
-    checked = methods.read(name, folder, runs, kind)
-    own = [SavedRun(fold.folder, runs[fold.folder]) for fold in checked.folds.values() if fold.folder is not None]
-    made = own[0].made
-    if made.get("baseline"):
-        # it is run on the splits of a model's runs
-        which = ["--chemprop", "PROGRAM"] if made["model"] == "chemprop" else ["--baselines", made["model"]]
-        beside = ["kflm2", "compare", str(folder.parent), "--split", "scaffold", "--practical", "NUMBER", *which]
-        return SavedMethod(name, kind, own, "", shlex.join(beside))
-    config = made["config"]
-    changed = _changed(config, TrainConfig, plain(TrainConfig.of(made["model"])) if made["model"] in PIPELINES else {})
-    shown = {key: value for key, value in changed.items() if key not in (*_NOT_SAID, "model", "split", "out", "name")}
-    changed.pop("split_column", None)  # it would be a split of its own
-    again = _again("train", config, {**changed, "model": made["model"], "split": "scaffold"})
-    return SavedMethod(name, kind, own, shlex.join(words(shown)), again)
+def _method(name: str, folder: Path, runs: list[SavedRun], split: str) -> SavedMethod:
+    checked = methods.read(name, folder, runs, split)
+    saved = [fold.run for fold in checked.folds.values() if fold.run is not None]
+    result = saved[0].result
+    if result.baseline:
+        # a baseline is run on the splits of a model's runs
+        options = ["--chemprop", "PROGRAM"] if result.model == "chemprop" else ["--baselines", result.model]
+        command = ["kflm2", "compare", str(folder.parent), "--split", "scaffold", "--practical", "NUMBER", *options]
+        return SavedMethod(name, split, saved, "", shlex.join(command))
+    defaults = to_json(TrainConfig.of(result.model)) if result.model in PIPELINES else {}
+    changed = _changed_settings(result.config, TrainConfig(), defaults)
+    hidden = (*_NOT_SHOWN, "model", "split", "out", "name")
+    shown = {key: value for key, value in changed.items() if key not in hidden}
+    changed.pop("split_column", None)  # it cannot be used with --split
+    on_scaffolds = _command("train", result.config, {**changed, "model": result.model, "split": "scaffold"})
+    return SavedMethod(name, split, saved, shlex.join(to_arguments(shown)), on_scaffolds)
 
 
-_NOT_SAID = ("seed", "runs", "save", "device", "dataset", "csv")
+def _changed_settings(config: dict[str, Any], stage: StageConfig, defaults: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings that differ from the defaults, without settings that no longer exist.
 
-
-def _changed(config: dict[str, Any], kind: type, defaults: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings that are not the defaults, of those that there are today."""
-    known = [field.name for field in dataclasses.fields(kind)]
+    Args:
+        config: of result.json.
+        stage: any config of the stage.
+        defaults: as JSON values.
+    """
+    known = [stage.OLD_NAMES.get(field.name, field.name) for field in dataclasses.fields(stage)]
     if config.get("dataset"):
-        known = [key for key in known if key not in ("smiles_column", "kind")]  # the registry says
-    out = {key: config[key] for key in known if config.get(key) is not None and config[key] != defaults.get(key)}
-    # what is filled in where nothing is said
-    return {key: value for key, value in out.items() if not (key == "ensemble" and value == 1)}
+        given_by_registry = ("smiles_column", stage.OLD_NAMES["task"])
+        known = [key for key in known if key not in given_by_registry]
+    changed = {key: config[key] for key in known if config.get(key) is not None and config[key] != defaults.get(key)}
+    # an ensemble of one model is the default
+    return {key: value for key, value in changed.items() if not (key == "ensemble" and value == 1)}
 
 
-def _again(stage: str, config: dict[str, Any], values: dict[str, Any]) -> str:
-    """A command on the same table."""
-    said = words({key: value for key, value in values.items() if key not in _NOT_SAID})
-    return shlex.join(["kflm2", *stage.split(), str(config.get("dataset") or config.get("csv")), *said])
+def _command(stage: str, config: dict[str, Any], values: dict[str, Any]) -> str:
+    """The command line of a stage for the table in the config of result.json."""
+    arguments = to_arguments({key: value for key, value in values.items() if key not in _NOT_SHOWN})
+    return shlex.join(["kflm2", *stage.split(), str(config.get("dataset") or config.get("csv")), *arguments])
 
 
-def _dataset(own: list[SavedMethod]) -> SavedDataset:
-    own.sort(key=lambda method: (method.split, method.baseline, method.name))
-    for one, other in itertools.pairwise(own):
-        if (one.name, one.split) == (other.name, other.split):
-            about = one.first.made["dataset"]["name"]
-            raise DataError(f"two methods of {about} are named {one.name}; name them by NAME=FOLDER")
-    # the data are those of all methods, and the split that of most runs
-    config = max(own, key=lambda method: (not method.baseline, len(method.runs))).first.made["config"]
-    paths = sorted({path for method in own for path in method.first.folder.parents[1].glob("audit-*/audit.json")})
+def _dataset(entries: list[SavedMethod]) -> SavedDataset:
+    entries.sort(key=lambda method: (method.split, method.baseline, method.name))
+    for method, following in itertools.pairwise(entries):
+        if (method.name, method.split) == (following.name, following.split):
+            raise DataError(
+                f"two methods of {method.first.result.dataset.name} are named {method.name}; name them by NAME=FOLDER"
+            )
+    # the table is the same for all methods; the split is that of the method with most runs
+    config = max(entries, key=lambda method: (not method.baseline, len(method.runs))).first.result.config
+    paths = sorted({path for method in entries for path in method.first.folder.parents[1].glob("audit-*/audit.json")})
     audits = {path.parent.name: read_json(path, "audit", DataError) for path in paths}
-    changed = _changed(config, TableConfig, plain(TrainConfig()))
-    return SavedDataset(own, audits, _again("datasets audit", config, changed))
+    changed = _changed_settings(config, TableConfig(), to_json(TrainConfig()))
+    return SavedDataset(entries, audits, _command("datasets audit", config, changed))

@@ -1,117 +1,125 @@
-"""Sentences of a page: which method is shown first, what intervals promised and kept, what an audit found."""
+"""Sentences of the page: the method shown first, the coverage of the intervals, the results of an audit."""
 
 from typing import Any
 
 from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
-from kflm2.results.saved_runs import SavedDataset, SavedMethod
+from kflm2.stages.report.collection import SavedDataset, SavedMethod
 
 
 def first_shown(dataset: SavedDataset) -> tuple[int, str]:
-    """The method that is shown first, and why: the best on validation, so that the test part has no say."""
-    figure = PRIMARY_METRIC[dataset.about["kind"]]
+    """Index of the method to show first, and the reason: the best by the validation metric, not by the test metric."""
+    metric = PRIMARY_METRIC[dataset.record.task]
     counts: dict[str, int] = {}
     for method in dataset.methods:
         counts[method.split] = counts.get(method.split, 0) + 1
-    # figures of different splits do not compare; of splits with equally many methods the commonest kind goes first
+    # metrics on different kinds of split cannot be compared: take the kind with most methods, and of equal kinds the
+    # first of this order
     order = ["random", "cv5x5", "given", "scaffold"]
     split = min(counts, key=lambda kind: (-counts[kind], order.index(kind) if kind in order else len(order), kind))
     best: tuple[float, int, float] | None = None
     for index, method in enumerate(dataset.methods):
-        mean, _ = summarize(method.values("valid", figure))
+        mean, _ = summarize(method.values("valid", metric))
         if method.split == split and mean is not None:
-            best = min(best or (1e300, 0, 0.0), (mean if figure in SMALLER_IS_BETTER else -mean, index, mean))
+            best = min(best or (1e300, 0, 0.0), (mean if metric in SMALLER_IS_BETTER else -mean, index, mean))
     if best is None:
         return 0, "No method has a figure on validation; the first one is shown."
     name = dataset.methods[best[1]].name
     if counts[split] == 1:
         return best[1], f"Shown first: {name}, the only method on {split} splits."
     return best[1], (
-        f"Shown first: {name}, the best of the {counts[split]} methods on {split} splits by validation {figure}"
+        f"Shown first: {name}, the best of the {counts[split]} methods on {split} splits by validation {metric}"
         f" ({best[2]:.3f}, mean over its runs). The test part had no say in that."
     )
 
 
 def share_of(method: SavedMethod) -> str:
-    """What share of the test labels was held, mean ± sd of the runs, in percent."""
-    mean, sd = summarize([run.coverage["share"] for run in method.runs])
+    """Coverage of the test labels, mean ± standard deviation of the runs, in percent."""
+    mean, sd = summarize([run.coverage.share for run in method.runs])
     if mean is None:
         return "unknown"
     return f"{100 * mean:.1f} %" if sd is None else f"{100 * mean:.1f} ± {100 * sd:.1f} %"
 
 
 def promise(method: SavedMethod, dataset: SavedDataset) -> dict[str, Any]:
-    """What the intervals (for classes the sets of classes) of a method promised, and what was found.
+    """Nominal and measured coverage of a method's intervals (for classes: sets of classes).
 
     Returns:
-        `sentences`, and `command`, which would measure what was not measured; None where all was.
+        `sentences`, and `command`, which measures the coverage on new scaffolds; None if it has been measured.
     """
-    regression = dataset.about["kind"] == "regression"
-    what, held = ("intervals", "the measured value") if regression else ("sets of classes", "the true class")
-    confidence = method.first.coverage["confidence"]
-    same = [other for other in dataset.methods if other.name == method.name]
-    found = "; ".join(f"on {own.split} splits {share_of(own)} ({_runs(own)})" for own in same)
+    regression = dataset.record.task == "regression"
+    sets, target = ("intervals", "the measured value") if regression else ("sets of classes", "the true class")
+    confidence = method.first.coverage.confidence
+    same_name = [entry for entry in dataset.methods if entry.name == method.name]
+    shares = "; ".join(f"on {entry.split} splits {share_of(entry)} ({_run_count(entry)})" for entry in same_name)
     lines = [
-        f"Promised: {100 * confidence:g} % of the {what} hold {held}. Found for {method.name}: {found}.",
+        f"Promised: {100 * confidence:g} % of the {sets} hold {target}. Found for {method.name}: {shares}.",
         "The promise stands on new molecules being like those of the validation part. New scaffolds are a shift that"
         " breaks it: for them nothing is promised.",
     ]
-    own = next((other for other in same if other.split.startswith("scaffold")), None)
-    if own is not None:
-        mean, _ = summarize([run.coverage["share"] for run in own.runs])
+    scaffold = next((entry for entry in same_name if entry.split.startswith("scaffold")), None)
+    if scaffold is not None:
+        mean, _ = summarize([run.coverage.share for run in scaffold.runs])
         if mean is not None:
             points = 100 * (mean - confidence)
-            found = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the promise"
+            difference = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the promise"
             lines.append(
-                f"On {own.split} splits {share_of(own)} were held, {found}. There the validation part has new scaffolds"
-                " too; intervals that were set on familiar ones would hold less."
+                f"On {scaffold.split} splits {share_of(scaffold)} were held, {difference}. There the validation part"
+                " has new scaffolds too; intervals that were set on familiar ones would hold less."
             )
         return {"sentences": lines, "command": None}
     lines.append(f"How much of it is left on new scaffolds was not measured for {method.name}.")
-    others = [other for other in dataset.methods if other.split.startswith("scaffold")]
+    others = [f"{entry.name} held {share_of(entry)}" for entry in dataset.methods if entry.split.startswith("scaffold")]
     if others:
-        lines[-1] += " Of other methods: " + "; ".join(f"{other.name} held {share_of(other)}" for other in others) + "."
+        lines[-1] += " Of other methods: " + "; ".join(others) + "."
     lines[-1] += " This measures it:"
     return {"sentences": lines, "command": method.on_scaffolds}
 
 
-def _runs(method: SavedMethod) -> str:
+def _run_count(method: SavedMethod) -> str:
     return f"{len(method.runs)} run{'' if len(method.runs) == 1 else 's'}"
 
 
-def audit(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """An audit's findings in words; `doubt` marks those that make figures doubtful."""
+def audit(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of an audit as sentences.
+
+    Args:
+        summary: content of audit.json.
+
+    Returns:
+        `text` of each sentence, and `doubt`, whether the result makes the metrics of the dataset doubtful.
+    """
     try:
-        return _audit(found)
+        return _audit(summary)
     except (KeyError, TypeError, ValueError):  # of another version
         return [{"text": "This audit.json is of another form than this version of kflm2 reads.", "doubt": True}]
 
 
-def _audit(found: dict[str, Any]) -> list[dict[str, Any]]:
-    rows, smiles, twice = found["rows"], found["smiles"], found["duplicates"]
-    leak, (low, middle, high) = found["leakage"], found["similarity"]["quartiles"]
-    differ = twice["groups"] - twice["groups_that_agree"]
-    leaks, doubles = leak["same_structure"], twice["same_structure"]
-    missing = found["labels"]["missing"]
-    spread = f", by {twice['largest_spread']:.3g} at most" if found["dataset"]["kind"] == "regression" else ""
-    doubled = (
-        "No structure stands more than once (by InChIKey)."
-        if not doubles
-        else f"{doubles:,} rows repeat a structure (by InChIKey)."
-        + (f" In {differ:,} of {twice['groups']:,} such groups the labels differ{spread}." if differ else "")
-    )
+def _audit(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    rows, smiles, duplicates = summary["rows"], summary["smiles"], summary["duplicates"]
+    leakage, (low, median, high) = summary["leakage"], summary["similarity"]["quartiles"]
+    contradicting = duplicates["groups"] - duplicates["groups_that_agree"]
+    leaked, repeated = leakage["same_structure"], duplicates["same_structure"]
+    missing = summary["labels"]["missing"]
+    spread = f", by {duplicates['largest_spread']:.3g} at most" if summary["dataset"]["kind"] == "regression" else ""
+    duplicates_text = "No structure stands more than once (by InChIKey)."
+    if repeated:
+        duplicates_text = f"{repeated:,} rows repeat a structure (by InChIKey)."
+        if contradicting:
+            groups = f"{contradicting:,} of {duplicates['groups']:,} such groups"
+            duplicates_text += f" In {groups} the labels differ{spread}."
     return [
         _line(f"{rows['rejected']:,} of {rows['read']:,} rows cannot be used.", rows["rejected"]),
-        _line(doubled, doubles),
+        _line(duplicates_text, repeated),
         _line(
-            f"{leaks:,} of {leak['test_molecules']:,} test molecules are in train or valid too"
-            f"{', {:,} of them with another label'.format(leak['with_another_label']) if leaks else ''}.",
-            leaks,
+            f"{leaked:,} of {leakage['test_molecules']:,} test molecules are in train or valid too"
+            f"{', {:,} of them with another label'.format(leakage['with_another_label']) if leaked else ''}.",
+            leaked,
         ),
         _line(
-            f"The training molecule nearest to a test molecule has a Tanimoto similarity of {middle:.2f} at the median"
+            f"The training molecule nearest to a test molecule has a Tanimoto similarity of {median:.2f} at the median"
             f" ({low:.2f} to {high:.2f} for the middle half)"
-            + (f"; {100 * found['similarity']['share_above_0.9']:.0f} % have one above 0.9." if high > 0.9 else "."),
-            middle > 0.7,
+            + (f"; {100 * summary['similarity']['share_above_0.9']:.0f} % have one above 0.9." if high > 0.9 else "."),
+            median > 0.7,
         ),
         _line(f"{missing:,} labels are missing." if missing else "No label is missing.", missing),
         _line(

@@ -5,28 +5,26 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from kflm2.config.pipelines import PIPELINES
-from kflm2.config.train import TrainConfig, wants_tokens
+from kflm2.config.train import TrainConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.device import choose_device
-from kflm2.errors import LLMError, MoleculeError
+from kflm2.errors import MoleculeError
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
-from kflm2.llm import adapters, registry, resolve
-from kflm2.llm.resolve import LLMSource
+from kflm2.llm.resolve import LLMSource, resolve
 from kflm2.metrics.conformal import CONFIDENCE, Calibration
 from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.model import build
-from kflm2.results import runs as evidence
+from kflm2.results.runs import Run
 from kflm2.stages.train import report
 from kflm2.trainers.supervised import Ensemble, fit
 
@@ -43,58 +41,59 @@ class Prepared:
     seconds: dict[str, float]
 
 
-def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> evidence.Run:
-    """One run on molecules and a split that are there, with nothing printed of it and nothing written.
+def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> Run:
+    """One run on molecules and a split that are given; nothing is printed or written.
 
     Raises:
         KFLM2Error: the settings cannot be used, or the LLM cannot read a molecule.
     """
     device = choose_device(config.device)
-    with contextlib.redirect_stdout(io.StringIO()):  # which LLM was taken is for those who run a stage
+    with contextlib.redirect_stdout(io.StringIO()):  # which LLM was taken interests only those who run a stage
         prepared = prepare(config, device, molecules)
     if len(prepared.molecules.smiles) < len(molecules.smiles):
-        rejection = next(own for own in prepared.molecules.rejected if own not in molecules.rejected)
+        rejection = next(entry for entry in prepared.molecules.rejected if entry not in molecules.rejected)
         raise MoleculeError(f"{rejection.smiles}: {rejection.reason}")
     trained = train(config, prepared, split, config.seed, device)
-    return _evaluate(config, prepared, split, config.seed, trained, prepared.seconds)
+    return evaluate(config, prepared, split, config.seed, trained, prepared.seconds)
 
 
-def _evaluate(
+def evaluate(
     config: TrainConfig,
     prepared: Prepared,
     split: Split,
     seed: int,
     trained: "Trained",
     seconds: dict[str, float],
-) -> evidence.Run:
+) -> Run:
+    """Measure trained models on all parts; thresholds and calibration are learnt on validation."""
     molecules = prepared.molecules
     y_true, task, y_pred, std = molecules.y_true, molecules.dataset.task, trained.y_pred, trained.std
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
         thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
-    scores = {part: score(y_true[own], y_pred[own], task, thresholds) for part, own in split.parts.items()}
+    scores = {part: score(y_true[rows], y_pred[rows], task, thresholds) for part, rows in split.parts.items()}
     calibration = Calibration(task, y_true[split.valid], y_pred[split.valid], std[split.valid])
     coverage = {
-        part: calibration.coverage(y_true[own], y_pred[own], std[own], CONFIDENCE)
-        for part, own in split.parts.items()
+        part: calibration.coverage(y_true[rows], y_pred[rows], std[rows], CONFIDENCE)
+        for part, rows in split.parts.items()
         if part.startswith("test")
     }
-    return evidence.Run(
-        config,
-        molecules,
-        prepared.source,
-        split,
-        seed,
-        scores,
-        thresholds,
-        y_pred,
-        std,
-        calibration,
-        coverage,
-        trained.ensemble,
+    return Run(
+        config=config,
+        molecules=molecules,
+        source=prepared.source,
+        split=split,
+        seed=seed,
+        scores=scores,
+        thresholds=thresholds,
+        y_pred=y_pred,
+        std=std,
+        calibration=calibration,
+        coverage=coverage,
+        ensemble=trained.ensemble,
         # the states of one run are enough for a map of them
-        trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
-        seconds,
+        hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
+        seconds=seconds,
     )
 
 
@@ -116,7 +115,7 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         source = find_source(config)
         with _timed("embeddings", seconds):
             embedder = Embedder(source, device)
-            states = embedder.embed(molecules.smiles, "tokens" if wants_tokens(config) else "mean")
+            states = embedder.embed(molecules.smiles, "tokens" if config.wants_tokens else "mean")
         too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
         if too_long:
             molecules = molecules.reject(too_long)
@@ -133,27 +132,14 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
 
 
 def find_source(config: TrainConfig) -> LLMSource:
-    """The LLM, its adapter and its layers that the settings name; what auto takes is printed."""
-    if config.llm == registry.AUTO:
-        llm, why = resolve.auto()
-        print(f"LLM: auto takes {llm.name} ({why})", flush=True)
-    else:
-        llm = resolve.find(config.llm)
-    adapter = None
-    if not PIPELINES[config.model].adapter:
-        if config.adapter not in ("auto", "none"):
-            raise LLMError(f"{config.model} reads the base LLM always; --adapter {config.adapter} cannot be used")
-    elif config.adapter == "auto":
-        adapter = adapters.default_adapter(llm)
-        print(f"adapter: {adapter or f'none found in models/{llm.name}, the base LLM is used'}", flush=True)
-    elif config.adapter != "none":
-        adapter = Path(config.adapter)
-    return LLMSource.of(llm, adapter, config.layers)
+    """The LLM, its adapter and its layers that the settings name; what `auto` takes is printed."""
+    base_only = "" if PIPELINES[config.model].adapter else config.model
+    return resolve(config.llm, config.adapter, config.layers, base_only)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The models of one run, and what they say of all n molecules."""
+    """The models of one run, and their predictions of all n molecules."""
 
     ensemble: Ensemble
     scaled: Features
@@ -185,10 +171,10 @@ def _train(
     device: torch.device,
     after_epoch: Callable[[], object],
 ) -> Trained:
-    features, scale = prepared.features, None
+    features, descriptor_scaler = prepared.features, None
     if features.descriptors is not None:
-        scale = DescriptorScaler(features.descriptors[split.train])
-        features = dataclasses.replace(features, descriptors=scale(features.descriptors))
+        descriptor_scaler = DescriptorScaler(features.descriptors[split.train])
+        features = dataclasses.replace(features, descriptors=descriptor_scaler(features.descriptors))
     y_true = prepared.molecules.y_true
     task = prepared.molecules.dataset.task
     sizes = features.sizes()
@@ -207,13 +193,13 @@ def _train(
         )
         for member in range(config.members)
     ]
-    ensemble = Ensemble(members, scale, sizes)
+    ensemble = Ensemble(members, descriptor_scaler, sizes)
     return Trained(ensemble, features, *ensemble.predict(features))
 
 
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """CPU threads of torch inside a block; the LLM before it takes all there are."""
+    """CPU threads of torch inside a block; the LLM before it uses all there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

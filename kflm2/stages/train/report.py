@@ -5,21 +5,25 @@ from pathlib import Path
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
+from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, Scores, summarize
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.runs import Run
+from kflm2.text_table import aligned, mean_and_std
+
+_SHOWN = 5
 
 
-def short(valid: Scores) -> str:
-    """The main figure on validation, for a progress bar."""
+def validation_metric(valid: Scores) -> str:
+    """The primary metric on validation, for a progress bar."""
     name = PRIMARY_METRIC[valid.task]
     value = valid.mean[name]
     return "" if value is None else f"valid {name} {value:.3f}"
 
 
-def rejections(molecules: Molecules, most: int = 5) -> str:
+def rejections(molecules: Molecules) -> str:
     """One line a rejected row, the first few."""
-    shown = [f"  row {own.row}: {own.smiles[:60]!r}: {own.reason}" for own in molecules.rejected[:most]]
+    shown = [f"  row {entry.row}: {entry.smiles[:60]!r}: {entry.reason}" for entry in molecules.rejected[:_SHOWN]]
     more = len(molecules.rejected) - len(shown)
     return "\n".join(
         [
@@ -31,98 +35,95 @@ def rejections(molecules: Molecules, most: int = 5) -> str:
 
 
 def table(runs: Sequence[Run], folder: Path) -> str:
-    """Mean ± sd over the runs for every part of the split, and what the figures rest on."""
+    """Mean ± standard deviation over the runs for every part of the split, and what the metrics were measured on."""
     first, last = runs[0], runs[-1]
-    parts = tuple(first.scores)
-    molecules, task = first.molecules, first.molecules.dataset.task
-    dataset, source = molecules.dataset, first.source
+    molecules, dataset = first.molecules, first.molecules.dataset
     targets = dataset.targets[0] if len(dataset.targets) == 1 else f"mean of {len(dataset.targets)} targets"
-    what = f"{dataset.quantity or targets}{f', {dataset.unit}' if dataset.unit else ''}"
+    quantity = f"{dataset.quantity or targets}{f', {dataset.unit}' if dataset.unit else ''}"
     seeds = (
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
     sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
-    wide = max(10, *(len(name) + 2 for name in METRIC_NAMES[task]))
+    training = sum(run.seconds["training"] for run in runs)
+    views = [f"{name} {value:.1f} s" for name, value in first.seconds.items() if name != "training"]
     lines = [
         "",
-        f"{dataset.name} ({what}), {first.config.model}: {PIPELINES[first.config.model].about}",
+        f"{dataset.name} ({quantity}), {first.config.model}: {PIPELINES[first.config.model].about}",
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
-        f"{'':{wide}}" + "".join(f"{part:>18}" for part in parts),
-    ]
-    for name in METRIC_NAMES[task]:
-        cells = [_cell(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
-        unit = dataset.unit if task == "regression" and name in ("RMSE", "MAE") else ""
-        lines.append(f"{name:{wide}}" + "".join(f"{cell:>18}" for cell in cells) + (f"  {unit}" if unit else ""))
-    lines += [*_targets(runs), *_left_out(runs), *_coverage(runs)]
-    seconds = first.seconds
-    training = sum(run.seconds["training"] for run in runs)
-    views = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items() if name != "training")
-    lines += [
+        *_metrics(runs),
+        *_targets(runs),
+        *_left_out(runs),
+        *_coverage(runs),
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
-        "LLM       "
-        + (
-            "none"
-            if source is None
-            else f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
-        ),
-        f"time      {views + ', ' if views else ''}training {training:.1f} s",
+        f"LLM       {_llm(first.source)}",
+        f"time      {', '.join([*views, f'training {training:.1f} s'])}",
     ]
     if (peak := peak_memory_mb()) is not None:
         lines.append(f"memory    {peak} MB at most")
-    lines.append(f"results   {folder}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"results   {folder}"])
+
+
+def _llm(source: LLMSource | None) -> str:
+    if source is None:
+        return "none"
+    return f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
+
+
+def _metrics(runs: Sequence[Run]) -> list[str]:
+    """A row a metric, a column a part."""
+    parts, dataset = tuple(runs[0].scores), runs[0].molecules.dataset
+    rows = [["", *parts, ""]]
+    for name in METRIC_NAMES[dataset.task]:
+        cells = [mean_and_std(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
+        has_unit = dataset.task == "regression" and name in ("RMSE", "MAE")
+        rows.append([name, *cells, dataset.unit if has_unit else ""])
+    return aligned(rows, left=(0, len(parts) + 1))
 
 
 def _targets(runs: Sequence[Run]) -> list[str]:
-    """The main figure on test, target by target, where there are several."""
+    """The primary metric on test, target by target, where there are several."""
     dataset = runs[0].molecules.dataset
     if len(dataset.targets) == 1:
         return []
     name = PRIMARY_METRIC[dataset.task]
-    lines = ["", f"test {name} of each target"]
-    for index, target in enumerate(dataset.targets):
-        own = [run.scores["test"].targets[index] for run in runs]
-        lines.append(f"{_cell(*summarize([figures[name] if figures else None for figures in own])):>18}  {target}")
-    return lines
+    rows = []
+    for k, target in enumerate(dataset.targets):
+        metrics = [run.scores["test"].targets[k] for run in runs]
+        rows.append([mean_and_std(*summarize([values[name] if values else None for values in metrics])), target])
+    return ["", f"test {name} of each target", *aligned(rows, left=(1,))]
 
 
 def _left_out(runs: Sequence[Run]) -> list[str]:
-    """A line for every target that some run could not judge in some part."""
+    """A line for every target that has no metric in some part of some run."""
     first = runs[0]
     regression = first.molecules.dataset.task == "regression"
-    why = "fewer than two labels" if regression else "one class only"
+    reason = "fewer than two labels" if regression else "one class only"
     lines = []
-    for index, target in enumerate(first.molecules.dataset.targets):
+    for k, target in enumerate(first.molecules.dataset.targets):
         for part in first.scores:
-            seeds = [str(run.seed) for run in runs if run.scores[part].targets[index] is None]
+            seeds = [str(run.seed) for run in runs if run.scores[part].targets[k] is None]
             if seeds:
-                where = "" if len(seeds) == len(runs) else f" of seed {', '.join(seeds)}"
+                which = "" if len(seeds) == len(runs) else f" of seed {', '.join(seeds)}"
                 fallback = "; its threshold is 0.5" if part == "valid" and not regression else ""
-                lines.append(f"left out of the mean: {target}, of which {part}{where} has {why}{fallback}")
+                lines.append(f"left out of the mean: {target}, of which {part}{which} has {reason}{fallback}")
     return ["", *lines] if lines else []
 
 
 def _coverage(runs: Sequence[Run]) -> list[str]:
-    """How far intervals calibrated on validation can be trusted on test."""
+    """How often intervals that were calibrated on validation hold the true value on test."""
     first = runs[0]
     regression = first.molecules.dataset.task == "regression"
     lines = [""]
-    for part, own in first.coverage.items():
-        share = _cell(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
-        size = _cell(*summarize([run.coverage[part].size for run in runs]), digits=2)
-        what = f"wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f"of {size} classes"
+    for part, coverage in first.coverage.items():
+        share = mean_and_std(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
+        size = mean_and_std(*summarize([run.coverage[part].size for run in runs]), digits=2)
+        width = f"wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f"of {size} classes"
         kind = "intervals" if regression else "sets"
-        lines.append(f"{100 * own.confidence:g} % {kind} hold {share} % of {part}, {what}")
+        lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}, {width}")
     return lines
 
 
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
-
-
-def _cell(mean: float | None, sd: float | None, digits: int = 3) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"

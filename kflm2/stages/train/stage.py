@@ -1,27 +1,30 @@
-"""Stage 2 from a table to measured predictions: views, runs, evidence."""
+"""Stage 2 from a table to measured predictions: every seed is trained, measured and written."""
 
-import dataclasses
-import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
 from kflm2.predictor.bundle import check_destination
 from kflm2.predictor.export import export_bundle
-from kflm2.results import runs as evidence
+from kflm2.results import schema
+from kflm2.results.provenance import method_settings
+from kflm2.results.runs import Run, write_run, write_summary
+from kflm2.results.schema import LLMRecord
 from kflm2.stages.train import plots, report
-from kflm2.stages.train.experiment import Prepared, _evaluate, prepare, train
+from kflm2.stages.train.experiment import Prepared, evaluate, prepare, train
 
 
-def run(config: TrainConfig) -> list[evidence.Run]:
-    """Train and measure one pipeline for every seed, and write what was seen.
+def run(config: TrainConfig) -> list[Run]:
+    """Train and measure one pipeline for every seed, and write the results.
 
     Args:
         config: checked.
@@ -34,7 +37,7 @@ def run(config: TrainConfig) -> list[evidence.Run]:
     """
     plan = _plan(config)
     runs = list(_runs(plan, plan.splits))
-    evidence.write_summary(runs, plan.folder / f"summary-{plan.config.split}.json")
+    write_summary(runs, plan.folder / f"summary-{plan.config.split}.json")
     print(report.table(runs, plan.folder))
     if plan.config.save is not None:
         export_bundle(runs[0], plan.config.save)
@@ -60,7 +63,7 @@ def run_missing(config: TrainConfig, molecules: Molecules | None = None) -> tupl
     return plan.folder, plan.prepared.molecules
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Plan:
     """What is decided before the first model is trained."""
 
@@ -76,7 +79,7 @@ class _Plan:
 def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
     config = config.resolved()
     if config.save is not None:
-        check_destination(config.save)  # a place where nothing can be kept should show now, not after training
+        check_destination(config.save)  # a folder that cannot be written should show now, not after training
     assert config.runs is not None and config.split is not None
     device = choose_device(config.device)
     prepared = prepare(config, device, molecules)
@@ -84,41 +87,41 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
-    # what is kept has other settings than the runs that are compared, which must not be overwritten
+    # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
     folder = config.out / molecules.dataset.name / name
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to should show now, not after training
+    folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should show now, not after training
     return _Plan(config, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
 
 
-def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[evidence.Run]:
+def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
     """Train, measure and write, run after run."""
     config, prepared = plan.config, plan.prepared
     epochs = config.members * config.epochs
-    what = config.name or config.model
-    with tqdm(total=len(splits) * epochs, desc=what, unit="epoch", disable=not splits) as bar:
+    title = config.name or config.model
+    with tqdm(total=len(splits) * epochs, desc=title, unit="epoch", disable=not splits) as bar:
         for done, (seed, split) in enumerate(splits.items(), start=1):
             start = time.perf_counter()
             trained = train(config, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            one = _evaluate(config, prepared, split, seed, trained, seconds)
-            bar.set_postfix_str(report.short(one.scores["valid"]))
-            evidence.write_run(one, plan.folder / f"{config.split}-{seed}")
-            plots.draw_run(one, plan.folder / f"{config.split}-{seed}")
-            yield one
+            run = evaluate(config, prepared, split, seed, trained, seconds)
+            bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
+            folder = plan.folder / f"{config.split}-{seed}"
+            write_run(run, folder)
+            plots.draw_run(run, folder)
+            yield run
 
 
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     """Whether a run is there that would come out the same."""
-    path = plan.folder / f"{plan.config.split}-{seed}" / "result.json"
-    if not path.is_file():
+    folder = plan.folder / f"{plan.config.split}-{seed}"
+    if not (folder / schema.FILE).is_file():
         return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    same = evidence.identity(evidence.plain(plan.config)) == evidence.identity(found["config"])
+    saved = schema.read_run_result(folder)
     return (
-        same
-        and found["split"]["sha256"] == split.sha256
-        and found["dataset"]["sha256"] == plan.prepared.molecules.sha256
-        and found["llm"] == evidence.reader(plan.prepared.source)
+        method_settings(to_json(plan.config)) == method_settings(saved.config)
+        and saved.split.sha256 == split.sha256
+        and saved.dataset.sha256 == plan.prepared.molecules.sha256
+        and saved.llm == LLMRecord.of(plan.prepared.source)
     )

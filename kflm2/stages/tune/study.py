@@ -1,4 +1,4 @@
-"""A search over settings that several processes may share, and that loses nothing when one of them is killed."""
+"""A search over settings that several processes can share; trials of killed processes are repeated."""
 
 import contextlib
 import itertools
@@ -23,75 +23,76 @@ from kflm2.errors import DataError, SettingError
 from kflm2.files import read_toml, sha256_texts
 
 _POLL = 0.5
-"""Seconds between looks at what other processes do."""
+"""Seconds between checks of the trials of other processes."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What a search chooses from: setting -> choices or range."""
+    """The search space: setting -> choices or range."""
 
     parameters: dict[str, BaseDistribution]
 
     @property
     def sha256(self) -> str:
         """Digest of names, choices and ranges."""
-        return sha256_texts(f"{name} {own!r}" for name, own in sorted(self.parameters.items()))
+        return sha256_texts(f"{name} {distribution!r}" for name, distribution in sorted(self.parameters.items()))
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination.
+        """Every combination of the values.
 
         Raises:
-            SettingError: a range has no steps.
+            SettingError: a range has no step.
         """
-        values = {name: _values(name, own) for name, own in self.parameters.items()}
-        return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+        values = {name: _values(name, distribution) for name, distribution in self.parameters.items()}
+        return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
-def _values(name: str, own: BaseDistribution) -> list[Any]:
-    if isinstance(own, CategoricalDistribution):
-        return list(own.choices)
-    assert isinstance(own, IntDistribution | FloatDistribution)
-    if own.step is None or own.log:
+def _values(name: str, distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None or distribution.log:
         raise SettingError(f"space: {name} has no steps, so that no grid can be laid; give choices or a step")
-    number = int((own.high - own.low) / own.step + 1e-9) + 1
-    return [type(own.low)(round(own.low + place * own.step, 12)) for place in range(number)]
+    number = int((high - low) / step + 1e-9) + 1
+    return [type(low)(round(low + i * step, 12)) for i in range(number)]
 
 
 def read_space(path: Path, allowed: tuple[str, ...]) -> Space:
-    """A space from TOML: a table a setting, with choices, or from and to, and step or scale = "log".
+    """A space from TOML: one table per setting, with choices, or with from and to and optionally step or scale = "log".
 
     Raises:
-        SettingError: it cannot be used; the message says what is wrong.
+        SettingError: it cannot be used; the message gives the reason.
     """
     table = read_toml(path, "space", SettingError)
     if not table:
         raise SettingError(f"space {path}: nothing to choose from")
     parameters = {}
-    for name, own in table.items():
+    for name, entry in table.items():
         if name not in allowed:
             raise SettingError(f"space {path}: {name!r} is no setting to choose; there are: {', '.join(allowed)}")
         try:
-            parameters[name] = _distribution(own)
+            parameters[name] = _distribution(entry)
         except (ValueError, TypeError, KeyError) as error:
             raise SettingError(f"space {path}: {name}: {error}") from None
     return Space(parameters)
 
 
-def _distribution(own: Any) -> BaseDistribution:
-    if not isinstance(own, dict) or not (set(own) == {"choices"} or {"from", "to"} <= set(own)):
+def _distribution(entry: Any) -> BaseDistribution:
+    if not isinstance(entry, dict) or not (set(entry) == {"choices"} or {"from", "to"} <= set(entry)):
         raise ValueError("give choices, or from and to")
-    if "choices" in own:
-        return CategoricalDistribution(own["choices"])
-    if unknown := sorted(set(own) - {"from", "to", "step", "scale"}):
+    if "choices" in entry:
+        return CategoricalDistribution(entry["choices"])
+    if unknown := sorted(set(entry) - {"from", "to", "step", "scale"}):
         raise ValueError(f"unknown key {unknown[0]!r}; there are choices, from, to, step, scale")
-    low, high, log = own["from"], own["to"], own.get("scale", "linear") == "log"
+    low, high, log = entry["from"], entry["to"], entry.get("scale", "linear") == "log"
     if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log, step=own.get("step", 1))
-    return FloatDistribution(float(low), float(high), log=log, step=own.get("step"))
+        return IntDistribution(low, high, log=log, step=entry.get("step", 1))
+    return FloatDistribution(float(low), float(high), log=log, step=entry.get("step"))
 
 
 class _Lock(BaseJournalFileLock):
-    """A lock that the system lets go when its process dies, however it dies."""
+    """A lock that the operating system releases when its process ends, also when it is killed."""
 
     def __init__(self, path: Path) -> None:
         self._lock = FileLock(path)
@@ -106,22 +107,22 @@ class _Lock(BaseJournalFileLock):
 
 @dataclass(frozen=True)
 class Search:
-    """A study on disk or in a database, with what it may choose."""
+    """A study on disk or in a database, with its search space."""
 
     study: optuna.Study
     space: Space
     lock: FileLock | None
-    """Held while a trial is taken; None where a database keeps order."""
+    """Acquired while a trial is started; None for a database, which has locks of its own."""
 
     def run(self, trials: int, objective: Callable[[Trial, dict[str, Any]], float]) -> Iterator[FrozenTrial]:
-        """Work at the study until it has so many finished trials, whoever finishes them.
+        """Run trials until the study has a number of finished trials, those of other processes included.
 
         Args:
-            trials: completed, pruned or failed.
-            objective: of a trial and what it chose; NaN counts as a failed trial.
+            trials: number of completed, pruned or failed trials.
+            objective: value of a trial and its chosen settings; NaN counts as a failed trial.
 
         Yields:
-            Each trial after this process finished it.
+            Each trial that this process finished.
         """
         while (trial := self._take(trials)) is not None:
             if trial is _BUSY:
@@ -136,7 +137,7 @@ class Search:
                 trial.set_user_attr("failed", str(error))
                 yield self.study.tell(trial, state=TrialState.FAIL)
             except BaseException:
-                # stopped, not failed: what it chose is tried again by who goes on
+                # interrupted, not failed: the same settings are tried again when the study is resumed
                 self._give_back(trial.number, trial.params)
                 raise
             else:
@@ -147,29 +148,30 @@ class Search:
                     yield self.study.tell(trial, state=TrialState.FAIL)
 
     def finished(self) -> list[FrozenTrial]:
-        """Trials that count: completed, pruned, or failed by themselves."""
-        return [own for own in self.study.get_trials(deepcopy=False) if _counts(own)]
+        """Trials that count: completed, pruned, or failed because of their settings, not because of an interruption."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if _counts(trial)]
 
     def _take(self, trials: int) -> "Trial | object | None":
-        """The next trial; _BUSY where others are at the last ones; None when all are finished."""
+        """The next trial; _BUSY if other processes run the last ones; None if all are finished."""
         with self.lock or contextlib.nullcontext():
             running = []
-            for own in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if _is_lost(own):
-                    self._give_back(own.number, own.params)
+            for active in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if _is_lost(active):
+                    self._give_back(active.number, active.params)
                 else:
-                    running.append(own)
+                    running.append(active)
             left = trials - len(self.finished())
             if left <= 0:
                 return None
             if len(running) >= left:
                 return _BUSY
             trial = self.study.ask(self.space.parameters)
-            here = psutil.Process()
-            trial.set_user_attr("process", [socket.gethostname(), here.pid, here.create_time()])
+            process = psutil.Process()
+            trial.set_user_attr("process", [socket.gethostname(), process.pid, process.create_time()])
             return trial
 
     def _give_back(self, number: int, chosen: dict[str, Any]) -> None:
+        """End an interrupted trial, and enqueue its settings again."""
         if chosen:
             self.study.enqueue_trial(chosen)
         self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
@@ -185,15 +187,15 @@ def _counts(trial: FrozenTrial) -> bool:
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether the process at work on a trial is no more; of another machine's nothing is known."""
+    """Whether the process that runs a trial has ended; a process on another machine is assumed to run."""
     process = trial.user_attrs.get("process")
-    if process is None:  # killed between taking the trial and signing for it
+    if process is None:  # killed before it recorded itself in the trial
         return trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() > 60
-    host, number, begun = process
+    host, pid, created = process
     if host != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(number).create_time() - begun) > 1
+        return abs(psutil.Process(pid).create_time() - created) > 1
     except psutil.NoSuchProcess:
         return True
 
@@ -209,28 +211,28 @@ def open_search(
     prune: bool,
     seed: int,
 ) -> Search:
-    """The study of a folder or database, begun if it is not there.
+    """Open the study of a folder or database; create it if it does not exist.
 
     Args:
         folder: of the journal file and its locks.
-        storage: URL of a database instead.
-        name: of the study in it.
-        space: to choose from.
+        storage: URL of a database to use instead; None for the journal file.
+        name: of the study.
+        space: search space.
         sampler: tpe, random or grid.
-        identity: what else must be the same for trials to compare: dataset, split and fixed settings.
-        minimize: smaller is better.
-        prune: give hopeless trials up.
+        identity: what else must be equal for trials to be comparable: dataset, split and fixed settings.
+        minimize: whether smaller is better.
+        prune: stop trials that are worse than the median.
         seed: of the sampler.
 
     Raises:
         DataError: the journal is damaged.
-        SettingError: the study there is another.
+        SettingError: the existing study was created with another identity, space or sampler.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "study.lock")
     samplers = {
-        # constant_liar: processes at work at the same time do not try the same
+        # constant_liar: concurrent processes do not try the same settings
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=10),
         "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         "grid": lambda: optuna.samplers.RandomSampler(seed=seed),
@@ -238,12 +240,12 @@ def open_search(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5) if prune else optuna.pruners.NopPruner()
     path = folder / "study.journal"
     with lock:
-        own: Any = storage
+        backend: Any = storage
         try:
             if storage is None:
-                own = JournalStorage(JournalFileBackend(str(path), _Lock(folder / "study.journal.lock")))
+                backend = JournalStorage(JournalFileBackend(str(path), _Lock(folder / "study.journal.lock")))
             study = optuna.create_study(
-                storage=own,
+                storage=backend,
                 study_name=name,
                 sampler=samplers[sampler](),
                 pruner=pruner,
@@ -252,41 +254,41 @@ def open_search(
             )
         except (json.JSONDecodeError, ValueError) as error:
             raise DataError(f"study {path}: line {_damaged(path)} is damaged ({error})") from None
-        except Exception as error:  # the database's driver has errors of its own
+        except Exception as error:  # error types depend on the database's driver
             if storage is None:
                 raise
             raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
-        known = {**identity, "space": space.sha256, "sampler": sampler}
-        begun = _is_begun(study, known, storage or str(path))
-        if not begun and sampler == "grid":
-            for chosen in space.grid():
-                study.enqueue_trial(chosen)
-    if begun:
-        # a seed alone would make every process draw the same
+        full_identity = {**identity, "space": space.sha256, "sampler": sampler}
+        exists = _check_identity(study, full_identity, storage or str(path))
+        if not exists and sampler == "grid":
+            for combination in space.grid():
+                study.enqueue_trial(combination)
+    if exists:
+        # with the same seed every process would sample the same settings
         study.sampler.reseed_rng()
     return Search(study, space, None if storage else lock)
 
 
-def _is_begun(study: optuna.Study, known: dict[str, Any], where: str) -> bool:
-    """Whether a study was begun before; a new one is told what it is of.
+def _check_identity(study: optuna.Study, identity: dict[str, Any], location: str) -> bool:
+    """Whether a study existed before; the identity is stored in a new one.
 
     Raises:
-        SettingError: it was begun with something else.
+        SettingError: it was created with another identity.
     """
-    before = study.user_attrs.get("identity")
-    if before is None:
-        study.set_user_attr("identity", known)
+    saved = study.user_attrs.get("identity")
+    if saved is None:
+        study.set_user_attr("identity", identity)
         return False
-    if before != known:
-        other = sorted(key for key in known if before.get(key) != known[key])
+    if saved != identity:
+        differing = sorted(key for key in identity if saved.get(key) != identity[key])
         raise SettingError(
-            f"the study in {where} was begun with another {', '.join(other)}; give another --out, or remove it"
+            f"the study in {location} was begun with another {', '.join(differing)}; give another --out, or remove it"
         )
     return True
 
 
 def _damaged(path: Path) -> int:
-    """Number of the first line that is no JSON, from 1."""
+    """Number of the first line that is not JSON, counted from 1."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -1,1 +1,1 @@
-"""Stage 1: LoRA."""
+"""Stage 1: LoRA fine-tuning."""

@@ -1,4 +1,4 @@
-"""What happens between the steps of stage 1: Ctrl-C, losses, random numbers that go on where they were."""
+"""Trainer callbacks of stage 1: stop at Ctrl-C, log the losses, restore the random state when resuming."""
 
 import signal
 import threading
@@ -14,10 +14,10 @@ from kflm2.files import write_text
 
 
 class RandomState(TrainerCallback):
-    """Puts random numbers back to where they were when the checkpoint was written.
+    """Restores the random state that was saved with the checkpoint.
 
-    transformers does so only where it passes over the data itself; and it must come after the data loader, which draws
-    a number when it starts.
+    transformers does this only when it skips the data itself; and it must be done after the data loader has started,
+    since the start draws a random number.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -31,51 +31,51 @@ class RandomState(TrainerCallback):
 
 
 class Stop(TrainerCallback):
-    """Ctrl-C ends training after the step at work, with a checkpoint that --resume goes on from."""
+    """Ctrl-C ends training after the current step, with a checkpoint from which --resume continues."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
+        self.requested = False
+        self._previous_handler: Any = None
 
     def on_train_begin(self, *_: object, **__: object) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._previous_handler = signal.signal(signal.SIGINT, self._request)
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self._before)  # a second one does not wait
+    def _request(self, *_: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, self._previous_handler)  # a second Ctrl-C stops at once
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
-        asked = self.asked
+        requested = self.requested
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # all processes stop at the same step, whichever of them heard it
-            heard = torch.tensor(float(asked), device=args.device)
-            torch.distributed.all_reduce(heard, torch.distributed.ReduceOp.MAX)
-            asked = self.asked = bool(heard.item())
-        if asked:
+            # all processes stop at the same step, whichever of them received the signal
+            flag = torch.tensor(float(requested), device=args.device)
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            requested = self.requested = bool(flag.item())
+        if requested:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, *_: object, **__: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
 
 
 class Curve(TrainerCallback):
-    """Losses over the steps, kept in losses.csv and shown beside a bar of molecules."""
+    """Losses of each step, written to losses.csv and shown beside a progress bar of molecules."""
 
     def __init__(self, losses: Callable[[], dict[str, float]], path: Path, step: int) -> None:
         self.losses, self.path, self.step = losses, path, step
         self.bar: tqdm | None = None
-        self.shown: dict[str, str] = {}
+        self.labels: dict[str, str] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
         if state.is_world_process_zero:
-            if self.path.exists():  # what came after the checkpoint is done again
-                rows = self.path.read_text(encoding="utf-8").splitlines()
-                kept = [row for row in rows[1:] if int(row.partition(",")[0]) <= state.global_step]
-                write_text(self.path, "".join(f"{row}\n" for row in rows[:1] + kept))
+            if self.path.exists():  # the steps after the checkpoint are repeated
+                lines = self.path.read_text(encoding="utf-8").splitlines()
+                finished = [line for line in lines[1:] if int(line.partition(",")[0]) <= state.global_step]
+                write_text(self.path, "".join(f"{line}\n" for line in lines[:1] + finished))
             total, done = state.max_steps * self.step, state.global_step * self.step
-            self.bar = tqdm(total=total, initial=done, desc="teaching", unit="mol")
+            self.bar = tqdm(total=total, initial=done, desc="fine-tuning", unit="mol")
 
     def on_train_end(self, *_: object, **__: object) -> None:
         if self.bar is not None:
@@ -86,10 +86,10 @@ class Curve(TrainerCallback):
             losses = self.losses()
             if self.bar is not None:
                 self.bar.update(self.step)
-                self.shown |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
-                self.bar.set_postfix_str(", ".join(self.shown.values()))
-            head = "" if self.path.exists() and self.path.stat().st_size else ",".join(["step", *losses]) + "\n"
-            names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not head else list(losses)
+                self.labels |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
+                self.bar.set_postfix_str(", ".join(self.labels.values()))
+            header = "" if self.path.exists() and self.path.stat().st_size else ",".join(["step", *losses]) + "\n"
+            names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not header else list(losses)
             values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in names)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"{head}{state.global_step},{values}\n")
+                file.write(f"{header}{state.global_step},{values}\n")

@@ -1,4 +1,4 @@
-"""A decoder with a LoRA adapter, and a head that predicts descriptors."""
+"""A decoder with a LoRA adapter and a head that predicts descriptors."""
 
 import sys
 from pathlib import Path
@@ -27,15 +27,15 @@ _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
 class LoRAModel(nn.Module):
-    """A decoder with a LoRA adapter, and the head that predicts descriptors from its pooled states."""
+    """A decoder with a LoRA adapter, and a head that predicts descriptors from its pooled states."""
 
     def __init__(self, llm: "PreTrainedModel", config: FinetuneConfig, descriptors: int) -> None:
-        """Put a fresh adapter on an LLM, which changes nothing yet.
+        """Add a new adapter to an LLM; until it is trained it does not change the LLM's outputs.
 
         Args:
-            llm: with vocabulary head, its layers cut already.
+            llm: with vocabulary head, already cut to its first layers.
             config: see FinetuneConfig.
-            descriptors: P; 0 without a head.
+            descriptors: P; 0 for a model without descriptor head.
         """
         super().__init__()
         self.peft: Any = _with_lora(llm, config)
@@ -43,15 +43,15 @@ class LoRAModel(nn.Module):
         self.next_token_weight, self.next_token_every = config.next_token_weight, config.next_token_every
         self.knowledge_weight = config.knowledge_weight
         self.molecules = config.batch_size * config.accumulation
-        """In an optimizer's step, over all processes."""
+        """Molecules per optimizer step, over all processes."""
         self.step = 0
-        """Optimizer's steps made."""
+        """Number of optimizer steps done."""
         self.losses: dict[str, float] = {}
-        """Of the last batch, each for itself."""
+        """Losses of the last batch by name, without weights."""
 
     @property
     def llm(self) -> "PreTrainedModel":
-        """The LLM with the adapter in it."""
+        """The LLM, with the adapter in its layers."""
         base: Any = self.peft.get_base_model()
         return base
 
@@ -64,46 +64,46 @@ class LoRAModel(nn.Module):
         num_items_in_batch: torch.Tensor | None = None,
         **_: object,
     ) -> dict[str, torch.Tensor]:
-        """Loss of a batch, as its share of the whole step's.
+        """Loss of a batch, as its share of the loss of the whole optimizer step.
 
         Args:
             input_ids: (B, T)
-            labels: (B, T), IGNORE where a token is not judged, as padding is.
-            descriptors: (B, P), where they are learnt.
-            attention_mask: (B, T) bool, False at padding; default where there is no label.
+            labels: (B, T), IGNORE where a token has no loss, such as padding.
+            descriptors: (B, P), if they are predicted.
+            attention_mask: (B, T) bool, False at padding; by default False where there is no label.
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
-        read = hidden_states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
+        states = hidden_states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
         self.losses = {}
         loss = input_ids.new_zeros((), dtype=torch.float32)
         if self.next_token_weight and self.step % self.next_token_every == 0:
-            summed, count = nll_sum(self.llm, read, labels)
-            self.losses["next token"] = (summed / count).item()
-            labels_of_step = count if num_items_in_batch is None else num_items_in_batch
-            loss = loss + self.next_token_weight * summed / labels_of_step
+            nll, count = nll_sum(self.llm, states, labels)
+            self.losses["next token"] = (nll / count).item()
+            step_count = count if num_items_in_batch is None else num_items_in_batch
+            loss = loss + self.next_token_weight * nll / step_count
         if self.head is not None and descriptors is not None:
-            each = ((self.head(mean_pool(read, labels)) - descriptors) ** 2).mean(dim=-1)
-            self.losses["descriptors"] = each.mean().item()
-            molecules = len(each) if num_items_in_batch is None else self.molecules
-            loss = loss + self.knowledge_weight * each.sum() / molecules
+            errors = ((self.head(mean_pool(states, labels)) - descriptors) ** 2).mean(dim=-1)
+            self.losses["descriptors"] = errors.mean().item()
+            molecules = len(errors) if num_items_in_batch is None else self.molecules
+            loss = loss + self.knowledge_weight * errors.sum() / molecules
         return {"loss": loss}
 
     def fit_head(self, states: np.ndarray) -> None:
-        """Learn the scale of the pooled states (n, D), whose columns differ by many decades."""
+        """Fit the standardization of the pooled states (n, D), whose columns differ in scale by many decades."""
         if self.head is not None:
-            scale = self.head[0]
-            assert isinstance(scale, Standardize)
-            scale.fit(torch.from_numpy(states).to(self.llm.device))
+            standardize = self.head[0]
+            assert isinstance(standardize, Standardize)
+            standardize.fit(torch.from_numpy(states).to(self.llm.device))
 
     @torch.no_grad()
     def round_to_half(self) -> None:
-        """Make the adapter's weights numbers that float16 can hold; files of it are then half as large."""
+        """Round the adapter's weights to float16 values; a float16 file, of half the size, then stores them exactly."""
         for name, weight in self.peft.named_parameters():
             if ".lora_" in name:
                 weight.copy_(weight.half())
 
     def save(self, folder: Path, half: bool = False) -> None:
-        """Write the adapter as peft does, in float16 where that is asked for, and the head beside it."""
+        """Write the adapter in peft's format, in float16 if `half` is set, and the head beside it."""
         adapter = {name: weight.detach() for name, weight in self.peft.named_parameters() if ".lora_" in name}
         if half:
             adapter = {name: weight.half() for name, weight in adapter.items()}
@@ -113,7 +113,7 @@ class LoRAModel(nn.Module):
                 save_file({name: weight.contiguous() for name, weight in self.head.state_dict().items()}, temporary)
 
     def restore(self, folder: Path) -> None:
-        """Take adapter and head from a folder that save wrote."""
+        """Load adapter and head from a folder that `save` wrote."""
         set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"))
         if self.head is not None:
             self.head.load_state_dict(load_file(folder / HEAD))
@@ -122,9 +122,9 @@ class LoRAModel(nn.Module):
 def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":
     targets: str | list[str] = "all-linear"
     if config.targets == "paper":
-        # a tied head is the token embeddings too: an adapter on one of the two would untie them
+        # a tied vocabulary head shares its weights with the token embeddings: an adapter on it would untie them
         targets = _ATTENTION if llm.config.tie_word_embeddings else [*_ATTENTION, "lm_head"]
-    if config.unsloth and "unsloth" in sys.modules:  # what loaded the LLM
+    if config.unsloth and "unsloth" in sys.modules:  # the LLM was loaded by unsloth
         from unsloth import FastLanguageModel
 
         if "lm_head" in targets:
@@ -153,7 +153,7 @@ def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":
 
 
 def _head(width: int, descriptors: int) -> nn.Sequential:
-    """Standardized pooled states to descriptors; zero at first, so that it begins at the descriptors' mean."""
+    """Standardized pooled states to descriptors; initialized to zero, which predicts the descriptors' mean."""
     linear = nn.Linear(width, descriptors)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

@@ -1,4 +1,4 @@
-"""Stage 1: transformers' Trainer teaches an LLM with a LoRA adapter, with checkpoints to resume from."""
+"""Stage 1: fine-tuning of an LLM with a LoRA adapter by transformers' Trainer, with checkpoints to resume from."""
 
 import json
 import math
@@ -23,15 +23,15 @@ from kflm2.trainers.lora.model import LoRAModel
 
 
 class LoRATrainer(Trainer):
-    """transformers' Trainer, that writes adapter and head rather than a whole model."""
+    """transformers' Trainer, but checkpoints contain the adapter and the head instead of the whole model."""
 
     model: LoRAModel
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self.model.step = self.state.global_step
         loss = super().training_step(*args, **kwargs)
-        if not all(math.isfinite(own) for own in self.model.losses.values()):
-            # before a checkpoint of it takes the place of a good one
+        if not all(math.isfinite(value) for value in self.model.losses.values()):
+            # stop before a diverged checkpoint replaces a good one
             last = last_checkpoint(Path(str(self.args.output_dir)).parent)
             raise LLMError(
                 f"the loss is not a number at step {self.state.global_step + 1}; lower --learning-rate"
@@ -42,12 +42,14 @@ class LoRATrainer(Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._save_checkpoint(*args, **kwargs)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-            own = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            shutil.rmtree(own, ignore_errors=True)
-            last = last_checkpoint(own.parent.parent)
-            kept = f"--resume goes on from {last}" if last else "there is no earlier one"
-            raise DataError(f"checkpoint {own} cannot be written: {str(error).splitlines()[0]}; {kept}") from None
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own error types
+            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            last = last_checkpoint(checkpoint.parent.parent)
+            hint = f"--resume goes on from {last}" if last else "there is no earlier one"
+            raise DataError(
+                f"checkpoint {checkpoint} cannot be written: {str(error).splitlines()[0]}; {hint}"
+            ) from None
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.model.save(Path(output_dir or str(self.args.output_dir)))
@@ -56,7 +58,7 @@ class LoRATrainer(Trainer):
         self.model.restore(Path(resume_from_checkpoint))
 
 
-def train(
+def finetune(
     model: LoRAModel,
     dataset: CorpusDataset,
     collator: Collator,
@@ -65,20 +67,21 @@ def train(
     folder: Path,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> None:
-    """Teach, with a checkpoint every so many steps, from the last one where that is asked for.
+    """Fine-tune an LLM, with a checkpoint every `save_steps` steps; with `resume`, continue from the last one.
 
     Args:
-        model: with a fresh adapter.
-        dataset: what to read.
-        collator: makes tensors of it.
-        molecules: in an epoch.
+        model: with a new adapter.
+        dataset: stream of training molecules.
+        collator: turns molecules into tensors.
+        molecules: molecules per epoch.
         config: see FinetuneConfig.
-        folder: of checkpoints and losses.csv.
-        callbacks: called beside its own.
+        folder: for checkpoints and losses.csv.
+        callbacks: additional callbacks.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after a checkpoint.
-        DataError: the disk is full; the last good checkpoint stays.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
+        DataError: the disk is full; the last good checkpoint is preserved.
+        LLMError: training diverged.
     """
     arguments = _arguments(config, dataset, molecules, next(model.parameters()).device, folder)
     last = last_checkpoint(folder) if config.resume else None
@@ -105,10 +108,10 @@ def train(
     try:
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     except OSError as error:
-        kept = last_checkpoint(folder)
-        goes_on = f"--resume goes on from {kept}" if kept else "there is no checkpoint yet"
-        raise DataError(f"{folder} cannot be written: {error}; {goes_on}") from None
-    if stop.asked:
+        last = last_checkpoint(folder)
+        hint = f"--resume goes on from {last}" if last else "there is no checkpoint yet"
+        raise DataError(f"{folder} cannot be written: {error}; {hint}") from None
+    if stop.requested:
         print(f"stopped; --resume goes on from {last_checkpoint(folder)}", flush=True)
         raise KeyboardInterrupt
 
@@ -133,18 +136,18 @@ def _arguments(
         report_to=[],
         use_cpu=device.type == "cpu",
         bf16=device.type == "cuda",
-        # named in one process alone, it would be waited for
+        # set only for several processes: a single process would wait for others
         ddp_backend=None if dataset.step == config.batch_size * config.accumulation else _backend(device),
-        # an adapter on the vocabulary head has no part in a step that learns descriptors alone
+        # an adapter on the vocabulary head gets no gradient in a step that has only the descriptor loss
         ddp_find_unused_parameters=config.knowledge != "none" and config.targets == "paper",
-        # lessons pass over by themselves what was read before
+        # CorpusDataset itself skips the molecules before the checkpoint
         ignore_data_skip=True,
-        # every process cuts its share out of the stream; batches of unequal length cannot be sent around
+        # every process reads its share of the stream; batches of unequal length cannot be dispatched from one process
         accelerator_config={"dispatch_batches": False},
         remove_unused_columns=False,
         label_names=["labels"],
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # many GPUs are many processes; the Trainer would use threads
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process per GPU; the Trainer would use threads
     return arguments
 
 
@@ -153,13 +156,14 @@ def _backend(device: torch.device) -> str:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    found = [path.parent for path in (folder / "checkpoints").glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(found, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    """The newest complete checkpoint; None if there is none."""
+    states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    complete = [path.parent for path in states if _is_json(path)]
+    return max(complete, key=lambda path: int(path.name.partition("-")[2]), default=None)
 
 
 def _is_json(path: Path) -> bool:
-    """Whether the file, which is written last, was written to its end."""
+    """Whether the last file of a checkpoint was written completely."""
     try:
         json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -1,7 +1,10 @@
 """Settings from a command line: what goes before what, and errors in one line."""
 
 import dataclasses
+import inspect
 import json
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from kflm2.cli import stages
+from kflm2.cli.command import Stage, _grouped
+from kflm2.cli.stages import STAGES
+from kflm2.config.base import StageConfig, to_json
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import TrainConfig
 from kflm2.errors import KFLM2Error
 
 ROOT = Path(__file__).parents[3]
+KFLM2 = Path(sys.executable).parent / "kflm2"
 SCRIPT = {"dataset": "SAMPL", "model": "combined"}
 
 
@@ -41,6 +48,33 @@ def test_command_line_before_file_before_script_before_pipeline_before_defaults(
     assert _read("--config", _config(tmp_path, model="crossAtt")).hidden == own
 
 
+def test_the_last_of_a_repeated_option_counts_also_for_what_depends_on_it(tmp_path: Path) -> None:
+    crossatt, combined = _read("--model", "crossAtt"), _read("--model", "combined")
+    assert crossatt.hidden != combined.hidden
+    assert _read("--model", "combined", "--model", "crossAtt") == crossatt
+    assert _read("--model=crossAtt", "--model", "combined") == combined
+    assert _read("--limit", "3", "--limit=5").limit == 5
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, seed in ((first, 1), (second, 2)):
+        folder.mkdir()
+        _config(folder, seed=seed)
+    assert _read("--config", str(first / "config.json"), "--config", str(second / "config.json")).seed == 2
+
+
+def test_old_names_of_options_still_work(tmp_path: Path) -> None:
+    table = ("--csv", "x.csv", "--target-columns", "y")
+    read = _read(*table, "--kind", "classification", dataset=None)
+    assert read == _read(*table, "--task", "classification", dataset=None) and read.task == "classification"
+    assert _read(*table, dataset=None, kind="classification") == read
+    assert _read(*table, "--config", _config(tmp_path, kind="classification"), dataset=None).task == "classification"
+    assert _read(*table, "--config", _config(tmp_path, task="classification"), dataset=None).task == "classification"
+    assert to_json(read)["kind"] == "classification" and "task" not in to_json(read)
+    prompt = STAGES["prompt"].read(["--writings", "3"], {"dataset": "SAMPL"})
+    assert prompt.smiles_variants == 3 and to_json(prompt)["writings"] == 3
+    compared = STAGES["compare"].read(["results", "--practical", "0.1", "--figure", "MAE"], {})
+    assert compared.metric == "MAE"
+
+
 def test_the_papers_settings_are_the_papers_pipelines_defaults() -> None:
     for model in ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt"):
         read = _read(model=model)
@@ -63,8 +97,6 @@ def test_split_and_runs_follow_from_the_dataset_and_each_other() -> None:
 
 
 def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
-    from kflm2.results.runs import plain
-
     first = _read(
         "--limit",
         "50",
@@ -80,7 +112,7 @@ def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
         "b",
         dataset=None,
     )
-    assert _read("--config", _config(tmp_path, **plain(first)), dataset=None) == dataclasses.replace(
+    assert _read("--config", _config(tmp_path, **to_json(first)), dataset=None) == dataclasses.replace(
         first, config=tmp_path / "config.json"
     )
 
@@ -93,7 +125,7 @@ def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
         (("--target-columns", "y"), "unknown target of SAMPL 'y'; choose one of: expt"),
         (("--target-columns", "expt", "expt"), "asked for twice"),
         (("--split", "given"), "--split-column"),
-        (("--kind", "classification"), "kind of SAMPL is regression, not classification"),
+        (("--kind", "classification"), "task of SAMPL is regression, not classification"),
         (("--smiles-column", "SMILES"), "smiles_column of SAMPL is smiles, not SMILES"),
         (("--class-weight", "balanced"), "class_weight balanced goes with classes"),
         (("--split", "scaffold", "--split-column", "part"), "it does not go with --split scaffold"),
@@ -162,9 +194,68 @@ def test_help_explains_every_setting_with_its_default() -> None:
     assert "(default: 64)" in text
 
 
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_every_row_of_the_table_of_stages_names_what_exists(stage: Stage) -> None:
+    config, run = pkgutil.resolve_name(stage.config), pkgutil.resolve_name(stage.run)
+    assert dataclasses.is_dataclass(config) and issubclass(config, StageConfig)
+    (parameter, *optional) = inspect.signature(run).parameters.values()
+    assert parameter.annotation is config
+    assert all(other.default is not other.empty for other in optional)
+    # every setting is explained, and stands in one section of the help page
+    groups = [field for field in dataclasses.fields(_grouped(config)) if dataclasses.is_dataclass(field.type)]
+    flat = {field.name for field in dataclasses.fields(_grouped(config))} - {group.name for group in groups}
+    names = [*flat, *(field.name for group in groups for field in dataclasses.fields(group.type))]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(config))
+
+
+def test_the_options_of_train_are_grouped() -> None:
+    done = subprocess.run([KFLM2, "train", "--help"], capture_output=True, text=True, timeout=100)
+    sections = re.split(r"╭─ (\w+) options ", done.stdout)
+    assert sections[1::2] == ["data", "split", "model", "LLM", "training", "output"]
+    options = {
+        title: set(re.findall(r"│ --([a-z-]+)", text))
+        for title, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
+    for title, option in (
+        ("data", "csv"),
+        ("split", "runs"),
+        ("model", "hidden"),
+        ("LLM", "layers"),
+        ("training", "epochs"),
+    ):
+        assert option in options[title]
+    assert options["output"] == {"out", "name", "save"}
+
+
+@pytest.mark.parametrize("words", [["--help"], [], ["--version"], ["trian"]])
+def test_nothing_heavy_is_imported_for_the_list_of_stages(words: list[str]) -> None:
+    code = (
+        "import sys; from kflm2.cli.main import main; sys.argv[1:] = sys.argv[1:]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'rdkit', 'transformers', 'numpy', 'pandas', 'sklearn', 'tyro'} & set(sys.modules)\n"
+        "print('heavy', heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1] == "heavy set()"
+
+
+def test_no_stage_loads_torch_to_print_its_options() -> None:
+    code = (
+        "import sys; from kflm2.cli.stages import STAGES\n"
+        "for stage in STAGES.values():\n"
+        "    try: stage.from_command_line(['--help'])\n"
+        "    except SystemExit: pass\n"
+        "print('heavy', {'torch', 'rdkit', 'transformers', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1] == "heavy set()"
+
+
 def test_the_stages_are_listed() -> None:
-    command = Path(sys.executable).parent / "kflm2"
-    assert "kflm2 train" in subprocess.run([command], capture_output=True, text=True, timeout=100).stdout
-    done = subprocess.run([command, "trian"], capture_output=True, text=True, timeout=100)
+    listed = subprocess.run([KFLM2], capture_output=True, text=True, timeout=100).stdout
+    lines = [line.strip() for line in listed.splitlines() if line.startswith("  kflm2")]
+    for line, (name, stage) in zip(lines, STAGES.items(), strict=True):
+        assert line.startswith(f"kflm2 {name} {stage.arguments}") and line.endswith(f"  {stage.summary}")
+    done = subprocess.run([KFLM2, "trian"], capture_output=True, text=True, timeout=100)
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, ")

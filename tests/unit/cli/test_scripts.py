@@ -21,7 +21,7 @@ def test_there_is_a_script_for_every_pipeline_and_dataset() -> None:
 def test_a_script_is_one_call_of_what_its_name_says(path: Path) -> None:
     about, imported, guarded = ast.parse(path.read_text()).body
     assert isinstance(about, ast.Expr)
-    assert ast.unparse(imported) == "from kflm2.cli.stages import train"
+    assert ast.unparse(imported) == "from kflm2.cli import train"
     model, _, dataset = path.stem.removeprefix("train_").rpartition("_")
     call = f"train.from_command_line(dataset='{dataset}', model='{model}')"
     assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"
@@ -43,7 +43,7 @@ def test_there_is_a_script_of_stage_1_for_every_llm() -> None:
     for path in folder.glob("*.py"):
         about, imported, guarded = ast.parse(path.read_text()).body
         assert isinstance(about, ast.Expr)
-        assert ast.unparse(imported) == "from kflm2.cli.stages import finetune"
+        assert ast.unparse(imported) == "from kflm2.cli import finetune"
         call = f"finetune.from_command_line(llm='{LLM_OF[path.stem]}')"
         assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"
 
@@ -59,7 +59,7 @@ def test_the_scripts_of_stage_3_ask_for_a_number_and_for_a_class() -> None:
     for name, (dataset, kind, by) in expected.items():
         about, imported, guarded = ast.parse((folder / f"{name}.py").read_text()).body
         assert isinstance(about, ast.Expr)
-        assert ast.unparse(imported) == "from kflm2.cli.stages import prompt"
+        assert ast.unparse(imported) == "from kflm2.cli import prompt"
         more = ", unsloth=True" if by == "unsloth" else ""
-        call = f"prompt.from_command_line(dataset='{dataset}', kind='{kind}', llm='auto'{more})"
+        call = f"prompt.from_command_line(dataset='{dataset}', task='{kind}', llm='auto'{more})"
         assert ast.unparse(guarded) == f"if __name__ == '__main__':\n    {call}"

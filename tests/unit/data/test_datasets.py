@@ -1,4 +1,4 @@
-"""The registry, and the published files where they are here."""
+"""The registry of datasets, and the published files where they are available."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_published_file_is_read_whole(name: str, dataset_files: None) -> None:
+def test_a_published_file_is_read_completely(name: str, dataset_files: None) -> None:
     rows, unreadable, targets, tiny, salts, longest = PUBLISHED[name]
     dataset = datasets.find(name)
     molecules = read_table(dataset)
     assert molecules.read == rows
     assert len(molecules.rejected) == unreadable
-    assert all(own.reason.startswith("RDKit cannot read it") for own in molecules.rejected)
+    assert all(rejection.reason.startswith("RDKit cannot read it") for rejection in molecules.rejected)
     assert molecules.y_true.shape == (rows - unreadable, targets)
     assert sum(parse_smiles(text).GetNumAtoms() <= 2 for text in molecules.smiles) == tiny
     assert sum("." in text for text in molecules.smiles) == salts
@@ -45,7 +45,7 @@ def test_a_published_file_is_read_whole(name: str, dataset_files: None) -> None:
         assert [molecules.parts.count(part) for part in ("train", "test_set1", "test_set2")] == [9858, 100, 32]
 
 
-def test_there_are_eleven_and_each_says_what_it_is() -> None:
+def test_each_of_the_eleven_datasets_is_described() -> None:
     assert len(DATASETS) == 11
     for dataset in DATASETS.values():
         assert dataset.quantity
@@ -54,27 +54,27 @@ def test_there_are_eleven_and_each_says_what_it_is() -> None:
     assert [name for name, dataset in DATASETS.items() if dataset.brings_tests] == ["Llinas"]
 
 
-def test_other_targets_are_had_by_name() -> None:
+def test_other_targets_are_chosen_by_name() -> None:
     assert DATASETS["ClinTox"].with_targets(("CT_TOX", "FDA_APPROVED")).targets == ("CT_TOX", "FDA_APPROVED")
     assert DATASETS["Tox21"].with_targets(("SR-p53",)).targets == ("SR-p53",)
     with pytest.raises(SettingError, match="unknown target of Tox21 'p53'; choose one of: NR-AR,"):
         DATASETS["Tox21"].with_targets(("p53",))
 
 
-def test_a_file_that_is_not_here_is_named_with_what_to_do(
+def test_the_error_of_a_missing_file_tells_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    empty, own = tmp_path_factory.mktemp("empty"), tmp_path_factory.mktemp("own")
-    monkeypatch.setattr(datasets, "project_folder", lambda: empty)
-    monkeypatch.setenv("KFLM2_DATASETS", str(own))
+    checkout, folder = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("folder")
+    monkeypatch.setattr(datasets, "project_folder", lambda: checkout)
+    monkeypatch.setenv("KFLM2_DATASETS", str(folder))
     with pytest.raises(DataError, match=r"no file hiv\.csv in .* or .*; `kflm2 datasets get HIV` downloads it"):
         datasets.find("HIV")
-    (own / "hiv.csv").write_text("SMILES,label\nCC,1\n")
-    assert datasets.find("HIV").path == own / "hiv.csv"
-    (empty / "dataset").mkdir()
-    (empty / "dataset" / "SAMPL.csv").write_text("")
-    assert datasets.find("SAMPL").path == empty / "dataset" / "SAMPL.csv"
-    (own / "SAMPL.csv").write_text("")
-    assert datasets.find("SAMPL").path == own / "SAMPL.csv"
+    (folder / "hiv.csv").write_text("SMILES,label\nCC,1\n")
+    assert datasets.find("HIV").path == folder / "hiv.csv"
+    (checkout / "dataset").mkdir()
+    (checkout / "dataset" / "SAMPL.csv").write_text("")
+    assert datasets.find("SAMPL").path == checkout / "dataset" / "SAMPL.csv"
+    (folder / "SAMPL.csv").write_text("")
+    assert datasets.find("SAMPL").path == folder / "SAMPL.csv"
     with pytest.raises(SettingError, match="unknown dataset 'hiv'"):
         datasets.find("hiv")

@@ -1,4 +1,4 @@
-"""Files of datasets, from a real server on this machine and from a folder."""
+"""Files of datasets, from a real local server and from a folder."""
 
 import gzip
 import hashlib
@@ -19,20 +19,20 @@ from kflm2.data.datasets import DATASETS, Dataset, File
 from kflm2.errors import DataError, SettingError
 from kflm2.files import sha256_file
 
-# longer than two blocks, so that a download can break off between them; a line break in every SMILES, as in ZINC's
+# longer than two blocks, so that a download can be interrupted between them; a line break in every SMILES, as in ZINC
 TABLE = b"smiles,y\n" + b"".join(b'"%s\n",%d\n' % (b"C" * (1 + i % 8), i) for i in range(10_000))
 SHORT = b"smiles,y\nO,5\n"
 
 
 class Site:
-    """What a test's server gives, how it misbehaves, and what was asked of it."""
+    """A test server's files, its faults and the requests it got."""
 
     def __init__(self) -> None:
         self.files = {"tiny.csv": TABLE, "test.csv": SHORT}
-        self.knows_ranges = True
-        self.cuts_after: int | None = None
+        self.supports_ranges = True
+        self.cut_after: int | None = None
         self.hangs = False
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.released = threading.Event()
         self.url = ""
 
@@ -40,8 +40,8 @@ class Site:
 def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name, asked = self.path.strip("/"), self.headers["Range"]
-            site.asked.append((name, asked))
+            name, requested_range = self.path.strip("/"), self.headers["Range"]
+            site.requests.append((name, requested_range))
             if site.hangs:
                 site.released.wait(10)
                 return
@@ -49,14 +49,16 @@ def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             data = site.files[name]
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and site.knows_ranges else 0
+            start = 0
+            if requested_range and site.supports_ranges:
+                start = int(requested_range.removeprefix("bytes=").removesuffix("-"))
             if start and start >= len(data):
                 self.send_error(416)
                 return
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
-            self.wfile.write(data[start : site.cuts_after])
+            self.wfile.write(data[start : site.cut_after])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -66,7 +68,7 @@ def _handler(site: Site) -> type[http.server.BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A server of its own for a test, whose files make up the dataset Tiny."""
+    """A local server with the files of the dataset Tiny."""
     site = Site()
     files = tuple(File(Path(name), hashlib.sha256(data).hexdigest()) for name, data in site.files.items())
     monkeypatch.setattr(download, "DATASETS", {"Tiny": Dataset("Tiny", files, ("y",))})
@@ -81,7 +83,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 @pytest.fixture
 def fetch(site: Site, tmp_path: Path) -> Callable[[], Path]:
-    """Get Tiny from the server; the folder it goes to."""
+    """Get Tiny from the server; return its folder."""
 
     def run() -> Path:
         download.get(["Tiny"], into=tmp_path / "here", mirror=site.url)
@@ -91,11 +93,11 @@ def fetch(site: Site, tmp_path: Path) -> Callable[[], Path]:
 
 
 def _names(folder: Path) -> set[str]:
-    """What lies in a folder, but for the lock."""
+    """Names of the files in a folder, without the lock."""
     return {path.name for path in folder.iterdir()} - {".download.lock"}
 
 
-def test_files_arrive_whole_and_are_left_alone_after(
+def test_complete_files_are_not_downloaded_again(
     site: Site, fetch: Callable[[], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = fetch()
@@ -103,19 +105,19 @@ def test_files_arrive_whole_and_are_left_alone_after(
     assert _names(here) == {"tiny.csv", "test.csv"}
     assert f"tiny.csv: 10,000 rows, {len(TABLE):,} bytes, ok" in capsys.readouterr().out.splitlines()
     fetch()
-    assert site.asked == [("tiny.csv", None), ("test.csv", None)]
+    assert site.requests == [("tiny.csv", None), ("test.csv", None)]
     assert capsys.readouterr().out.splitlines() == ["tiny.csv: already here", "test.csv: already here"]
 
 
-def test_of_two_at_once_one_downloads_and_both_have_it(site: Site, fetch: Callable[[], Path]) -> None:
+def test_of_two_concurrent_calls_only_one_downloads(site: Site, fetch: Callable[[], Path]) -> None:
     with ThreadPoolExecutor(2) as threads:
         for here in threads.map(lambda _: fetch(), range(2)):
             assert (here / "tiny.csv").read_bytes() == TABLE
-    assert site.asked == [("tiny.csv", None), ("test.csv", None)]
+    assert site.requests == [("tiny.csv", None), ("test.csv", None)]
 
 
 @pytest.mark.parametrize("before", [None, b"mine\n"])
-def test_another_file_than_the_published_one_is_not_kept(
+def test_a_file_that_is_not_the_published_one_is_not_saved(
     site: Site, fetch: Callable[[], Path], tmp_path: Path, before: bytes | None
 ) -> None:
     here = tmp_path / "here"
@@ -131,35 +133,39 @@ def test_another_file_than_the_published_one_is_not_kept(
     assert {path.name: path.read_bytes() for path in here.glob("*.csv*")} == ({"tiny.csv": before} if before else {})
 
 
-def test_a_download_that_broke_off_goes_on_where_it_was(site: Site, fetch: Callable[[], Path], tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(site: Site, fetch: Callable[[], Path], tmp_path: Path) -> None:
     part = tmp_path / "here" / "tiny.csv.part"
     for cut in (70_000, 100_000):
-        site.cuts_after = cut
+        site.cut_after = cut
         with pytest.raises(DataError, match=rf"broke off after {cut:,} of {len(TABLE):,} bytes.*goes on.*--from"):
             fetch()
         assert part.read_bytes() == TABLE[:cut] and not (part.parent / "tiny.csv").exists()
-    site.cuts_after = None
+    site.cut_after = None
     assert (fetch() / "tiny.csv").read_bytes() == TABLE
-    assert [asked for name, asked in site.asked if name == "tiny.csv"] == [None, "bytes=70000-", "bytes=100000-"]
+    assert [requested for name, requested in site.requests if name == "tiny.csv"] == [
+        None,
+        "bytes=70000-",
+        "bytes=100000-",
+    ]
     assert not part.exists()
 
 
 @pytest.mark.parametrize(
-    ("knows_ranges", "part"),
+    ("supports_ranges", "part"),
     [(False, TABLE[:99]), (True, TABLE), (True, TABLE + b"x")],
     ids=["server without ranges", "as long as the file", "longer"],
 )
-def test_it_starts_over_where_it_cannot_go_on(
-    site: Site, fetch: Callable[[], Path], tmp_path: Path, knows_ranges: bool, part: bytes
+def test_a_download_that_cannot_be_resumed_starts_again(
+    site: Site, fetch: Callable[[], Path], tmp_path: Path, supports_ranges: bool, part: bytes
 ) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "tiny.csv.part").write_bytes(part)
-    site.knows_ranges = knows_ranges
+    site.supports_ranges = supports_ranges
     assert (fetch() / "tiny.csv").read_bytes() == TABLE
     assert _names(tmp_path / "here") == {"tiny.csv", "test.csv"}
 
 
-def test_the_end_of_another_file_is_found_out_and_then_started_over(
+def test_a_part_of_another_file_is_detected_and_the_next_download_starts_again(
     site: Site, fetch: Callable[[], Path], tmp_path: Path
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -169,26 +175,26 @@ def test_the_end_of_another_file_is_found_out_and_then_started_over(
     assert (fetch() / "tiny.csv").read_bytes() == TABLE
 
 
-def test_the_first_failure_stops_and_what_is_done_stays(site: Site, fetch: Callable[[], Path], tmp_path: Path) -> None:
+def test_the_first_failure_stops_and_complete_files_stay(site: Site, fetch: Callable[[], Path], tmp_path: Path) -> None:
     del site.files["test.csv"]
     with pytest.raises(DataError, match=rf"{re.escape(site.url)}/test.csv: .*404.*--from FOLDER"):
         fetch()
     assert _names(tmp_path / "here") == {"tiny.csv"}
 
 
-def test_a_silent_server_is_given_up(site: Site, fetch: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_an_error(site: Site, fetch: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     site.hangs = True
     with pytest.raises(DataError, match=rf"{re.escape(site.url)}/tiny.csv: timed out; --from FOLDER"):
         fetch()
 
 
-def test_no_server_at_all_is_one_line_that_names_the_address(site: Site, tmp_path: Path) -> None:
+def test_the_error_of_a_missing_server_is_one_line_with_the_url(site: Site, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^http://127.0.0.1:1/tiny.csv: .*refused.*--from FOLDER[^\n]*$"):
         download.get(["Tiny"], into=tmp_path, mirror="http://127.0.0.1:1")
 
 
-def test_a_copy_is_checked_as_a_download_is(site: Site, tmp_path: Path) -> None:
+def test_a_copy_is_checked_like_a_download(site: Site, tmp_path: Path) -> None:
     source, here = tmp_path / "there", tmp_path / "here"
     source.mkdir()
     (source / "tiny.csv").write_bytes(TABLE)
@@ -201,15 +207,15 @@ def test_a_copy_is_checked_as_a_download_is(site: Site, tmp_path: Path) -> None:
     (source / "test.csv").write_bytes(SHORT)
     download.get(["all", "Tiny"], source, here)
     assert (here / "test.csv").read_bytes() == SHORT and (source / "test.csv").exists()
-    assert not site.asked
+    assert not site.requests
 
 
-def test_names_are_checked_before_anything_is_done(site: Site, tmp_path: Path) -> None:
+def test_names_are_checked_before_any_download(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"Tiny, ZINC, MOSES, ChEMBL, all"):
         download.get([], into=tmp_path)
     with pytest.raises(SettingError, match=r"unknown dataset 'tiny'; choose one of: Tiny, ZINC"):
         download.get(["Tiny", "tiny"], into=tmp_path, mirror=site.url)
-    assert not site.asked and not list(tmp_path.glob("*.csv*"))
+    assert not site.requests and not list(tmp_path.glob("*.csv*"))
 
 
 def test_zinc_with_rows_missing_is_refused(site: Site, tmp_path: Path) -> None:
@@ -220,19 +226,19 @@ def test_zinc_with_rows_missing_is_refused(site: Site, tmp_path: Path) -> None:
     assert not _names(tmp_path / "here")
 
 
-def test_the_published_addresses_hold_a_commit() -> None:
-    # a branch moves on, and the digests do not
+def test_the_published_urls_contain_a_commit() -> None:
+    # a branch changes, and the digests do not
     for url in (download.DATASETS_URL, download.ZINC_URL):
         assert re.fullmatch(r"https://raw\.githubusercontent\.com/[^/]+/[^/]+/[0-9a-f]{40}/[a-z_/]+[a-z]", url)
 
 
 def _chemreps(path: Path, smiles: list[str]) -> None:
-    """A file such as ChEMBL's, columns in its order."""
+    """A file in the format of ChEMBL's chemical representations."""
     rows = [f"CHEMBL{i}\t{text}\tInChI=1S/{i}\tKEY-{i}" for i, text in enumerate(smiles)]
     path.write_bytes(gzip.compress("\n".join(["chembl_id\tcanonical_smiles\tstandard_inchi\tkey", *rows, ""]).encode()))
 
 
-def test_chembl_becomes_one_smiles_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chembl_is_written_as_one_smiles_per_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, here = tmp_path / "there", tmp_path / "here"
     source.mkdir()
     smiles = ["C" * (1 + i % 7) + r"/C=C\F" for i in range(5_000)]
@@ -251,12 +257,12 @@ def test_a_damaged_chembl_leaves_nothing(tmp_path: Path, fault: str) -> None:
     source.mkdir()
     path = source / "chembl_35_chemreps.txt.gz"
     _chemreps(path, [f"C{'N' * (i % 91)}O" for i in range(3_000)])
-    packed = path.read_bytes()
-    middle = len(packed) // 2
+    gzipped = path.read_bytes()
+    middle = len(gzipped) // 2
     path.write_bytes(
         {
-            "cut": packed[:middle],
-            "damaged": packed[:middle] + bytes(50) + packed[middle + 50 :],
+            "cut": gzipped[:middle],
+            "damaged": gzipped[:middle] + bytes(50) + gzipped[middle + 50 :],
             "plain text": b"chembl_id\tcanonical_smiles\n",
             "another table": gzip.compress(b"id\tsmiles\n1\tC\n"),
             "short row": gzip.compress(b"chembl_id\tcanonical_smiles\nCHEMBL1\tC\nCHEMBL2\n"),
@@ -267,7 +273,7 @@ def test_a_damaged_chembl_leaves_nothing(tmp_path: Path, fault: str) -> None:
     assert not _names(here)
 
 
-def test_chembl_without_a_file_or_the_package_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_error_of_chembl_names_the_missing_file_or_package(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file chembl_NN_chemreps.txt.gz"):
         download.get(["ChEMBL"], tmp_path, tmp_path / "here")
     if importlib.util.find_spec("chembl_downloader"):
@@ -282,22 +288,22 @@ def _wheel(folder: Path, member: str, data: bytes) -> None:
         archive.writestr(member, data)
 
 
-def test_moses_becomes_one_smiles_a_line(
+def test_moses_is_written_as_one_smiles_per_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     smiles = [f"C{'N' * (i % 17)}O" for i in range(3_000)]
-    packed = gzip.compress("\n".join(["SMILES", *smiles, ""]).encode())
-    _wheel(tmp_path / "there", download.MOSES_MEMBER, packed)
+    gzipped = gzip.compress("\n".join(["SMILES", *smiles, ""]).encode())
+    _wheel(tmp_path / "there", download.MOSES_MEMBER, gzipped)
     with pytest.raises(DataError, match=r"SHA-256 786f.* expected, .* got; it is not kept"):
         download.get(["MOSES"], tmp_path / "there", tmp_path / "here")
     assert not _names(tmp_path / "here")
-    monkeypatch.setattr(download, "MOSES_SHA256", hashlib.sha256(packed).hexdigest())
+    monkeypatch.setattr(download, "MOSES_SHA256", hashlib.sha256(gzipped).hexdigest())
     download.get(["MOSES"], tmp_path / "there", tmp_path / "here")
     assert (tmp_path / "here" / "moses.smi").read_text().splitlines() == smiles
     assert "3,000 SMILES" in capsys.readouterr().out
 
 
-def test_a_wheel_that_is_missing_damaged_or_another_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_damaged_or_wrong_wheel_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file molsets-0\.3\.1-\*\.whl"):
         download.get(["MOSES"], tmp_path, tmp_path / "here")
     _wheel(tmp_path / "other", "moses/nothing.csv", b"")

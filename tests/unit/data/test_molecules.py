@@ -1,4 +1,4 @@
-"""Tables of molecules: every row is kept or rejected with its reason, and bad tables are refused in one line."""
+"""Tables of molecules: every row is used or rejected with a reason, and invalid tables give an error of one line."""
 
 import csv
 from pathlib import Path
@@ -34,7 +34,7 @@ def _table(folder: Path, text: str | bytes, targets: tuple[str, ...] = ("y",), *
 
 
 @pytest.mark.parametrize(("smiles", "reason"), BAD.items())
-def test_an_unusable_smiles_says_why_and_rdkit_keeps_quiet(
+def test_the_error_of_an_unusable_smiles_has_the_reason_and_rdkit_prints_nothing(
     smiles: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(MoleculeError, match=f"(?i){reason}"):
@@ -44,7 +44,7 @@ def test_an_unusable_smiles_says_why_and_rdkit_keeps_quiet(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.sampled_from([*GOOD, *BAD]), min_size=1, max_size=12))
-def test_rows_read_are_rows_kept_plus_rows_rejected(tmp_path: Path, smiles: list[str]) -> None:
+def test_rows_read_are_rows_used_plus_rows_rejected(tmp_path: Path, smiles: list[str]) -> None:
     table = _table(tmp_path, "smiles,y\n" + "".join(f"{text},{i}\n" for i, text in enumerate(smiles)))
     good = [i for i, text in enumerate(smiles) if text in GOOD]
     if not good:
@@ -56,13 +56,13 @@ def test_rows_read_are_rows_kept_plus_rows_rejected(tmp_path: Path, smiles: list
     assert molecules.smiles == [smiles[i] for i in good]
     assert molecules.rows.tolist() == [i + 1 for i in good]
     assert molecules.y_true[:, 0].tolist() == good
-    assert [(own.row, own.smiles) for own in molecules.rejected] == [
+    assert [(rejection.row, rejection.smiles) for rejection in molecules.rejected] == [
         (i + 1, text) for i, text in enumerate(smiles) if text in BAD
     ]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("smiles,y\n", "no rows"),
@@ -82,15 +82,15 @@ def test_rows_read_are_rows_kept_plus_rows_rejected(tmp_path: Path, smiles: list
         ('smiles,y\n"CC,1\n', "cannot be read as CSV"),
     ],
 )
-def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, told: str) -> None:
-    with pytest.raises(DataError) as caught:
+def test_an_invalid_table_is_an_error_of_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(DataError) as error:
         read_table(_table(tmp_path, text))
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert "table.csv" in str(caught.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "table.csv" in str(error.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file .*none\.csv"):
         read_table(Dataset("x", (File(tmp_path / "none.csv"),), ("y",)))
 
@@ -102,15 +102,15 @@ def test_a_class_is_0_or_1(tmp_path: Path) -> None:
     assert read_table(table, limit=2).y_true[:, 0].tolist() == [1.0, 0.0]
 
 
-def test_a_blank_target_is_a_missing_label_and_none_at_all_a_rejection(tmp_path: Path) -> None:
+def test_a_blank_target_is_a_missing_label_and_a_row_without_labels_is_rejected(tmp_path: Path) -> None:
     molecules = read_table(_table(tmp_path, "smiles,a,b\nCC,1, \nCO,,\nCN,,-3e2\n", ("b", "a")))
     np.testing.assert_array_equal(molecules.y_true, [[np.nan, 1.0], [-300.0, np.nan]])
-    assert [(own.row, own.reason) for own in molecules.rejected] == [(2, "no target value")]
+    assert [(rejection.row, rejection.reason) for rejection in molecules.rejected] == [(2, "no target value")]
 
 
-@pytest.mark.parametrize("word", ["NA", "nan", "N/A", "null", "None", " "])
-def test_what_spreadsheets_write_for_nothing_is_a_missing_label(tmp_path: Path, word: str) -> None:
-    molecules = read_table(_table(tmp_path, f"smiles,a,b\nCC,1,{word}\nCO,2,3\n", ("a", "b")))
+@pytest.mark.parametrize("cell", ["NA", "nan", "N/A", "null", "None", " "])
+def test_missing_values_of_spreadsheets_are_missing_labels(tmp_path: Path, cell: str) -> None:
+    molecules = read_table(_table(tmp_path, f"smiles,a,b\nCC,1,{cell}\nCO,2,3\n", ("a", "b")))
     np.testing.assert_array_equal(molecules.y_true, [[1.0, np.nan], [2.0, 3.0]])
     assert molecules.missing == 1
 
@@ -125,8 +125,8 @@ ROWS = [("CC", 'a, "b"', "1"), (" C#N", "é", "2"), ("C(", "", "-3.5"), ("c1cccc
 def test_delimiters_encodings_line_ends_quotes_and_blank_lines(
     tmp_path: Path, delimiter: str, end: str, encoding: str, quoting: Literal[0, 1]
 ) -> None:
-    """The standard library's writer is the oracle."""
-    path = tmp_path / "own.csv"
+    """Tables written by the standard library's csv.writer."""
+    path = tmp_path / "table.csv"
     with open(path, "w", encoding=encoding, newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator=end, quoting=quoting)
         writer.writerow(["smiles", "name", "y"])
@@ -134,45 +134,45 @@ def test_delimiters_encodings_line_ends_quotes_and_blank_lines(
             writer.writerow(row)
             file.write(end)
         file.write(f"  {end}{end}")
-    molecules = read_table(Dataset("own", (File(path),), ("y",)))
+    molecules = read_table(Dataset("table", (File(path),), ("y",)))
     assert (molecules.read, molecules.padded) == (4, 1)
     assert molecules.smiles == ["CC", "C#N", "c1ccccc1"]
     assert molecules.rows.tolist() == [1, 2, 4]
     assert molecules.y_true[:, 0].tolist() == [1.0, 2.0, 0.001]
-    assert [own.row for own in molecules.rejected] == [3]
+    assert [rejection.row for rejection in molecules.rejected] == [3]
 
 
-def test_a_byte_that_is_no_letter_spoils_its_row_only(tmp_path: Path) -> None:
+def test_an_invalid_byte_affects_its_row_only(tmp_path: Path) -> None:
     molecules = read_table(_table(tmp_path, b"smiles,name,y\nCC,caf\xe9,1\nC\xe9,b,2\n"))
     assert molecules.smiles == ["CC"]
-    assert [own.row for own in molecules.rejected] == [2]
+    assert [rejection.row for rejection in molecules.rejected] == [2]
 
 
 def test_one_row_is_a_table_and_a_row_of_empty_cells_is_a_row(tmp_path: Path) -> None:
     molecules = read_table(_table(tmp_path, "smiles,y\nCC,1\n,\n"))
     assert (molecules.read, molecules.smiles) == (2, ["CC"])
-    assert [own.reason for own in molecules.rejected] == ["no SMILES"]
+    assert [rejection.reason for rejection in molecules.rejected] == ["no SMILES"]
 
 
-def test_lines_of_nothing_above_the_header_are_passed_over(tmp_path: Path) -> None:
+def test_empty_lines_above_the_header_are_skipped(tmp_path: Path) -> None:
     assert read_table(_table(tmp_path, "\n,\n \nsmiles,y\nCC,1\n")).smiles == ["CC"]
 
 
-def test_a_split_columns_words_are_checked_with_their_place(tmp_path: Path) -> None:
+def test_the_error_of_an_invalid_part_gives_row_and_column(tmp_path: Path) -> None:
     text = "smiles,y,part\nCC,1,train\nC(,2,valid\nCO,3, test \nCN,4,test_two\n"
     molecules = read_table(_table(tmp_path, text), split_column="part")
     assert molecules.parts == ["train", "test", "test_two"]
-    for word in ("Test", "", "tests"):
-        table = _table(tmp_path, f"{text}CS,5,{word}\n")
-        with pytest.raises(DataError, match=rf"table\.csv: row 5: column 'part' is '{word}'; a part is train"):
+    for part in ("Test", "", "tests"):
+        table = _table(tmp_path, f"{text}CS,5,{part}\n")
+        with pytest.raises(DataError, match=rf"table\.csv: row 5: column 'part' is '{part}'; a part is train"):
             read_table(table, split_column="part")
 
 
-def test_a_column_that_is_not_asked_for_may_stand_twice(tmp_path: Path) -> None:
+def test_a_column_that_is_not_used_may_occur_twice(tmp_path: Path) -> None:
     assert read_table(_table(tmp_path, "id,smiles,id,y\n1,CC,1,5\n")).y_true.tolist() == [[5.0]]
 
 
-def test_files_of_one_dataset_are_read_one_after_another(tmp_path: Path) -> None:
+def test_files_of_a_dataset_are_read_in_order(tmp_path: Path) -> None:
     for name, rows in (("train", "CC,1\nC(,2"), ("one", "CO,3"), ("two", "N(,4\nCN,5")):
         (tmp_path / f"{name}.csv").write_text(f"smiles,y\n{rows}\n")
     files = (("train", "train"), ("one", "test_one"), ("two", "test_two"))
@@ -180,28 +180,28 @@ def test_files_of_one_dataset_are_read_one_after_another(tmp_path: Path) -> None
     molecules = read_table(dataset)
     assert molecules.rows.tolist() == [1, 3, 5]
     assert molecules.parts == ["train", "test_one", "test_two"]
-    assert [own.row for own in molecules.rejected] == [2, 4]
-    # a row's number is its own, however many rows are read
+    assert [rejection.row for rejection in molecules.rejected] == [2, 4]
+    # row numbers do not depend on the limit
     first = read_table(dataset, limit=1)
-    assert (first.read, first.rows.tolist(), [own.row for own in first.rejected]) == (3, [1, 3], [4])
+    assert (first.read, first.rows.tolist(), [rejection.row for rejection in first.rejected]) == (3, [1, 3], [4])
     (tmp_path / "two.csv").write_text("smiles,y\nCC,low\n")
     with pytest.raises(DataError, match=r"two\.csv: row 1: column 'y' is 'low'"):
         read_table(dataset)
 
 
-def test_the_first_rows_only(tmp_path: Path) -> None:
+def test_limit_reads_the_first_rows_only(tmp_path: Path) -> None:
     molecules = read_table(_table(tmp_path, "smiles,y\nCC,1\nC(,2\nCO,3\nCN,4\n"), limit=3)
     assert (molecules.read, molecules.smiles) == (3, ["CC", "CO"])
 
 
-def test_rejecting_later_keeps_count_order_and_parts(tmp_path: Path) -> None:
+def test_reject_preserves_counts_order_and_parts(tmp_path: Path) -> None:
     table = _table(tmp_path, "smiles,y,part\nCC,1,train\nC(,2,test\nCO,3,test\nCN,4,valid\n")
     molecules = read_table(table, split_column="part").reject({1: "too long"})
     assert molecules.read == 4
     assert molecules.smiles == ["CC", "CN"]
     assert molecules.parts == ["train", "valid"]
     assert molecules.y_true[:, 0].tolist() == [1.0, 4.0]
-    assert [own.row for own in molecules.rejected] == [2, 3]
+    assert [rejection.row for rejection in molecules.rejected] == [2, 3]
     with pytest.raises(DataError, match="none of 4 rows"):
         molecules.reject({0: "a", 1: "b"})
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours and clusters against RDKit's own."""
+"""Nearest neighbours and clusters, compared with RDKit's."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SMILES = read_table(datasets.find("SAMPL")).smiles[::2]
 def _distances() -> np.ndarray:
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in SMILES]
-    return np.array([[1 - DataStructs.TanimotoSimilarity(one, other) for other in prints] for one in prints])
+    return np.array([[1 - DataStructs.TanimotoSimilarity(a, b) for b in prints] for a in prints])
 
 
 def test_the_nearest_is_the_most_similar() -> None:
@@ -32,6 +32,6 @@ def test_clusters_are_rdkits(similarity: float) -> None:
     distances = _distances()
     flat = [distances[i, j] for i in range(n) for j in range(i)]
     expected = Butina.ClusterData(flat, n, 1 - similarity, isDistData=True)
-    found = butina(fingerprints(SMILES), similarity)
-    assert [sorted(cluster) for cluster in found] == [sorted(cluster) for cluster in expected]
-    assert [cluster[0] for cluster in found] == [cluster[0] for cluster in expected]
+    clusters = butina(fingerprints(SMILES), similarity)
+    assert [sorted(cluster) for cluster in clusters] == [sorted(cluster) for cluster in expected]
+    assert [cluster[0] for cluster in clusters] == [cluster[0] for cluster in expected]

@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete, seeded, and groups whole; whole-group splits against a second writing of their rules."""
+"""Splits: disjoint, complete, seeded, with whole groups; whole-group splits against a second implementation."""
 
 from collections import defaultdict
 from itertools import chain
@@ -21,8 +21,8 @@ SAMPL = read_table(datasets.find("SAMPL")).smiles
 WHOLE = ("scaffold", "scaffold_moleculenet", "cluster")
 
 
-def _one(kind: str, smiles: list[str], seed: int = 0, **more: object) -> Split:
-    (split,) = make_splits(kind, smiles, [seed], **more)
+def _make_split(kind: str, smiles: list[str], seed: int = 0, **options: object) -> Split:
+    (split,) = make_splits(kind, smiles, [seed], **options)
     return split
 
 
@@ -32,8 +32,8 @@ def _parts(split: Split) -> list[list[int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(10, 400), st.integers(0, 1000))
-def test_a_random_split_holds_every_molecule_once(n: int, seed: int) -> None:
-    split = _one("random", ["C"] * n, seed)
+def test_a_random_split_contains_every_molecule_once(n: int, seed: int) -> None:
+    split = _make_split("random", ["C"] * n, seed)
     train, valid, test = _parts(split)
     assert sorted(train + valid + test) == list(range(n))
     assert (len(train), len(valid)) == (n * 8 // 10, n // 10)
@@ -43,28 +43,28 @@ def test_a_random_split_holds_every_molecule_once(n: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_split_of_whole_groups_holds_every_molecule_once(kind: str) -> None:
-    split = _one(kind, SAMPL, 3)
+def test_a_split_of_whole_groups_contains_every_molecule_once(kind: str) -> None:
+    split = _make_split(kind, SAMPL, 3)
     assert sorted(chain(*_parts(split))) == list(range(len(SAMPL)))
     assert split.sizes == {"train": 513, "valid": 64, "test": 65}
 
 
 def test_sampl_is_split_as_published() -> None:
-    assert _one("random", SAMPL).sizes == {"train": 513, "valid": 64, "test": 65}
+    assert _make_split("random", SAMPL).sizes == {"train": 513, "valid": 64, "test": 65}
 
 
 @pytest.mark.parametrize("kind", ["random", "scaffold", "cluster", "cv5x5"])
-def test_the_seed_decides(kind: str) -> None:
+def test_the_seed_determines_the_split(kind: str) -> None:
     first, other = make_splits(kind, SAMPL, [1, 2])
-    again = _one(kind, SAMPL, 1)
-    assert _parts(first) == _parts(again)
-    assert first.sha256 == again.sha256 != other.sha256
+    repeated = _make_split(kind, SAMPL, 1)
+    assert _parts(first) == _parts(repeated)
+    assert first.sha256 == repeated.sha256 != other.sha256
     assert _parts(first) != _parts(other)
 
 
-def test_the_deterministic_scaffold_split_has_no_seed() -> None:
+def test_the_moleculenet_scaffold_split_does_not_depend_on_the_seed() -> None:
     first, other = make_splits("scaffold_moleculenet", SAMPL, [1, 2])
-    assert first.sha256 == other.sha256 != _one("scaffold", SAMPL, 1).sha256
+    assert first.sha256 == other.sha256 != _make_split("scaffold", SAMPL, 1).sha256
 
 
 def scaffold_groups(smiles: list[str]) -> list[list[int]]:
@@ -75,12 +75,12 @@ def scaffold_groups(smiles: list[str]) -> list[list[int]]:
         scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=mol, includeChirality=False)
         key = Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
         graph.add_edges_from([(i, ("scaffold", scaffold)), (i, ("key", key))])
-    groups = [sorted(i for i in own if isinstance(i, int)) for own in networkx.connected_components(graph)]
+    groups = [sorted(i for i in component if isinstance(i, int)) for component in networkx.connected_components(graph)]
     return sorted(groups, key=lambda group: group[0])
 
 
 def balanced_oracle(smiles: list[str], seed: int) -> list[str]:
-    """D-MPNN's rule, written from its paper's code: (n,) part of each molecule."""
+    """D-MPNN's rule, after its paper's code: (n,) part of each molecule."""
     n = len(smiles)
     groups = scaffold_groups(smiles)
     room = {"train": int(n * 0.8), "valid": int(n * 0.1), "test": n}
@@ -90,16 +90,16 @@ def balanced_oracle(smiles: list[str], seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     queue = [big[i] for i in rng.permutation(len(big))]
     queue += [rest[i] for i in rng.permutation(len(rest))]
-    home = {}
+    part_of = {}
     for group in queue:
         part = next(part for part in room if room[part] >= len(group))
         room[part] -= len(group)
-        home.update(dict.fromkeys(group, part))
-    return [home[i] for i in range(n)]
+        part_of.update(dict.fromkeys(group, part))
+    return [part_of[i] for i in range(n)]
 
 
 def moleculenet_oracle(smiles: list[str]) -> list[str]:
-    """MoleculeNet's rule: scaffolds by size, then by first member, both descending, past two cuts."""
+    """MoleculeNet's rule: scaffolds by size, then by first member, both descending, to train, valid and test."""
     n = len(smiles)
     parts: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
     for group in sorted(scaffold_groups(smiles), key=lambda group: (-len(group), -group[0])):
@@ -110,24 +110,26 @@ def moleculenet_oracle(smiles: list[str]) -> list[str]:
                 parts["valid"] += group
         else:
             parts["train"] += group
-    home = {i: part for part, own in parts.items() for i in own}
-    return [home[i] for i in range(n)]
+    part_of = {i: part for part, rows in parts.items() for i in rows}
+    return [part_of[i] for i in range(n)]
 
 
 @pytest.mark.parametrize("name", ["SAMPL", "Delaney", "BBBP", "Tox21"])
 def test_scaffolds_stay_whole_and_follow_the_rules(name: str, dataset_files: None) -> None:
     smiles = read_table(datasets.find(name)).smiles
-    balanced, fixed, shuffled = (_one(kind, smiles, 5) for kind in ("scaffold", "scaffold_moleculenet", "random"))
+    balanced, fixed, shuffled = (
+        _make_split(kind, smiles, 5) for kind in ("scaffold", "scaffold_moleculenet", "random")
+    )
     assert balanced.labels().tolist() == balanced_oracle(smiles, 5)
     assert fixed.labels().tolist() == moleculenet_oracle(smiles)
     order = np.random.default_rng(5).permutation(len(smiles))
     assert shuffled.train.tolist() == sorted(order[: int(0.8 * len(smiles))].tolist())
-    scaffold = [MurckoScaffold.MurckoScaffoldSmiles(text, includeChirality=False) for text in smiles]
+    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(text, includeChirality=False) for text in smiles]
     for split in (balanced, fixed):
-        where = defaultdict(set)
-        for name_, part in zip(scaffold, split.labels(), strict=True):
-            where[name_].add(part)
-        assert all(len(parts) == 1 for parts in where.values())
+        parts_of = defaultdict(set)
+        for scaffold, part in zip(scaffolds, split.labels(), strict=True):
+            parts_of[scaffold].add(part)
+        assert all(len(parts) == 1 for parts in parts_of.values())
         assert min(split.sizes.values()) >= 0.09 * len(smiles)
 
 
@@ -136,25 +138,27 @@ TAUTOMERS = ["Oc1ccccn1", "O=c1cccc[nH]1"]
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_one_structure_written_two_ways_stays_together(kind: str) -> None:
+def test_two_smiles_of_the_same_structure_stay_together(kind: str) -> None:
     smiles = [*SAMPL[:100], TAUTOMERS[0], *SAMPL[100:200], TAUTOMERS[1]]
     assert len({MurckoScaffold.MurckoScaffoldSmiles(text) for text in TAUTOMERS}) == 2
     for split in make_splits(kind, smiles, range(20)):
         assert split.labels()[100] == split.labels()[201]
 
 
-def test_clusters_put_less_alike_molecules_into_test() -> None:
+def test_in_a_cluster_split_test_molecules_are_less_similar_to_train() -> None:
     prints = fingerprints(SAMPL)
 
-    def closeness(kind: str) -> float:
+    def mean_similarity(kind: str) -> float:
         splits = make_splits(kind, SAMPL, range(3))
-        found = [nearest([prints[i] for i in one.test], [prints[i] for i in one.train])[1] for one in splits]
-        return float(np.concatenate(found).mean())
+        similarities = [
+            nearest([prints[i] for i in split.test], [prints[i] for i in split.train])[1] for split in splits
+        ]
+        return float(np.concatenate(similarities).mean())
 
-    assert closeness("cluster") < closeness("random") - 0.05
+    assert mean_similarity("cluster") < mean_similarity("random") - 0.05
 
 
-def test_a_repeat_tests_every_molecule_once_in_five_folds() -> None:
+def test_in_a_repeat_every_molecule_is_in_one_test_fold() -> None:
     n = 103
     splits = make_splits("cv5x5", ["C"] * n, range(25))
     for repeat in range(5):
@@ -169,55 +173,55 @@ def test_a_repeat_tests_every_molecule_once_in_five_folds() -> None:
         make_splits("cv5x5", ["C"] * n, [25])
 
 
-def test_a_given_split_is_the_column() -> None:
-    words = ["test", "train", "train", "valid", "test"]
-    split = _one("given", ["C"] * 5, parts=words)
+def test_a_given_split_follows_the_parts() -> None:
+    parts = ["test", "train", "train", "valid", "test"]
+    split = _make_split("given", ["C"] * 5, parts=parts)
     assert _parts(split) == [[1, 2], [3], [0, 4]]
-    assert split.labels().tolist() == words
+    assert split.labels().tolist() == parts
     assert list(split.parts) == ["train", "valid", "test"]
     with pytest.raises(DataError, match="both test and test_a"):
-        _one("given", ["C"] * 4, parts=["train", "valid", "test", "test_a"])
+        _make_split("given", ["C"] * 4, parts=["train", "valid", "test", "test_a"])
     with pytest.raises(DataError, match="leaves valid empty"):
-        _one("given", ["C"] * 2, parts=["train", "test"])
+        _make_split("given", ["C"] * 2, parts=["train", "test"])
     with pytest.raises(DataError, match="leaves test empty"):
-        _one("given", ["C"] * 2, parts=["train", "valid"])
+        _make_split("given", ["C"] * 2, parts=["train", "valid"])
     with pytest.raises(SettingError):
-        _one("given", ["C"] * 2)
+        _make_split("given", ["C"] * 2)
 
 
-def test_several_test_sets_are_the_test_part_together() -> None:
-    words = ["test_b", "train", "test_a", "valid", "test_b"]
-    split = _one("given", ["C"] * 5, parts=words)
+def test_several_test_sets_together_are_the_test_part() -> None:
+    parts = ["test_b", "train", "test_a", "valid", "test_b"]
+    split = _make_split("given", ["C"] * 5, parts=parts)
     assert split.test.tolist() == [0, 2, 4]
     assert {name: rows.tolist() for name, rows in split.test_sets.items()} == {"test_a": [2], "test_b": [0, 4]}
-    assert split.labels().tolist() == words
+    assert split.labels().tolist() == parts
     assert split.sizes == {"train": 1, "valid": 1, "test": 3, "test_a": 1, "test_b": 2}
 
 
-def test_where_no_valid_is_named_a_tenth_of_train_becomes_it() -> None:
-    words = ["train"] * 40 + ["test"] * 9
-    first, again, other = make_splits("given", ["C"] * 49, [1, 1, 2], parts=words)
+def test_without_a_valid_part_a_tenth_of_train_becomes_valid() -> None:
+    parts = ["train"] * 40 + ["test"] * 9
+    first, repeated, other = make_splits("given", ["C"] * 49, [1, 1, 2], parts=parts)
     assert first.sizes == {"train": 36, "valid": 4, "test": 9}
     assert first.test.tolist() == list(range(40, 49))
-    assert first.sha256 == again.sha256 != other.sha256
+    assert first.sha256 == repeated.sha256 != other.sha256
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.2), (0.9, 0.1, 0.0), (1.2, -0.1, -0.1)])
-def test_fractions_that_do_not_add_up(fractions: tuple[float, float, float]) -> None:
+def test_fractions_that_do_not_add_up_are_an_error(fractions: tuple[float, float, float]) -> None:
     with pytest.raises(SettingError, match="add up to 1"):
-        _one("random", ["C"] * 100, fractions=fractions)
+        _make_split("random", ["C"] * 100, fractions=fractions)
 
 
-def test_other_fractions_a_part_left_empty_and_an_unknown_kind() -> None:
-    assert _one("random", ["C"] * 20, fractions=(0.5, 0.25, 0.25)).sizes == {"train": 10, "valid": 5, "test": 5}
+def test_other_fractions_an_empty_part_and_an_unknown_kind() -> None:
+    assert _make_split("random", ["C"] * 20, fractions=(0.5, 0.25, 0.25)).sizes == {"train": 10, "valid": 5, "test": 5}
     with pytest.raises(DataError, match="random split of 5 molecules leaves valid empty"):
-        _one("random", ["C"] * 5)
+        _make_split("random", ["C"] * 5)
     with pytest.raises(SettingError, match="random, scaffold, scaffold_moleculenet, cluster, given, cv5x5"):
-        _one("kennard", ["C"] * 50)
+        _make_split("kennard", ["C"] * 50)
 
 
-def test_the_digest_is_of_who_is_where() -> None:
-    one = Split("random", np.array([0, 1]), np.array([2]), np.array([3]))
-    assert one.sha256 == Split("given", np.array([0, 1]), np.array([2]), np.array([3])).sha256
-    assert one.sha256 != Split("random", np.array([0, 1]), np.array([3]), np.array([2])).sha256
-    assert one.sha256 != Split("random", np.array([0]), np.array([1, 2]), np.array([3])).sha256
+def test_the_digest_is_of_the_molecules_in_each_part() -> None:
+    split = Split("random", np.array([0, 1]), np.array([2]), np.array([3]))
+    assert split.sha256 == Split("given", np.array([0, 1]), np.array([2]), np.array([3])).sha256
+    assert split.sha256 != Split("random", np.array([0, 1]), np.array([3]), np.array([2])).sha256
+    assert split.sha256 != Split("random", np.array([0]), np.array([1, 2]), np.array([3])).sha256

@@ -1,4 +1,4 @@
-"""One structure however it is written: identity, standard form, duplicates joined, and no row lost on the way."""
+"""Structures independent of their SMILES: identity, standard form, merged duplicates, and every row counted."""
 
 from pathlib import Path
 
@@ -18,26 +18,26 @@ from kflm2.errors import DataError, MoleculeError
 def _molecules(
     folder: Path, rows: list[tuple[str, ...]], task: Task = "regression", parts: list[str] | None = None
 ) -> Molecules:
-    """Rows of SMILES and targets, '' for a missing label."""
+    """A table of rows (SMILES, targets...), '' for a missing label."""
     count = len(rows[0]) - 1
     names = [f"y{i}" for i in range(count)]
     lines = [",".join(["smiles", *names, "part"])]
     lines += [",".join([*row, part]) for row, part in zip(rows, parts or [""] * len(rows), strict=True)]
-    (folder / "own.csv").write_text("\n".join(lines) + "\n")
-    dataset = Dataset("own", (File(folder / "own.csv"),), tuple(names), task=task)
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    dataset = Dataset("table", (File(folder / "table.csv"),), tuple(names), task=task)
     return read_table(dataset, "part" if parts else None)
 
 
-def test_identity_is_of_the_structure_not_of_its_writing() -> None:
+def test_identity_depends_on_the_structure_not_on_the_smiles() -> None:
     mol = Chem.MolFromSmiles("C[C@H](N)C(=O)O")
-    writings = {Chem.MolToSmiles(mol, doRandom=True, canonical=False) for _ in range(20)}
-    assert len(writings) > 5
-    assert len({identity(text) for text in writings}) == 1
+    variants = {Chem.MolToSmiles(mol, doRandom=True, canonical=False) for _ in range(20)}
+    assert len(variants) > 5
+    assert len({identity(text) for text in variants}) == 1
     assert identity("C[C@H](N)C(=O)O") != identity("C[C@@H](N)C(=O)O") != identity("CC(N)C(=O)O")
     assert identity("CC(=O)C") != identity("CCC=O")
 
 
-def test_a_molecule_that_inchi_has_no_key_for_goes_by_its_canonical_smiles() -> None:
+def test_a_molecule_without_an_inchikey_is_identified_by_its_canonical_smiles() -> None:
     assert identity("*CO") == identity("OC*") == Chem.MolToSmiles(Chem.MolFromSmiles("*CO"))
     assert identity("*CO") != identity("*CN")
     assert duplicates(["*CO", "*CN", "CC", "OC*"]) == [[0, 3]]
@@ -52,18 +52,18 @@ def test_a_molecule_that_inchi_has_no_key_for_goes_by_its_canonical_smiles() -> 
         ("c1ccccc1.O", "c1ccccc1"),
         ("C[N+](=O)[O-]", "C[N+](=O)[O-]"),
         ("C[N+](C)(C)C.[Br-]", "C[N+](C)(C)C"),
-        # the acid is the larger fragment and not the organic one
+        # the acid is the larger fragment but inorganic
         ("CN.OS(=O)(=O)O", "CN"),
         ("C[C@H](N)C(=O)O.Cl", "C[C@H](N)C(=O)O"),
     ],
 )
-def test_the_parent_is_the_largest_fragment_uncharged(smiles: str, parent: str) -> None:
+def test_the_parent_is_the_largest_organic_fragment_neutralized(smiles: str, parent: str) -> None:
     assert standard_smiles(smiles, "parent") == Chem.CanonSmiles(parent)
     assert standard_smiles(smiles, "none") == smiles
     assert standard_smiles(parent, "parent") == Chem.CanonSmiles(parent)
 
 
-def test_the_tautomer_is_one_for_both_writings() -> None:
+def test_both_tautomers_have_the_same_standard_form() -> None:
     keto, enol = "O=c1cccc[nH]1", "Oc1ccccn1"
     assert standard_smiles(keto, "parent") != standard_smiles(enol, "parent")
     assert standard_smiles(keto, "tautomer") == standard_smiles(enol, "tautomer")
@@ -86,12 +86,12 @@ def test_standard_forms_are_computed_once(tmp_path: Path, monkeypatch: pytest.Mo
         standardize(molecules, "tautomer")
 
 
-def test_the_mean_of_a_structures_labels_stands_in_its_first_row(tmp_path: Path) -> None:
+def test_the_first_row_of_a_structure_gets_the_mean_of_its_labels(tmp_path: Path) -> None:
     rows = [("CCO", "1", "5"), ("CN", "7", "8"), ("OCC", "4", ""), ("C(O)C", "", "6")]
-    joined = deduplicate(_molecules(tmp_path, rows))
-    assert joined.smiles == ["CCO", "CN"]
-    np.testing.assert_array_equal(joined.y_true, [[2.5, 5.5], [7.0, 8.0]])
-    assert [(own.row, own.reason) for own in joined.rejected] == [
+    merged = deduplicate(_molecules(tmp_path, rows))
+    assert merged.smiles == ["CCO", "CN"]
+    np.testing.assert_array_equal(merged.y_true, [[2.5, 5.5], [7.0, 8.0]])
+    assert [(rejection.row, rejection.reason) for rejection in merged.rejected] == [
         (3, "same structure as row 1, which stands for it"),
         (4, "same structure as row 1, which stands for it"),
     ]
@@ -99,10 +99,10 @@ def test_the_mean_of_a_structures_labels_stands_in_its_first_row(tmp_path: Path)
 
 def test_classes_that_contradict_each_other_are_dropped(tmp_path: Path) -> None:
     rows = [("CCO", "1", "0"), ("CN", "0", "1"), ("OCC", "0", "0"), ("NC", "1", "0"), ("CC", "1", "1"), ("CC", "", "1")]
-    joined = deduplicate(_molecules(tmp_path, rows, "classification"))
-    assert joined.smiles == ["CCO", "CC"]
-    np.testing.assert_array_equal(joined.y_true, [[np.nan, 0.0], [1.0, 1.0]])
-    assert [(own.row, own.reason.partition(" (")[0]) for own in joined.rejected] == [
+    merged = deduplicate(_molecules(tmp_path, rows, "classification"))
+    assert merged.smiles == ["CCO", "CC"]
+    np.testing.assert_array_equal(merged.y_true, [[np.nan, 0.0], [1.0, 1.0]])
+    assert [(rejection.row, rejection.reason.partition(" (")[0]) for rejection in merged.rejected] == [
         (2, "labels of one structure contradict"),
         (3, "same structure as row 1, which stands for it"),
         (4, "labels of one structure contradict"),
@@ -110,20 +110,20 @@ def test_classes_that_contradict_each_other_are_dropped(tmp_path: Path) -> None:
     ]
 
 
-def test_where_parts_are_given_nothing_is_trained_on_that_is_tested(tmp_path: Path) -> None:
+def test_with_given_parts_no_test_structure_is_trained_on(tmp_path: Path) -> None:
     rows = [("CCO", "1"), ("OCC", "2"), ("CN", "3"), ("NC", "5"), ("CS", "1"), ("SC", "2"), ("C", "1"), ("C", "9")]
     parts = ["train", "test", "train", "train", "valid", "train", "test_a", "test_b"]
-    joined = deduplicate(_molecules(tmp_path, rows, parts=parts))
-    assert joined.rows.tolist() == [2, 3, 5, 7, 8]
-    assert joined.y_true[:, 0].tolist() == [2.0, 4.0, 1.0, 1.0, 9.0]
-    assert {own.row: own.reason for own in joined.rejected} == {
+    merged = deduplicate(_molecules(tmp_path, rows, parts=parts))
+    assert merged.rows.tolist() == [2, 3, 5, 7, 8]
+    assert merged.y_true[:, 0].tolist() == [2.0, 4.0, 1.0, 1.0, 9.0]
+    assert {rejection.row: rejection.reason for rejection in merged.rejected} == {
         1: "same structure as row 2 in test",
         4: "same structure as row 3, which stands for it",
         6: "same structure as row 5 in valid",
     }
 
 
-def test_nothing_left_is_an_error(tmp_path: Path) -> None:
+def test_no_molecule_left_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of 2 rows"):
         deduplicate(_molecules(tmp_path, [("CN", "1"), ("NC", "0")], "classification"))
 
@@ -146,8 +146,8 @@ def test_no_row_disappears_without_being_counted(
         with pytest.raises(DataError, match=f"none of {len(rows)} rows"):
             deduplicate(standardize(_molecules(tmp_path, rows, task), how))
         return
-    gone = [own.row for own in molecules.rejected]
+    rejected_rows = [rejection.row for rejection in molecules.rejected]
     assert molecules.read == len(rows)
-    assert sorted([*molecules.rows.tolist(), *gone]) == list(range(1, len(rows) + 1))
+    assert sorted([*molecules.rows.tolist(), *rejected_rows]) == list(range(1, len(rows) + 1))
     assert len({identity(text) for text in molecules.smiles}) == len(molecules.smiles)
     assert not np.isnan(molecules.y_true).any()

@@ -1,4 +1,4 @@
-"""The feature cache: right rows, computed once, whatever else happens."""
+"""The feature cache: correct rows, each computed once, also after errors and with several processes."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kflm2.featurize.cache import FeatureCache, keep_arrays
+from kflm2.featurize.cache import FeatureCache, cached_arrays
 from kflm2.featurize.ragged import Ragged
 
 
 def _rows(texts: list[str], scale: float = 1.0) -> Ragged:
-    """A row for each text, as long as the text, that no other text has."""
+    """A row for each text, as long as the text and different from the rows of other texts."""
     return Ragged.pack([np.outer(np.arange(len(text)) + ord(text[0]), [scale, 2.0]) for text in texts])
 
 
 class Counter:
-    """Computes rows and remembers for which texts."""
+    """Computes rows and records for which texts."""
 
     def __init__(self, scale: float = 1.0, stop_after: int | None = None) -> None:
         self.seen: list[str] = []
@@ -33,7 +33,7 @@ class Counter:
             yield group, _rows(group, self.scale)
 
 
-def test_rows_come_in_the_order_asked_for_and_are_computed_once(tmp_path: Path) -> None:
+def test_rows_are_in_the_order_of_the_texts_and_computed_once(tmp_path: Path) -> None:
     texts = ["ccc", "a", "bb", "ccc", "dddd", "a"]
     compute = Counter()
     for _ in range(2):
@@ -46,7 +46,7 @@ def test_rows_come_in_the_order_asked_for_and_are_computed_once(tmp_path: Path) 
     assert compute.seen.count("bb") == 1
 
 
-def test_another_layer_or_adapter_is_another_place(tmp_path: Path) -> None:
+def test_another_layer_or_adapter_is_another_namespace(tmp_path: Path) -> None:
     for scale, parts in ((1.0, {"layer": 1}), (3.0, {"layer": 2}), (5.0, {"layer": 1, "adapter": "a"})):
         rows = FeatureCache("x", parts, tmp_path).get(["bb", "a"], Counter(scale))
         np.testing.assert_array_equal(rows.values, _rows(["bb", "a"], scale).values)
@@ -58,7 +58,7 @@ def test_texts_that_differ_in_case_or_blanks_do_not_share_a_row(tmp_path: Path) 
     np.testing.assert_array_equal(rows.values, _rows(texts).values)
 
 
-def test_a_stopped_run_keeps_what_it_had(tmp_path: Path) -> None:
+def test_an_interrupted_process_keeps_the_rows_it_has_written(tmp_path: Path) -> None:
     texts = ["a", "bb", "ccc", "dddd", "e"]
     with pytest.raises(KeyboardInterrupt):
         FeatureCache("x", {}, tmp_path).get(texts, Counter(stop_after=4))
@@ -68,7 +68,7 @@ def test_a_stopped_run_keeps_what_it_had(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows.values, _rows(texts).values)
 
 
-def test_a_row_of_length_zero_is_kept_too(tmp_path: Path) -> None:
+def test_a_row_of_length_zero_is_cached_too(tmp_path: Path) -> None:
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
         yield missing, Ragged(np.zeros((0, 2)), np.zeros(len(missing) + 1, dtype=np.int64))
 
@@ -76,8 +76,8 @@ def test_a_row_of_length_zero_is_kept_too(tmp_path: Path) -> None:
         raise AssertionError(missing)
 
     cache = FeatureCache("x", {}, tmp_path)
-    for how in (compute, never):
-        assert cache.get(["a", "b"], how).lengths.tolist() == [0, 0]
+    for function in (compute, never):
+        assert cache.get(["a", "b"], function).lengths.tolist() == [0, 0]
 
 
 def test_a_damaged_shard_is_computed_again(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def _worker(root: Path, texts: list[str], out: Path) -> None:
     np.savez(out, values=rows.values, seen=np.array(compute.seen))
 
 
-def test_processes_at_once_compute_each_row_once(tmp_path: Path) -> None:
+def test_concurrent_processes_compute_each_row_once(tmp_path: Path) -> None:
     texts = [letter * (1 + i % 3) for i, letter in enumerate("abcdefghijklmnop")]
     orders = [texts, texts[::-1], texts[3:] + texts[:3]]
     context = multiprocessing.get_context("spawn")
@@ -117,23 +117,23 @@ def test_processes_at_once_compute_each_row_once(tmp_path: Path) -> None:
     assert sorted(seen) == sorted(texts)
 
 
-def test_rows_left_on_disk_are_those_in_memory(tmp_path: Path) -> None:
+def test_rows_on_disk_equal_rows_in_memory(tmp_path: Path) -> None:
     texts = ["ccc", "a", "bb", "ccc", "dddd", "a"]
     cache = FeatureCache("x", {}, tmp_path)
     stored, memory = cache.rows(texts, Counter()), cache.get(texts, Counter())
     assert (len(stored), stored.width) == (6, 2)
     assert stored.lengths.tolist() == memory.lengths.tolist()
     order = np.array([4, 0, 0, 2])
-    for one, other in (
+    for rows, expected in (
         (stored.take(order), memory.take(order)),
         (stored.subset(order).take(np.array([3, 1])), memory.take(order[[3, 1]])),
     ):
-        np.testing.assert_array_equal(one.values, other.values)
-        np.testing.assert_array_equal(one.ptr, other.ptr)
+        np.testing.assert_array_equal(rows.values, expected.values)
+        np.testing.assert_array_equal(rows.ptr, expected.ptr)
 
 
-def test_those_who_ask_for_other_texts_need_not_wait(tmp_path: Path) -> None:
-    """A second request while the first one computes: with one lock for all this would never end."""
+def test_a_request_for_other_texts_does_not_wait(tmp_path: Path) -> None:
+    """A second request while the first is computing: with a single lock for all texts this would never end."""
 
     def outer(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
         inner = FeatureCache("x", {}, tmp_path).get(["dddd", "a"], Counter())
@@ -144,19 +144,19 @@ def test_those_who_ask_for_other_texts_need_not_wait(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows.values, _rows(["a", "bb"]).values)
 
 
-def test_arrays_are_computed_once_for_what_they_depend_on(cache: Path) -> None:
-    made: list[int] = []
+def test_arrays_are_computed_once_for_the_values_they_depend_on(cache: Path) -> None:
+    computed: list[int] = []
 
     def compute(value: int) -> dict[str, np.ndarray]:
-        made.append(value)
+        computed.append(value)
         return {"a": np.full((2, 3), value, dtype=np.uint8), "b": np.array([value])}
 
     for value in (1, 1, 2, 1):
-        arrays = keep_arrays("things", {"value": value}, partial(compute, value))
+        arrays = cached_arrays("things", {"value": value}, partial(compute, value))
         assert arrays["a"].tolist() == [[value] * 3] * 2
         assert arrays["b"].tolist() == [value]
-    assert made == [1, 2]
+    assert computed == [1, 2]
     for path in (cache / "features").glob("things-*"):
         path.write_bytes(path.read_bytes()[:20])
-    assert keep_arrays("things", {"value": 2}, lambda: compute(2))["b"].tolist() == [2]
-    assert made == [1, 2, 2]
+    assert cached_arrays("things", {"value": 2}, lambda: compute(2))["b"].tolist() == [2]
+    assert computed == [1, 2, 2]

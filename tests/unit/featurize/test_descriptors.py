@@ -1,4 +1,4 @@
-"""Descriptors against RDKit called directly, and the scaling against scipy's ranks."""
+"""Descriptors compared with direct calls of RDKit, and the scaling compared with scipy's ranks."""
 
 import shutil
 from pathlib import Path
@@ -17,16 +17,16 @@ from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, r
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CCO", "CC(C)Cc1ccc(C)cc1"]
 
 
-def test_rdkit_descriptors_are_rdkits() -> None:
+def test_rdkit_descriptors_equal_direct_calls() -> None:
     values = compute_descriptors("rdkit", SMILES, progress=False)
     assert values.shape == (5, len(rdkit_names()))
     for name in ("MolWt", "TPSA", "MolLogP", "RingCount"):
-        own = [getattr(Descriptors, name)(Chem.MolFromSmiles(smiles)) for smiles in SMILES]
-        np.testing.assert_allclose(values[:, rdkit_names().index(name)], own, rtol=1e-6)
+        expected = [getattr(Descriptors, name)(Chem.MolFromSmiles(smiles)) for smiles in SMILES]
+        np.testing.assert_allclose(values[:, rdkit_names().index(name)], expected, rtol=1e-6)
     np.testing.assert_array_equal(values[0], values[3])
 
 
-def test_morgan_counts_count() -> None:
+def test_morgan_counts_equal_direct_calls() -> None:
     values = compute_descriptors("morgan", ["CCCCCC", "C"], progress=False)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     counts = generator.GetCountFingerprint(Chem.MolFromSmiles("CCCCCC")).GetNonzeroElements()
@@ -34,24 +34,24 @@ def test_morgan_counts_count() -> None:
     assert values[0].max() > 1
 
 
-def test_both_stand_side_by_side_and_come_from_the_cache_unchanged() -> None:
+def test_rdkit_and_morgan_are_concatenated_and_cached() -> None:
     both = compute_descriptors("rdkit+morgan", SMILES, progress=False)
     parts = [compute_descriptors(kind, SMILES, progress=False) for kind in ("rdkit", "morgan")]
     np.testing.assert_array_equal(both, np.concatenate(parts, axis=1))
     np.testing.assert_array_equal(both, compute_descriptors("rdkit+morgan", SMILES, progress=False))
 
 
-def test_processes_give_what_one_does(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_several_processes_give_the_same_values_as_one(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     smiles = ["C" * n + end for n in range(1, 8) for end in ("O", "N", "c1ccccc1")]
-    alone = compute_descriptors("rdkit", smiles, progress=False)
+    expected = compute_descriptors("rdkit", smiles, progress=False)
     shutil.rmtree(cache / "features")
     monkeypatch.setattr(descriptors, "_GROUP", 4)
     monkeypatch.setattr(descriptors, "_WORTH_PROCESSES", 2)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    np.testing.assert_array_equal(compute_descriptors("rdkit", smiles, progress=False), alone)
+    np.testing.assert_array_equal(compute_descriptors("rdkit", smiles, progress=False), expected)
 
 
-def test_unknown_set_is_named_with_the_choices() -> None:
+def test_the_error_for_an_unknown_set_lists_the_choices() -> None:
     with pytest.raises(SettingError, match="rdkit, morgan"):
         compute_descriptors("mordred", SMILES)
 
@@ -66,17 +66,17 @@ def test_scaler_keeps_ranks_within_bounds_and_drops_constants() -> None:
     assert abs(np.median(scaled[:, 0])) < 0.1
 
 
-def test_scaler_knows_training_rows_only_and_takes_what_they_lack() -> None:
+def test_scaler_uses_training_rows_only_and_accepts_values_outside_their_range() -> None:
     rng = np.random.default_rng(1)
     train = rng.normal(size=(50, 4))
-    scale = DescriptorScaler(train)
-    far = np.array([[1e30, -1e30, np.nan, train[0, 3]]])
-    values = scale(far)
+    scaler = DescriptorScaler(train)
+    outside = np.array([[1e30, -1e30, np.nan, train[0, 3]]])
+    values = scaler(outside)
     assert values[0, :3].tolist() == [3.0, -3.0, 0.0]
-    np.testing.assert_array_equal(scale(np.concatenate([train, far]))[:50], scale(train))
+    np.testing.assert_array_equal(scaler(np.concatenate([train, outside]))[:50], scaler(train))
 
 
-def test_scaler_of_a_column_that_is_never_there() -> None:
+def test_scaler_drops_a_column_of_missing_values() -> None:
     train = np.stack([np.full(9, np.nan), np.arange(9.0)], axis=1)
     assert DescriptorScaler(train)(train).shape == (9, 1)
     assert DescriptorScaler(train[:, :1])(train[:, :1]).shape == (9, 0)

@@ -1,4 +1,4 @@
-"""States against the plain way: one string, one forward pass, no padding."""
+"""Hidden states compared with a simple reference: one string per forward pass, no padding."""
 
 import functools
 import json
@@ -11,12 +11,11 @@ from conftest import CONTEXT
 from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from kflm2.errors import SettingError
+from kflm2 import resources
 from kflm2.featurize.embeddings import Embedder
-from kflm2.files import project_folder
 from kflm2.llm import adapters, registry, resolve
 from kflm2.llm.loading import load
-from kflm2.llm.resolve import LLMSource, parse_layers
+from kflm2.llm.resolve import LLMSource
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CC(C)(C)Br", "CCO", "N#Cc1ccncc1", "O"]
 CPU = torch.device("cpu")
@@ -27,8 +26,8 @@ def _loaded(folder: Path) -> tuple:
     return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def _plain(folder: Path, smiles: str, layers: tuple[int, ...]) -> np.ndarray:
-    """(T, D * layers), the slow way."""
+def _reference_states(folder: Path, smiles: str, layers: tuple[int, ...]) -> np.ndarray:
+    """(T, D * layers) states of a single string."""
     tokenizer, model = _loaded(folder)
     with torch.no_grad():
         out = model(**tokenizer(smiles, return_tensors="pt"), output_hidden_states=True)
@@ -41,26 +40,26 @@ def _embedder(folder: Path, layers: str = "last", budget: int | None = None) -> 
 
 @pytest.mark.parametrize("budget", [1, 20, 1000])
 @pytest.mark.parametrize("layers", ["last", "2", "3,0,1"])
-@pytest.mark.parametrize("which", ["tiny_decoder", "tiny_encoder"])
-def test_states_are_those_of_one_string_alone(
-    which: str, layers: str, budget: int, request: pytest.FixtureRequest
+@pytest.mark.parametrize("fixture", ["tiny_decoder", "tiny_encoder"])
+def test_states_equal_those_of_a_single_string(
+    fixture: str, layers: str, budget: int, request: pytest.FixtureRequest
 ) -> None:
-    folder = request.getfixturevalue(which)
-    if which == "tiny_encoder":
+    folder = request.getfixturevalue(fixture)
+    if fixture == "tiny_encoder":
         layers = layers.replace("3", "-1")
     embedder = _embedder(folder, layers, budget)
     tokens = embedder.embed(SMILES, "tokens", progress=False)
     pooled = embedder.embed(SMILES, "mean", progress=False)
     assert pooled.lengths.tolist() == [1] * len(SMILES)
     for i, smiles in enumerate(SMILES):
-        states = _plain(folder, smiles, embedder.source.layers)
-        own = tokens.take(np.array([i])).values
-        assert own.shape == states.shape
-        np.testing.assert_allclose(own.astype(np.float32), states, rtol=2e-3, atol=2e-3)  # float16
-        np.testing.assert_allclose(pooled.values[i], states.mean(axis=0), rtol=1e-4, atol=1e-5)
+        expected = _reference_states(folder, smiles, embedder.source.layers)
+        states = tokens.take(np.array([i])).values
+        assert states.shape == expected.shape
+        np.testing.assert_allclose(states.astype(np.float32), expected, rtol=2e-3, atol=2e-3)  # float16
+        np.testing.assert_allclose(pooled.values[i], expected.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-def test_an_encoder_is_told_from_a_decoder(tiny_decoder: Path, tiny_encoder: Path) -> None:
+def test_encoders_and_decoders_are_distinguished(tiny_decoder: Path, tiny_encoder: Path) -> None:
     assert load(tiny_decoder, None, CPU).causal
     assert not load(tiny_encoder, None, CPU).causal
 
@@ -77,8 +76,10 @@ def test_repeats_are_computed_once_and_a_second_run_loads_no_llm(tiny_decoder: P
 
 
 def test_the_cache_keeps_layers_and_pooling_apart(tiny_decoder: Path) -> None:
-    one, two = (_embedder(tiny_decoder, layers).embed(["CCO"], "mean", progress=False).values for layers in ("1", "2"))
-    assert not np.allclose(one, two, atol=0.1)
+    layer_1, layer_2 = (
+        _embedder(tiny_decoder, layers).embed(["CCO"], "mean", progress=False).values for layers in ("1", "2")
+    )
+    assert not np.allclose(layer_1, layer_2, atol=0.1)
     assert _embedder(tiny_decoder, "1").embed(["CCO"], "tokens", progress=False).lengths.tolist() == [3]
 
 
@@ -94,7 +95,7 @@ def test_other_weights_in_the_same_folder_are_not_read_from_the_cache(tiny_decod
     assert not np.allclose(values[0], values[1], atol=1e-3)
 
 
-def test_nothing_is_truncated(tiny_decoder: Path) -> None:
+def test_a_smiles_longer_than_the_context_has_no_states(tiny_decoder: Path) -> None:
     fits, too_long = "C" * CONTEXT, "C" * (CONTEXT + 1)
     embedder = _embedder(tiny_decoder)
     assert embedder.embed([too_long, "CC", fits], "tokens", progress=False).lengths.tolist() == [0, 2, CONTEXT]
@@ -113,7 +114,7 @@ def test_states_beyond_float16_stay_finite(tiny_decoder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("budget", [1, 7, 30, 10_000])
-def test_batches_hold_every_row_once_within_the_budget(tiny_decoder: Path, budget: int) -> None:
+def test_batches_contain_every_row_once_within_the_budget(tiny_decoder: Path, budget: int) -> None:
     lengths = [3, 9, 1, 4, 4, 12, 2]
     batches = list(_embedder(tiny_decoder, budget=budget).batches(lengths))
     assert sorted(row for batch in batches for row in batch) == list(range(7))
@@ -123,33 +124,21 @@ def test_batches_hold_every_row_once_within_the_budget(tiny_decoder: Path, budge
     assert longest == sorted(longest, reverse=True)
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_split(tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = _embedder(tiny_decoder).embed(SMILES, "mean", progress=False).values
-    plain = Embedder._forward
+    original = Embedder._forward
 
-    def small_machine(self: Embedder, ids: list[list[int]]) -> list[np.ndarray]:
+    def limited_forward(self: Embedder, ids: list[list[int]]) -> list[np.ndarray]:
         if len(ids) > 2:
             raise torch.OutOfMemoryError
-        return plain(self, ids)
+        return original(self, ids)
 
-    monkeypatch.setattr(Embedder, "_forward", small_machine)
+    monkeypatch.setattr(Embedder, "_forward", limited_forward)
     embedder = _embedder(tiny_decoder, budget=1000)
     groups = list(embedder._compute(list(dict.fromkeys(SMILES)), "mean", False))
-    found = {text: row for group, rows in groups for text, row in zip(group, rows.values, strict=True)}
-    np.testing.assert_allclose([found[smiles] for smiles in SMILES], expected, rtol=1e-4, atol=1e-5)
+    states = {text: row for group, rows in groups for text, row in zip(group, rows.values, strict=True)}
+    np.testing.assert_allclose([states[smiles] for smiles in SMILES], expected, rtol=1e-4, atol=1e-5)
     assert embedder.token_budget < 1000
-
-
-def test_layers_are_read_as_people_write_them() -> None:
-    assert parse_layers("last", 30) == (30,)
-    assert [parse_layers("middle", depth) for depth in (30, 28, 1)] == [(12,), (11,), (1,)]
-    assert parse_layers("fifths", 30) == (6, 12, 18, 24, 30)
-    assert parse_layers("fifths", 28) == (6, 11, 17, 22, 28)
-    assert parse_layers("fifths", 3) == (1, 2, 3)
-    assert parse_layers("6,-1,0", 12) == (6, 12, 0)
-    for wrong in ("", "13", "-14", "a", "3,3", "12,-1"):
-        with pytest.raises(SettingError, match="layers"):
-            parse_layers(wrong, 12)
 
 
 def test_the_embedded_llm_gives_the_recorded_states(embedded: Path) -> None:
@@ -167,13 +156,11 @@ def test_the_embedded_llm_gives_the_recorded_states(embedded: Path) -> None:
         np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
 
 
-def test_the_embedded_llm_comes_with_an_adapter_that_gives_the_recorded_states(embedded: Path) -> None:
+def test_the_embedded_llm_with_its_adapter_gives_the_recorded_states(embedded: Path) -> None:
     """Golden: tests/golden/kept_adapter.json, made by tests/golden/make_kept_adapter.py with plain peft."""
     golden = json.loads((Path(__file__).parents[2] / "golden" / "kept_adapter.json").read_text())
     llm = registry.LLMS[registry.EMBEDDED]
-    adapter = adapters.default_adapter(llm)
-    assert adapter is not None
-    assert adapter.relative_to(project_folder()) == Path("models/SmolLM2_135M/leads_and_drugs")
+    adapter = resources.packaged("models") / llm.name / "leads_and_drugs"
     assert adapters.digest(adapter) == golden["adapter"]
     weights = load_file(adapter / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {np.dtype("float16")}
@@ -183,6 +170,6 @@ def test_the_embedded_llm_comes_with_an_adapter_that_gives_the_recorded_states(e
     smiles = list(golden["states"])
     rows = Embedder(source, CPU).embed(smiles, "mean", progress=False).values
     base = Embedder(LLMSource.of(llm, None, "12"), CPU).embed(smiles, "mean", progress=False).values
-    for text, row, untaught in zip(smiles, rows, base, strict=True):
+    for text, row, base_row in zip(smiles, rows, base, strict=True):
         np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
-        assert np.abs(row - untaught).max() > 1
+        assert np.abs(row - base_row).max() > 1

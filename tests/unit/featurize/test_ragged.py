@@ -1,4 +1,4 @@
-"""Rows of unequal length: index arithmetic against the plain loop."""
+"""Rows of unequal length: index arithmetic compared with a loop."""
 
 import numpy as np
 from hypothesis import given
@@ -13,10 +13,10 @@ from kflm2.featurize.ragged import Ragged
     )
 )
 def test_take_equals_the_loop(case: tuple[list[int], list[int]]) -> None:
-    lengths, wanted = case
+    lengths, selected = case
     rng = np.random.default_rng(sum(lengths))
     rows = [rng.random((length, 3)) for length in lengths]
-    taken = Ragged.pack(rows).take(np.array(wanted, dtype=np.int64))
-    assert len(taken) == len(wanted)
-    assert taken.lengths.tolist() == [lengths[i] for i in wanted]
-    np.testing.assert_array_equal(taken.values, np.concatenate([np.zeros((0, 3)), *(rows[i] for i in wanted)]))
+    taken = Ragged.pack(rows).take(np.array(selected, dtype=np.int64))
+    assert len(taken) == len(selected)
+    assert taken.lengths.tolist() == [lengths[i] for i in selected]
+    np.testing.assert_array_equal(taken.values, np.concatenate([np.zeros((0, 3)), *(rows[i] for i in selected)]))

@@ -1,4 +1,4 @@
-"""Sizes of LLMs: counted as transformers counts, and memory as a real run takes it."""
+"""Sizes of LLMs compared with transformers and peft, and memory estimates compared with real runs."""
 
 import subprocess
 import sys
@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwe
 from transformers.utils import logging
 
 from kflm2.cli import stages
+from kflm2.config.llms import LLMsConfig
 from kflm2.llm.memory import Machine, Shape
 from kflm2.llm.registry import EMBEDDED, LLMS
 from kflm2.stages.llms import table
@@ -17,7 +18,7 @@ SMALL = Shape(width=24, layers=3, inner=40, heads=6, kv_heads=2, vocabulary=50, 
 
 
 def _model(shape: Shape) -> PreTrainedModel:
-    """transformers' model of a shape, without memory for its weights."""
+    """The model of a shape in transformers, on the meta device."""
     config = (Qwen2Config if shape.qkv_bias else LlamaConfig)(
         hidden_size=shape.width,
         num_hidden_layers=shape.layers,
@@ -29,12 +30,12 @@ def _model(shape: Shape) -> PreTrainedModel:
     )
     logging.set_verbosity_error()
     with torch.device("meta"):
-        # eager attention is made of plain products, which can be counted
+        # eager attention consists of matrix products, which can be counted
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
 @pytest.mark.parametrize("name", [*LLMS, "small"])
-def test_parameters_are_counted_as_transformers_counts_them(name: str) -> None:
+def test_parameters_equal_those_of_transformers(name: str) -> None:
     shape = SMALL if name == "small" else LLMS[name].shape
     assert shape is not None
     model = _model(shape)
@@ -42,7 +43,7 @@ def test_parameters_are_counted_as_transformers_counts_them(name: str) -> None:
     assert shape.parameters(head=False) == sum(weight.numel() for weight in model.model.parameters())
 
 
-def test_a_lora_adapter_is_counted_as_peft_counts_it() -> None:
+def test_parameters_of_a_lora_adapter_equal_those_of_peft() -> None:
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(_model(SMALL), LoraConfig(r=5, target_modules="all-linear", task_type="CAUSAL_LM"))
@@ -50,7 +51,7 @@ def test_a_lora_adapter_is_counted_as_peft_counts_it() -> None:
     assert SMALL.lora_parameters(5, layers=1) * 3 == SMALL.lora_parameters(5)
 
 
-def test_operations_are_those_of_the_matrix_products() -> None:
+def test_flops_equal_those_of_the_matrix_products() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     model = _model(SMALL).model.to_empty(device="cpu")
@@ -82,24 +83,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="how memory is counted differs from system to system")
+@pytest.mark.skipif(sys.platform != "linux", reason="operating systems count memory differently")
 @pytest.mark.parametrize(("kind", "batch", "tokens"), [("embed", 48, 100), ("lora", 12, 32)])
 @pytest.mark.usefixtures("embedded")
-def test_memory_is_what_the_embedded_llm_takes_within_a_quarter(kind: str, batch: int, tokens: int) -> None:
+def test_memory_estimates_of_the_embedded_llm_are_within_25_percent(kind: str, batch: int, tokens: int) -> None:
     shape = LLMS[EMBEDDED].shape
     assert shape is not None
-    words = [sys.executable, "-c", _RUN, kind, str(batch), str(tokens)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", _RUN, kind, str(batch), str(tokens)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert process.returncode == 0, process.stderr
     estimate = shape.embedding_bytes(batch, tokens, 4) if kind == "embed" else shape.lora_bytes(batch, tokens, 4, 16)
-    assert estimate == pytest.approx(int(done.stdout.split()[-1]), rel=0.25)
+    assert estimate == pytest.approx(int(process.stdout.split()[-1]), rel=0.25)
 
 
-def test_the_table_tells_what_fits_where(capsys: pytest.CaptureFixture[str]) -> None:
-    large = table(16, 32, 16, None, Machine("GPU", 80e9, 2, "bfloat16")).splitlines()
-    small = table(16, 32, 16, None, Machine("GPU", 8.5e9, 2, "bfloat16")).splitlines()
-    for name, where, fits in (("DS_1.5B", small, "embed"), ("DS_7B", small, "no"), ("DS_7B", large, "both")):
-        (line,) = [line for line in where if line.startswith(f"{name} ")]
+def test_the_table_shows_which_llms_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    large = table(LLMsConfig(), Machine("GPU", 80e9, 2, "bfloat16")).splitlines()
+    small = table(LLMsConfig(), Machine("GPU", 8.5e9, 2, "bfloat16")).splitlines()
+    for name, rows, fits in (("DS_1.5B", small, "embed"), ("DS_7B", small, "no"), ("DS_7B", large, "both")):
+        (line,) = [line for line in rows if line.startswith(f"{name} ")]
         assert fits in line.split()
     stages.llms.from_command_line(["--layers", "12"])
     printed = capsys.readouterr().out

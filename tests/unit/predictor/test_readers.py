@@ -1,4 +1,4 @@
-"""Molecules out of any file, one after another, a row for every row."""
+"""Molecules read as a stream from all file formats; every row of the file gives a row."""
 
 import tracemalloc
 from pathlib import Path
@@ -11,19 +11,20 @@ from kflm2.errors import DataError, MoleculeError
 from kflm2.predictor.readers import MoleculeReader
 
 
-def _stream(path: Path, name: str | None = None, column: str = "smiles") -> MoleculeReader:
+def _reader(path: Path, name: str | None = None, column: str = "smiles") -> MoleculeReader:
     return MoleculeReader.of((str(path),), column, name)
 
 
-def _rows(stream: MoleculeReader) -> list[tuple[str, str]]:
-    found = []
-    for given in stream.rows():
+def _rows(reader: MoleculeReader) -> list[tuple[str, str]]:
+    """SMILES (or "! reason") and name of every row."""
+    rows = []
+    for row in reader.rows():
         try:
-            found.append((stream.smiles(given), given.name))
+            rows.append((reader.smiles(row), row.name))
         except MoleculeError as error:
-            found.append((f"! {error}", given.name))
-    assert stream.count() == len(found)
-    return found
+            rows.append((f"! {error}", row.name))
+    assert reader.count() == len(rows)
+    return rows
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -32,43 +33,43 @@ def test_tables_of_any_delimiter_and_encoding(tmp_path: Path, delimiter: str, en
     path = tmp_path / "a.csv"
     lines = [["id", "smiles"], ["ä", " CCO "], ["2", "c1ccccc1"]]
     path.write_text("\r\n".join(delimiter.join(line) for line in lines) + "\r\n\r\n", encoding=encoding)
-    assert _rows(_stream(path, "id")) == [("CCO", "ä"), ("c1ccccc1", "2")]
+    assert _rows(_reader(path, "id")) == [("CCO", "ä"), ("c1ccccc1", "2")]
 
 
-def test_a_row_of_another_width_is_a_row(tmp_path: Path) -> None:
+def test_a_row_with_the_wrong_number_of_cells_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('smiles,id\nCCO,1\nCC,2,3\nC\n,\n"C,C",4\n')
-    words = [text for text, _ in _rows(_stream(path))]
-    assert words[0] == "CCO" and words[3:] == ["", "C,C"]
-    assert dict(_rows(_stream(path, "id")))[words[1]] == "2"
-    assert words[1] == "! a row of 3 cells, where the header has 2" and words[2].startswith("! a row of 1 cells")
+    texts = [text for text, _ in _rows(_reader(path))]
+    assert texts[0] == "CCO" and texts[3:] == ["", "C,C"]
+    assert dict(_rows(_reader(path, "id")))[texts[1]] == "2"
+    assert texts[1] == "! a row of 3 cells, where the header has 2" and texts[2].startswith("! a row of 1 cells")
 
 
 def test_a_missing_smiles_as_pandas_writes_it_is_a_row(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     pd.DataFrame({"smiles": ["CCO", None, "C"]}).to_csv(path, index=False)
-    assert _rows(_stream(path)) == [("CCO", ""), ("", ""), ("C", "")]
+    assert _rows(_reader(path)) == [("CCO", ""), ("", ""), ("C", "")]
 
 
-def test_windows_letters_in_a_name(tmp_path: Path) -> None:
+def test_a_name_in_windows_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("smiles,id\nCCO,Äthanol\n".encode("cp1252"))
-    assert _rows(_stream(path, "id")) == [("CCO", "Äthanol")]
+    assert _rows(_reader(path, "id")) == [("CCO", "Äthanol")]
 
 
 def test_a_cell_longer_than_csv_allows_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"smiles,x\n{'C' * 300_000},1\nCC,2\n")
-    assert [len(text) for text, _ in _rows(_stream(path))] == [300_000, 2]
+    assert [len(text) for text, _ in _rows(_reader(path))] == [300_000, 2]
 
 
-def test_smi_lines_have_names_and_blank_lines_are_none(tmp_path: Path) -> None:
+def test_smi_lines_have_names_and_blank_lines_are_not_rows(tmp_path: Path) -> None:
     path = tmp_path / "a.smi"
     path.write_text("CCO ethanol  absolute\n\n  c1ccccc1\tbenzene\nC\n")
-    assert _rows(_stream(path)) == [("CCO", "ethanol  absolute"), ("c1ccccc1", "benzene"), ("C", "")]
+    assert _rows(_reader(path)) == [("CCO", "ethanol  absolute"), ("c1ccccc1", "benzene"), ("C", "")]
 
 
-def test_a_broken_block_of_an_sdf_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_an_invalid_sdf_block_is_a_row_and_the_next_blocks_are_read(tmp_path: Path) -> None:
     blocks = []
     for smiles, name in (("C[C@H](N)C(=O)O", "alanine"), ("c1ccccc1", "benzene")):
         mol = Chem.MolFromSmiles(smiles)
@@ -76,35 +77,35 @@ def test_a_broken_block_of_an_sdf_is_a_row_and_the_rest_goes_on(tmp_path: Path) 
         blocks.append(Chem.MolToMolBlock(mol) + "> <x>\n1\n\n")
     path = tmp_path / "a.sdf"
     path.write_text("$$$$\n".join([blocks[0], "torn\n  not a block\n", blocks[1]]))
-    rows = _rows(_stream(path))
+    rows = _rows(_reader(path))
     assert [name for _, name in rows] == ["alanine", "torn", "benzene"]
     assert rows[1][0] == "! RDKit cannot read the SDF block"
     assert [Chem.CanonSmiles(rows[i][0]) for i in (0, 2)] == [Chem.CanonSmiles("C[C@H](N)C(=O)O"), "c1ccccc1"]
 
 
-def test_two_molecules_in_one_block_are_no_molecule(tmp_path: Path) -> None:
+def test_two_molecules_in_one_sdf_block_are_an_error(tmp_path: Path) -> None:
     blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(smiles)) for smiles in ("CCO", "c1ccccc1", "CCN")]
     path = tmp_path / "a.sdf"
     path.write_text(f"{blocks[0]}{blocks[1]}$$$$\n{blocks[2]}$$$$\n")
-    assert [text for text, _ in _rows(_stream(path))] == [
+    assert [text for text, _ in _rows(_reader(path))] == [
         "! two molecules in one SDF block; a line $$$$ is missing",
         "CCN",
     ]
 
 
-def test_names_of_files_that_have_their_own(tmp_path: Path) -> None:
+def test_a_name_column_of_a_file_with_names_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("C x\n")
     with pytest.raises(DataError, match="has names of its own, and no column 'id'"):
-        _stream(tmp_path / "a.smi", "id")
+        _reader(tmp_path / "a.smi", "id")
 
 
-def test_parquet_with_gaps(tmp_path: Path) -> None:
+def test_parquet_with_missing_values(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pd.DataFrame({"s": ["CCO", None, "C"], "id": [1, 2, 3]}).to_parquet(path)
-    assert _rows(_stream(path, "id", "s")) == [("CCO", "1"), ("", "2"), ("C", "3")]
+    assert _rows(_reader(path, "id", "s")) == [("CCO", "1"), ("", "2"), ("C", "3")]
 
 
-def test_words_are_smiles() -> None:
+def test_command_line_arguments_are_smiles() -> None:
     assert _rows(MoleculeReader.of(("CCO", "C.smi.no"), "smiles", None)) == [("CCO", ""), ("C.smi.no", "")]
 
 
@@ -117,23 +118,23 @@ def test_words_are_smiles() -> None:
         ("a.xlsx", "no", "unknown format; .csv, "),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(DataError) as caught:
-        list(_stream(tmp_path / name).rows())
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(DataError) as error:
+        list(_reader(tmp_path / name).rows())
+    assert reason in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_parquet_that_cannot_be_read_shows_before_its_rows_are_counted(tmp_path: Path) -> None:
+def test_an_unreadable_parquet_file_is_an_error_of_count(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("no")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
-        _stream(tmp_path / "a.parquet").count()
+        _reader(tmp_path / "a.parquet").count()
     pd.DataFrame({"s": ["C"]}).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(DataError, match="no column is named 'smiles'; it has: 's'"):
-        _stream(tmp_path / "b.parquet").count()
+        _reader(tmp_path / "b.parquet").count()
 
 
-def test_a_file_that_is_not_there_and_one_among_words(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_file_among_smiles_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file gone\.csv"):
         MoleculeReader.of(("gone.csv",), "smiles", None)
     (tmp_path / "a.csv").write_text("smiles\nC\n")
@@ -146,10 +147,10 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
     path = tmp_path / f"a.{suffix}"
     body = f"{'C' * 100}\n$$$$\n" if suffix == "sdf" else f"{'C' * 100}\n"
     path.write_text("smiles\n" * (suffix == "csv") + body * 50_000)
-    stream = _stream(path)
+    reader = _reader(path)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in stream.rows()) == 50_000
+        assert sum(1 for _ in reader.rows()) == 50_000
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Stage 2's trainer: what it may know, what it keeps, and that it is the same twice."""
+"""Training of stage 2: use of the parts of a split, choice of the epoch, and reproducibility."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder, build
-from kflm2.trainers import supervised as property_trainer
+from kflm2.trainers import supervised
 from kflm2.trainers.supervised import FittedModel, TargetScaler, fit, masked_loss, positive_weights
 
 N, TARGETS = 40, 2
@@ -46,7 +46,7 @@ def _fit(y: np.ndarray, seed: int = 0, config: TrainingConfig = SETTINGS) -> tup
     return fitted, fitted.predict(features)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not() -> None:
     first, second, other = (_fit(_targets(), seed)[1] for seed in (3, 3, 4))
     assert first.shape == (N, TARGETS)
     assert first.dtype == np.float64
@@ -54,37 +54,37 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     assert not np.allclose(first, other)
 
 
-def test_each_vote_has_a_loss_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another head of the fusion changes nothing of what the voices learn from their own heads."""
+def test_each_head_has_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Changing the main head does not change the gradients of an auxiliary head."""
     features, y = _features(), _targets()
     config = ModelConfig(states_width=16, vote=("states", "graph"))
-    still = TrainingConfig(epochs=1, batch_size=N)
+    one_step = TrainingConfig(epochs=1, batch_size=N)
 
     def gradients(bias: float) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = build("combined", features.sizes(), TARGETS, config)
         torch.nn.init.constant_(model.head.bias, bias)
-        seen = {}
+        recorded = {}
         clip = torch.nn.utils.clip_grad_norm_
 
         def record(*_: object) -> None:
-            seen["voice"] = model.auxiliary_heads["graph"][-1].weight.grad.clone()
-            seen["head"] = model.head.weight.grad.clone()
+            recorded["auxiliary"] = model.auxiliary_heads["graph"][-1].weight.grad.clone()
+            recorded["main"] = model.head.weight.grad.clone()
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
-        fit(lambda: model, features, y, SPLIT, "regression", still, 0, CPU)
+        fit(lambda: model, features, y, SPLIT, "regression", one_step, 0, CPU)
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-        return seen["voice"], seen["head"]
+        return recorded["auxiliary"], recorded["main"]
 
-    (voice, head), (same, other) = gradients(0.0), gradients(3.0)
-    torch.testing.assert_close(voice, same)
-    assert not torch.allclose(head, other)
+    (auxiliary, main), (auxiliary_biased, main_biased) = gradients(0.0), gradients(3.0)
+    torch.testing.assert_close(auxiliary, auxiliary_biased)
+    assert not torch.allclose(main, main_biased)
 
 
-def test_test_labels_change_nothing_at_all() -> None:
-    poisoned = _targets()
-    poisoned[SPLIT.test] = 1e6
-    np.testing.assert_array_equal(_fit(poisoned)[1], _fit(_targets())[1])
+def test_test_labels_do_not_change_the_model() -> None:
+    changed = _targets()
+    changed[SPLIT.test] = 1e6
+    np.testing.assert_array_equal(_fit(changed)[1], _fit(_targets())[1])
 
 
 def test_class_weights_come_from_training_labels_only() -> None:
@@ -103,10 +103,10 @@ def test_targets_are_scaled_with_training_labels_only() -> None:
     y = _targets()
     scaler = TargetScaler(y[SPLIT.train], "regression")
     for target in range(TARGETS):
-        known = y[SPLIT.train, target]
-        known = known[~np.isnan(known)]
-        assert scaler.mean[target] == pytest.approx(known.mean())
-        assert scaler.std[target] == pytest.approx(known.std())
+        labels = y[SPLIT.train, target]
+        labels = labels[~np.isnan(labels)]
+        assert scaler.mean[target] == pytest.approx(labels.mean())
+        assert scaler.std[target] == pytest.approx(labels.std())
     np.testing.assert_allclose(scaler.restore(scaler.scale(y)), y)
     fitted, _ = _fit(y)
     np.testing.assert_array_equal(fitted.scaler.mean, scaler.mean)
@@ -130,30 +130,29 @@ def test_a_constant_target_and_classes_are_not_divided_by_zero() -> None:
         TargetScaler(np.array([[1.0, np.nan], [2.0, np.nan]]), "regression")
 
 
-@pytest.mark.parametrize("kind", ["regression", "classification"])
-def test_missing_labels_are_left_out_of_loss_and_gradient(kind: str) -> None:
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_missing_labels_are_left_out_of_loss_and_gradient(task: str) -> None:
     torch.manual_seed(0)
     output = torch.randn(5, 3, requires_grad=True)
     target = torch.randint(0, 2, (5, 3)).float()
     target[0, 1] = target[3, :] = torch.nan
-    loss = masked_loss(output, target, kind)
+    loss = masked_loss(output, target, task)
     loss.backward()
     terms = []
     for i in range(5):
         for k in range(3):
             if not torch.isnan(target[i, k]):
-                one = (output[i, k], target[i, k])
-                how = functional.mse_loss if kind == "regression" else functional.binary_cross_entropy_with_logits
-                terms.append(how(*one))
+                function = functional.mse_loss if task == "regression" else functional.binary_cross_entropy_with_logits
+                terms.append(function(output[i, k], target[i, k]))
     torch.testing.assert_close(loss, torch.stack(terms).mean())
     assert output.grad is not None
     assert torch.isfinite(output.grad).all()
     torch.testing.assert_close(output.grad == 0, torch.isnan(target))
-    assert masked_loss(output, torch.full((5, 3), torch.nan), kind) == 0
+    assert masked_loss(output, torch.full((5, 3), torch.nan), task) == 0
 
 
-def test_balanced_classes_weigh_alike_whatever_their_numbers() -> None:
-    """Each target's positive labels together cost what its negative ones do, for a model that knows nothing."""
+def test_balanced_classes_have_equal_weight_for_any_class_sizes() -> None:
+    """For constant outputs, the positive labels of a target together have the same loss as its negative labels."""
     y = np.full((20, 3), 0.0)
     y[:4, 0] = y[:19, 1] = 1
     y[::3, 0] = np.nan
@@ -172,16 +171,16 @@ def test_weighting_raises_the_probabilities_of_a_rare_class() -> None:
     y = np.zeros((N, 1))
     y[[2, 9, 16, 30, 36]] = 1
     predicted = {}
-    for how in ("none", "balanced"):
-        config = TrainingConfig(epochs=10, batch_size=8, class_weight=how)
+    for class_weight in ("none", "balanced"):
+        config = TrainingConfig(epochs=10, batch_size=8, class_weight=class_weight)
         fitted = fit(_build(features, 1), features, y, SPLIT, "classification", config, 0, CPU)
-        predicted[how] = fitted.predict(features).mean()
+        predicted[class_weight] = fitted.predict(features).mean()
     assert predicted["balanced"] > predicted["none"] + 0.1
 
 
-def test_the_scaling_of_states_is_learnt_from_training_molecules_however_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scaling_of_states_uses_a_sample_of_the_training_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
     features = _features()
-    monkeypatch.setattr(property_trainer, "_SCALE_ROWS", 10)
+    monkeypatch.setattr(supervised, "_SCALE_ROWS", 10)
     fitted, _ = _fit(_targets())
     encoder = fitted.model.encoders["states"]
     assert isinstance(encoder, StatesEncoder)
@@ -189,16 +188,16 @@ def test_the_scaling_of_states_is_learnt_from_training_molecules_however_many(mo
     np.testing.assert_allclose(encoder.scale.mean.numpy(), rows.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-def test_the_weights_that_were_best_on_validation_are_kept() -> None:
-    """An over-large step makes late epochs worse; the prediction must be the best epoch's, not the last one's."""
+def test_the_weights_of_the_best_validation_loss_are_used() -> None:
+    """A large learning rate makes late epochs worse; the prediction must be that of the best epoch, not of the last."""
     config = TrainingConfig(epochs=12, batch_size=8, learning_rate=0.05)
     fitted, y_pred = _fit(_targets(), config=config)
     valid = fitted.history["valid"]
     assert len(valid) == 12
     assert fitted.best_epoch == int(np.argmin(valid)) + 1 < 12
     y = torch.from_numpy(fitted.scaler.scale(_targets()))[SPLIT.valid]
-    again = masked_loss(torch.from_numpy(fitted.scaler.scale(y_pred))[SPLIT.valid], y, "regression").item()
-    assert again == pytest.approx(min(valid), rel=1e-4)
+    valid_loss = masked_loss(torch.from_numpy(fitted.scaler.scale(y_pred))[SPLIT.valid], y, "regression").item()
+    assert valid_loss == pytest.approx(min(valid), rel=1e-4)
     stopped, _ = _fit(_targets(), config=TrainingConfig(epochs=fitted.best_epoch, batch_size=8, learning_rate=0.05))
     np.testing.assert_array_equal(stopped.predict(_features()), y_pred)
 
@@ -231,6 +230,6 @@ def test_classes_are_predicted_as_probabilities() -> None:
     assert y_pred[1::3].mean() > y_pred[2::3].mean() + 0.3
 
 
-def test_a_diverging_loss_is_an_error_and_no_result() -> None:
+def test_a_diverging_loss_is_an_error() -> None:
     with pytest.raises(KFLM2Error, match="diverged"):
         _fit(_targets(), config=TrainingConfig(epochs=4, learning_rate=1e30))

@@ -10,10 +10,11 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from kflm2.cli import stages
+from kflm2.config.datasets import OverviewConfig
 from kflm2.config.table import TableConfig
 from kflm2.data import datasets
 from kflm2.data.datasets import DATASETS, Task
-from kflm2.stages.audit.stage import audit
+from kflm2.stages.audit.stage import run as audit
 from kflm2.stages.datasets import overview
 
 ROWS = """smiles,y,part
@@ -121,7 +122,7 @@ def test_the_overview_says_what_is_here_and_what_is_not(
     (tmp_path / "BBBP.csv").write_text("num,name,p_np,smiles\n1,a,1,CCO\n2,b,1,OCC\n3,c,0,C.O\n4,d,0,C(\n5,e,,CN\n")
     monkeypatch.setattr(datasets, "project_folder", lambda: tmp_path / "nowhere")
     monkeypatch.setenv("KFLM2_DATASETS", str(tmp_path))
-    overview()
+    overview(OverviewConfig())
     printed = capsys.readouterr().out.splitlines()
     lines = {line.split()[0]: line for line in printed if line and line.split()[0] in DATASETS}
     assert list(lines) == list(DATASETS)

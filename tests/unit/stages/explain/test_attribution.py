@@ -21,12 +21,12 @@ from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
-from kflm2.model import CrossAttention, Encoded, StatesEncoder, build
+from kflm2.model import CrossAttention, EncodedView, StatesEncoder, build
 from kflm2.stages.explain import attribution
 from kflm2.stages.explain import plots as attribution_picture
 from kflm2.stages.explain.attribution import Attribution, blank, descriptor_names, explain, integrate, mean_output
 from kflm2.stages.explain.canvas import Canvas
-from kflm2.stages.explain.plots import Explained
+from kflm2.stages.explain.plots import Explanation
 from kflm2.stages.explain.stage import token_texts
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 
@@ -61,7 +61,7 @@ def _batch(features: Features) -> Batch:
 def _ensemble(name: str, encoder: str, features: Features, std: float = 0.1, members: int = 2) -> Ensemble:
     """Members of random weights that share the scaling of their inputs."""
     config = ModelConfig(graph_encoder=encoder, graph_width=10, graph_depth=2, states_width=12)
-    scaler = TargetScaler.of(np.array([0.0, -3.0, 1.0]), np.array([1.0, std, 1.0]))
+    scaler = TargetScaler.from_moments(np.array([0.0, -3.0, 1.0]), np.array([1.0, std, 1.0]))
     fitted = []
     for seed in range(members):
         torch.manual_seed(seed)
@@ -211,11 +211,11 @@ def test_attention_adds_up_to_1_and_pays_nothing_to_padding() -> None:
     fusion = CrossAttention(2, True, 8, 0.1, 2).eval()
     counts = ([2, 5, 1], [3, 1, 4])
     views = [
-        Encoded(torch.randn(3, 8), torch.randn(sum(own), 8), torch.arange(3).repeat_interleave(torch.tensor(own)))
+        EncodedView(torch.randn(3, 8), torch.randn(sum(own), 8), torch.arange(3).repeat_interleave(torch.tensor(own)))
         for own in counts
     ]
     with torch.inference_mode():
-        maps = fusion.maps(views)
+        maps = fusion.attention_maps(views)
         dense = [norm(view.dense()[0]) for norm, view in zip(fusion.norms, views, strict=True)]
         assert [tuple(own.shape) for own in maps] == [(3, 5, 4), (3, 4, 5)]
         for own, (asks, asked), side in zip(maps, (counts, counts[::-1]), (0, 1), strict=True):
@@ -271,10 +271,10 @@ def test_descriptors_have_the_names_of_the_columns_that_are_read() -> None:
     assert descriptor_names("morgan", DescriptorScaler(train[:, len(names) :])) == ["Morgan bit 123"]
 
 
-def _explained(**changes: object) -> Explained:
+def _explained(**changes: object) -> Explanation:
     rng = np.random.default_rng(2)
     found = Attribution(-4.0, -3.0, rng.normal(size=16), rng.normal(size=11), np.array([0.5, -2.0, 0.0]), 64, 0.1)
-    own = Explained(
+    own = Explanation(
         SMILES, "", "y: -4", "kcal/mol", found, None, attribution.VIEWS, tuple(SMILES), ("a", "b", "c"), np.arange(3.0)
     )
     return dataclasses.replace(own, **changes)
@@ -311,7 +311,7 @@ def test_the_strip_holds_all_tokens_in_order_and_within_the_picture() -> None:
 def test_colours_end_at_the_weightiest_part_and_tell_signs_apart() -> None:
     explained = _explained()
     largest = explained.largest
-    assert largest == np.abs(np.concatenate([explained.found.atoms, explained.found.tokens])).max()
+    assert largest == np.abs(np.concatenate([explained.attribution.atoms, explained.attribution.tokens])).max()
     assert attribution_picture.colour(0.0, largest) == (1.0, 1.0, 1.0)
     raises, lowers = (attribution_picture.colour(sign * largest, largest) for sign in (1, -1))
     assert raises[0] > raises[2] and lowers[2] > lowers[0]
@@ -323,7 +323,7 @@ def test_colours_end_at_the_weightiest_part_and_tell_signs_apart() -> None:
 def test_molecules_of_any_size_are_drawn(smiles: str) -> None:
     count = Chem.MolFromSmiles(smiles).GetNumAtoms()
     found = Attribution(1.0, 1.0, np.zeros(len(smiles)), np.zeros(count), np.zeros(0), 64, 0.1)
-    explained = _explained(smiles=smiles, found=found, tokens=tuple(smiles), descriptors=(), values=np.zeros(0))
+    explained = _explained(smiles=smiles, attribution=found, tokens=tuple(smiles), descriptors=(), values=np.zeros(0))
     size = re.search(r"width='(\d+)px' height='(\d+)px'", attribution_picture.svg(explained))
     assert size is not None and int(size[1]) == 900 and int(size[2]) < 1200
     assert attribution_picture.png(explained).startswith(b"\x89PNG")

@@ -14,18 +14,26 @@ from kflm2.data.datasets import find
 from kflm2.data.molecules import read_table
 from kflm2.llm.decoding import load_decoder
 from kflm2.stages.finetune import evaluation as judge
-from kflm2.stages.finetune.evaluation import LLMEvaluation, Sampled, canonical, mean_states, probe, sample, taught_among
+from kflm2.stages.finetune.evaluation import (
+    LLMEvaluation,
+    SampleStatistics,
+    canonical,
+    mean_states,
+    probe,
+    sample,
+    trained_among,
+)
 
 CPU = torch.device("cpu")
 
 
 def test_shares_of_samples_are_those_of_the_moses_benchmark() -> None:
     texts = ["CCO", "OCC", "C(C)O", "c1ccccc1", "CC", "C(", "C C", ""]
-    known = taught_among(texts, ["C(O)C", "CCCC", "CC"])
+    known = trained_among(texts, ["C(O)C", "CCCC", "CC"])
     assert known == {"CCO", "CC"}
     # five are valid, three of them different, one of these new
-    assert Sampled.of(texts, known) == Sampled(8, 5 / 8, 3 / 5, 1 / 3)
-    assert Sampled.of(["C("], set()) == Sampled(1, 0.0, 0.0, 0.0)
+    assert SampleStatistics.of(texts, known) == SampleStatistics(8, 5 / 8, 3 / 5, 1 / 3)
+    assert SampleStatistics.of(["C("], set()) == SampleStatistics(1, 0.0, 0.0, 0.0)
     assert canonical("C(C)O") == "CCO"
     assert canonical("") is None
 
@@ -92,14 +100,14 @@ def test_before_and_after_are_compared_and_the_samples_kept(tiny_decoder: Path, 
     (tmp_path / "own.smi").write_text("C\nN\nCC\nNN\n")
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
     evaluation = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
-    before = evaluation.written(llm)
+    before = evaluation.evaluate_text(llm)
     with torch.no_grad():  # an LLM that ends at once: C and N, all of them taught
         llm.lm_head.weight.zero_()
         llm.lm_head.weight[tokenizer.eos_token_id] = 1e3
         llm.model.norm.weight.fill_(0.0)
         llm.lm_head.bias = torch.nn.Parameter(torch.zeros(llm.lm_head.out_features))
         llm.lm_head.bias[tokenizer.eos_token_id] = 50.0
-    after = evaluation.written(llm)
+    after = evaluation.evaluate_text(llm)
     figures = evaluation.compare(before, after)
     assert figures["held_out"] == 1
     assert figures["after"]["sampled"] == {"number": 200, "valid": 1.0, "unique": 2 / 200, "novel": 0.0}

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kflm2 import resources
 from kflm2.data.datasets import DATASETS
 from kflm2.errors import DataError
-from kflm2.files import project_folder
-from kflm2.stages.prompt.templates import PromptSpec, parse, read_prompt_spec
+from kflm2.stages.prompt.templates import PromptSpec, parse_number, read_prompt_spec
 
-TABLE = project_folder() / "prompt" / "prompts.toml"
+TABLE = resources.packaged("prompts.toml")
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -22,26 +22,26 @@ def test_every_dataset_has_words_of_its_own(name: str) -> None:
     assert f"[{name}]" in TABLE.read_text()
     assert prompt_spec.unit == dataset.unit
     for template in prompt_spec.templates:
-        prompt = prompt_spec.ask("CCO", template)
+        prompt = prompt_spec.prompt("CCO", template)
         assert prompt.count("CCO") == 1
         assert "{" not in prompt
 
 
 def test_the_papers_prompt_with_examples() -> None:
     prompt_spec = read_prompt_spec(TABLE, "SAMPL", "expt", "regression")
-    assert prompt_spec.ask("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
-    assert prompt_spec.ask("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
+    assert prompt_spec.prompt("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
+    assert prompt_spec.prompt("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
         "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
         "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
         "SMILES: CCO\nhydration free energy (kcal/mol):"
     )
     own = read_prompt_spec(TABLE, "mine", "logS", "regression")
-    assert own.ask("CCO", "plain") == "SMILES: CCO\nlogS:"
+    assert own.prompt("CCO", "plain") == "SMILES: CCO\nlogS:"
     tox = read_prompt_spec(TABLE, "Tox21", "SR-p53", "classification")
     assert tox.quantity == "is active in the toxicity assay SR-p53"
-    assert (tox.write(0.0), tox.write(1.0)) == (" no", " yes")
+    assert (tox.format_answer(0.0), tox.format_answer(1.0)) == (" no", " yes")
     with pytest.raises(DataError, match=r"0\.5 is no class"):
-        tox.write(0.5)
+        tox.format_answer(0.5)
 
 
 GOOD = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
@@ -50,15 +50,15 @@ WORDING = PromptSpec({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", "
 
 @given(st.floats(-999_999, 999_999))
 def test_a_value_is_written_so_that_it_is_read_again(value: float) -> None:
-    text = WORDING.write(value)
+    text = WORDING.format_answer(value)
     assert text.startswith(" ")
-    assert parse(text) == pytest.approx(value, abs=0.00501)
+    assert parse_number(text) == pytest.approx(value, abs=0.00501)
     assert text != " -0.00"
 
 
 def test_a_value_that_is_too_large_is_refused() -> None:
     with pytest.raises(DataError, match="more than 6 digits before the point"):
-        WORDING.write(-1e6)
+        WORDING.format_answer(-1e6)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_value_that_is_too_large_is_refused() -> None:
      ("+5", None), ("5.0.1", None), ("\u0665", None)],
 )  # fmt: skip
 def test_only_a_number_is_read_as_one(text: str, value: float | None) -> None:
-    assert parse(text) == value
+    assert parse_number(text) == value
 
 
 @pytest.mark.parametrize(

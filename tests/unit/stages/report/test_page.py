@@ -1,5 +1,6 @@
 """A page's data and its text, from runs that are written by hand."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,38 +15,43 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.Chem.Draw import rdMolDraw2D
 from sklearn.metrics import roc_auc_score
 
-from kflm2.results.saved_runs import SavedDataset, SavedMethod, SavedRun
+from kflm2.data.datasets import Task
+from kflm2.metrics.conformal import Coverage
+from kflm2.results.saved_runs import SavedRun
+from kflm2.results.schema import DatasetRecord, RowCounts, RunResult, SplitRecord
 from kflm2.stages.report import page
 from kflm2.stages.report import plot_data as page_figures
 from kflm2.stages.report import text as page_words
+from kflm2.stages.report.collection import SavedDataset, SavedMethod
 from kflm2.stages.report.molecule_svg import SCALE, SIZE, draw
 
 SMILES = ["C" * n for n in range(1, 12)] + ["c1ccccc1", "Cc1ccccc1O", "CCN", "CC(=O)Nc1ccc(O)cc1", "ClCCl"]
 PARTS = ["train"] * 7 + ["valid"] * 4 + ["test"] * 5
 
 
-def _run(folder: Path, seed: int = 0, kind: str = "regression", valid: float = 1.0, share: float = 0.8) -> SavedRun:
+def _run(folder: Path, seed: int = 0, task: Task = "regression", valid: float = 1.0, share: float = 0.8) -> SavedRun:
     """A run whose parts, labels and predictions are drawn from its seed."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(SMILES))
-    true = rng.normal(size=len(SMILES)) if kind == "regression" else np.arange(len(SMILES)) % 2.0
-    pred = true + rng.normal(size=len(SMILES)) if kind == "regression" else rng.uniform(size=len(SMILES))
+    true = rng.normal(size=len(SMILES)) if task == "regression" else np.arange(len(SMILES)) % 2.0
+    pred = true + rng.normal(size=len(SMILES)) if task == "regression" else rng.uniform(size=len(SMILES))
     table = pd.DataFrame(
         {"row": np.arange(1, len(SMILES) + 1), "smiles": SMILES, "part": np.array(PARTS)[order], "y_true_y": true}
     ).assign(y_pred_y=pred)
     folder.mkdir(parents=True)
     table.to_csv(folder / "predictions.csv", index=False)
-    figure = "RMSE" if kind == "regression" else "ROC-AUC"
-    made = {
-        "dataset": {"name": "Own", "sha256": "ab", "targets": ["y"], "unit": "m", "kind": kind},
-        "model": "gcn_indepent",
-        "seed": seed,
-        "split": {"kind": "random", "sha256": "cd", "sizes": {"train": 7, "valid": 4, "test": 5}},
-        "metrics": {"valid": {figure: valid}, "test": {figure: 2 * valid}},
-        "coverage": {"test": {"confidence": 0.9, "share": share, "size": 1.0}},
-        "config": {"csv": "own.csv"},
-    }
-    return SavedRun(folder, made)
+    metric = "RMSE" if task == "regression" else "ROC-AUC"
+    result = RunResult(
+        dataset=DatasetRecord("Own", "ab", ["y"], "m", task),
+        model="gcn_indepent",
+        seed=seed,
+        split=SplitRecord("random", "cd", {"train": 7, "valid": 4, "test": 5}),
+        rows=RowCounts(16, 16, 0),
+        metrics={"valid": {metric: valid}, "test": {metric: 2 * valid}},
+        coverage={"test": Coverage(0.9, share, 1.0)},
+        config={"csv": "own.csv"},
+    )
+    return SavedRun(folder, result)
 
 
 def _method(folder: Path, name: str = "one", split: str = "random", seeds: int = 2, **values: Any) -> SavedMethod:
@@ -54,7 +60,7 @@ def _method(folder: Path, name: str = "one", split: str = "random", seeds: int =
 
 
 def test_the_worst_are_means_over_the_runs_that_tested_them(tmp_path: Path) -> None:
-    method, near = _method(tmp_path, seeds=6), SavedDataset([], {}, "").near
+    method, near = _method(tmp_path, seeds=6), SavedDataset([], {}, "").similarity
     slow: dict[str, list[tuple[float, float]]] = {}
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     prints = {smiles: generator.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in SMILES}
@@ -85,7 +91,7 @@ def test_a_missing_label_is_no_error_and_no_number(tmp_path: Path) -> None:
     method = _method(tmp_path, seeds=1)
     tested = method.first.table.query("part == 'test'").index
     method.first.table.loc[tested[0], "y_true_y"] = np.nan
-    assert len(page_figures.worst(method, SavedDataset([], {}, "").near, 0)) == 4
+    assert len(page_figures.worst(method, SavedDataset([], {}, "").similarity, 0)) == 4
     assert page._round([{"a": float("nan")}, (float("inf"), 1.23456789, 7)]) == [{"a": None}, [None, 1.2346, 7]]
 
 
@@ -142,11 +148,11 @@ def test_what_intervals_promised_and_kept(tmp_path: Path) -> None:
 
 def test_a_run_that_does_not_say_its_coverage_is_measured_now(tmp_path: Path) -> None:
     run = _run(tmp_path / "random-0")
-    run.made.pop("coverage")
+    run = dataclasses.replace(run, result=dataclasses.replace(run.result, coverage={}))
     valid, test = (run.table.query("part == @part") for part in ("valid", "test"))
-    assert run.coverage["now"]
+    assert run.coverage.recomputed
     # of four validation molecules nothing can be promised with 90 %: the intervals are infinite
-    assert (run.coverage["share"], run.coverage["size"]) == (1.0, None)
+    assert (run.coverage.share, run.coverage.size) == (1.0, None)
     assert len(valid) == 4 and len(test) == 5
 
 

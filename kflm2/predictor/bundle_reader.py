@@ -1,0 +1,256 @@
+"""Check and read a bundle from an untrusted folder; see kflm2.predictor.bundle for its files.
+
+The names of its files are fixed, whatever bundle.json states; links are refused; sizes are checked against the file
+before memory is allocated; an LLM comes from the registry, or from where the user states.
+"""
+
+import csv
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from kflm2 import __version__
+from kflm2.config.train import TrainConfig
+from kflm2.data.datasets import Task
+from kflm2.errors import KFLM2Error, LLMError, SettingError
+from kflm2.featurize.descriptors import DescriptorScaler
+from kflm2.featurize.features import Sizes
+from kflm2.files import read_json, sha256_file
+from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm.resolve import LLMSource
+from kflm2.metrics.applicability_domain import ApplicabilityDomain
+from kflm2.metrics.conformal import Calibration
+from kflm2.model import build
+from kflm2.predictor.bundle import (
+    ADAPTER,
+    FORMAT,
+    HEADS,
+    HEADS_IN_FILE,
+    JSON,
+    SAVED_SETTINGS,
+    TRAINING,
+    WEIGHTS,
+    Bundle,
+    BundleError,
+    _digest,
+    bundle_files,
+    feature_names,
+    probe_states,
+)
+from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
+
+_MOST_STATES_DIFFERENCE = 0.1
+"""Largest relative difference of hidden states of the same LLM; bfloat16 causes about 0.01, another LLM about 1."""
+_ADAPTER_KEYS = frozenset(
+    "base_model_name_or_path bias fan_in_fan_out inference_mode init_lora_weights lora_alpha lora_dropout peft_type"
+    " peft_version r revision target_modules task_type use_rslora".split()
+)
+"""Keys that a LoRA's config may set. Others, unless at their defaults, name modules to import or work to do."""
+_HINTS = get_type_hints(TrainConfig)
+
+
+def load_bundle(folder: Path, llm: str | None = None, device: torch.device | None = None) -> Bundle:
+    """Read a bundle, and find the LLM that it reads.
+
+    Args:
+        folder: of the bundle.
+        llm: where the LLM is, for one that is not in the registry; see llm.resolve.find.
+        device: to predict on; default the CPU.
+
+    Raises:
+        BundleError: not a bundle, or it is damaged, changed, or of a newer format.
+        LLMError: its LLM is not on this machine, or another one was found.
+    """
+    try:
+        return _build_bundle(folder, _check_files(folder), llm, device or torch.device("cpu"))
+    except KFLM2Error:
+        raise
+    except Exception as error:  # a damaged or hostile file can cause any exception
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
+
+
+def _check_files(folder: Path) -> dict[str, Any]:
+    """The content of bundle.json, after a check of its digest and of the SHA-256 of all files."""
+    if not (folder / JSON).is_file():
+        raise BundleError(f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}")
+    metadata = read_json(folder / JSON, "bundle", BundleError)
+    if (folder / JSON).is_symlink():
+        raise BundleError(f"bundle {folder}: {JSON} is a link; a bundle holds its files itself")
+    if type(number := metadata.get("format")) is not int or not 1 <= number <= FORMAT:
+        raise BundleError(
+            f"bundle {folder} is of format {number}, made by kflm2 {metadata.get('kflm2')}; this is kflm2"
+            f" {__version__}, which reads format {FORMAT}: update it"
+        )
+    if metadata.get("digest") != _digest({name: value for name, value in metadata.items() if name != "digest"}):
+        raise BundleError(f"bundle {folder}: {JSON} was changed: its digest is another")
+    digests, paths = metadata.get("files", {}), list(bundle_files(folder))
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        # a link would read a file outside the bundle
+        if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"bundle {folder}: {name} is a link; a bundle holds its files itself")
+        if digests.get(name) != sha256_file(path):
+            raise BundleError(f"bundle {folder}: {name} was changed: its digest is another")
+    if missing := sorted(set(digests) - {path.relative_to(folder).as_posix() for path in paths}):
+        raise BundleError(f"bundle {folder}: {missing[0]} is missing")
+    return metadata
+
+
+def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, device: torch.device) -> Bundle:
+    """The bundle of an unchanged bundle.json; all its values are checked here, and only here."""
+    stored = metadata["config"]
+    settings: dict[str, Any] = {name: _checked_setting(name, stored[name]) for name in SAVED_SETTINGS if name in stored}
+    config = TrainConfig(**settings)
+    config.check_model()
+    config.check_training()
+    if (features := metadata["features"]) != feature_names(config):
+        raise BundleError(
+            f"bundle {folder} was made with other features than these (RDKit {features.get('rdkit')} there,"
+            f" {version('rdkit')} here); train it again, or predict with that release"
+        )
+    task: Task = metadata["kind"]
+    if task not in ("regression", "classification"):
+        raise BundleError(f"bundle {folder}: unknown kind {task!r}")
+    arrays = load_file(folder / WEIGHTS)
+    sizes = Sizes(**metadata["sizes"])
+    targets = tuple(map(str, metadata["targets"]))
+    moments = (_finite_array(metadata["scaler"][name], (len(targets),)) for name in ("mean", "std"))
+    scaler = TargetScaler.from_moments(*moments)
+    if not targets or not metadata["members"]:
+        raise BundleError(f"bundle {folder} has no target or no model")
+    members = []
+    for i, epoch in enumerate(metadata["members"]):
+        # built without memory: the stated sizes are accepted only if the file has weights of these sizes
+        with torch.device("meta"):
+            model = build(config.model, sizes, len(targets), config)
+        weights = {
+            name.replace(HEADS_IN_FILE, HEADS): torch.from_numpy(array)
+            for name, array in _with_prefix(arrays, f"member.{i}.").items()
+        }
+        model.load_state_dict(weights, assign=True)
+        members.append(FittedModel(model.to(device).eval(), scaler, task, device, int(epoch)))
+    descriptor_scaler = None
+    if sizes.descriptors:
+        descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
+    with open(folder / TRAINING, encoding="utf-8", newline="") as file:
+        smiles = [row["smiles"] for row in csv.DictReader(file)]
+    bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
+    domain = ApplicabilityDomain(smiles, _finite_array(arrays["domain.vectors"], (len(smiles), config.hidden)), *bounds)
+    valid = _with_prefix(arrays, "calibration.")
+    shape = (len(valid["y_true"]), len(targets))
+    calibration = Calibration(
+        task,
+        valid["y_true"].reshape(shape),
+        _finite_array(valid["y_pred"], shape),
+        _finite_array(valid["spread"], shape),
+    )
+    source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
+    if source is not None:
+        _check_llm(source, metadata["llm"], smiles, arrays["probe"], device)
+    thresholds = np.full(len(targets), np.nan)
+    if task == "classification":
+        thresholds = _finite_array(metadata["thresholds"], (len(targets),))
+    return Bundle(
+        config=config,
+        targets=targets,
+        unit=str(metadata["unit"]),
+        task=task,
+        ensemble=Ensemble(members, descriptor_scaler, sizes),
+        source=source,
+        thresholds=thresholds,
+        calibration=calibration,
+        domain=domain,
+        provenance=metadata["made"],
+    )
+
+
+def _checked_setting(name: str, value: object) -> object:
+    """The value of a setting, a list as a tuple.
+
+    Raises:
+        SettingError: not a value of the setting's type.
+    """
+    hint, default_type = _HINTS[name], type(getattr(TrainConfig(), name))
+    if default_type is tuple and isinstance(value, list):
+        return tuple(map(str, value))
+    allowed = get_origin(hint) is not Literal or value in get_args(hint)
+    types = (float, int) if default_type is float else (default_type,)  # an int is accepted for a float
+    if not allowed or isinstance(value, bool) != (default_type is bool) or not isinstance(value, types):
+        raise SettingError(f"bundle: setting {name} is {value!r}")
+    return value
+
+
+def _finite_array(values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of finite numbers.
+
+    Raises:
+        ValueError: another shape, or a number that is not finite.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"its numbers are damaged: {array.shape}, where {shape} are needed, all finite")
+    return array
+
+
+def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with a prefix, named without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSource:
+    """The LLM on this machine; without the user's `llm` only one of the registry is accepted."""
+    name, hub_id = str(record["name"]), str(record.get("hub_id") or "")
+    if llm is None and (name not in registry.LLMS or not checkpoints.is_here(registry.LLMS[name])):
+        # an untrusted folder must not cause a download, and its text is not printed unchecked
+        where = hub_id if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) else "and the folder or file that it was loaded from"
+        where = name if name in registry.LLMS else where
+        raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here; say --llm {where}")
+    adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
+    if adapter is not None:
+        _check_adapter(adapter)
+    try:
+        return LLMSource.of(resolve.find(llm or name), adapter, ",".join(map(str, record["layers"])))
+    except (LLMError, SettingError) as error:
+        raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
+
+
+def _check_adapter(adapter: Path) -> None:
+    """Refuse an adapter whose config does more than describe its LoRA weights."""
+    from peft import LoraConfig
+
+    config, defaults = read_json(adapter / "adapter_config.json", "adapter", BundleError), LoraConfig().to_dict()
+    if config.get("peft_type") != "LORA":
+        raise BundleError(f"adapter {adapter}: not a LoRA adapter")
+    refused = (
+        name for name, value in config.items() if name not in _ADAPTER_KEYS and value and value != defaults.get(name)
+    )
+    if name := next(refused, None):
+        raise BundleError(f"adapter {adapter}: its config asks for {name}, which a kept model's adapter must not")
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as weights:
+        ranks = {weights.get_slice(key).get_shape()[0] for key in weights.keys() if ".lora_A." in key}
+    modules = config.get("target_modules")
+    plain_names = isinstance(modules, list) and all(re.fullmatch(r"[\w.]+", str(name)) for name in modules)
+    if {config.get("r")} != ranks or not plain_names or not isinstance(config.get("init_lora_weights"), bool):
+        raise BundleError(f"adapter {adapter}: its config says otherwise than its weights")
+
+
+def _check_llm(
+    source: LLMSource, record: dict[str, Any], smiles: list[str], expected: np.ndarray, device: torch.device
+) -> None:
+    """Refuse an LLM whose hidden states differ from those that the models were trained on."""
+    states = probe_states(source, smiles, device)
+    if states.shape == expected.shape:
+        difference = float(np.linalg.norm(states - expected) / np.linalg.norm(expected))
+        if difference <= _MOST_STATES_DIFFERENCE:
+            return
+    raise LLMError(
+        f"the LLM {source.name} here is not the one the bundle was made with, {record['name']!r}, weights"
+        f" {str(record['weights'])[:12]!r}: it reads {smiles[0]!r} otherwise"
+    )

@@ -1,0 +1,28 @@
+"""Files that come with the package: prompts, search spaces, the embedded LLM's adapter, the style of plots.
+
+The user's own files of the same names go first: prompt/, hyperparameter/ and models/ of the project's folder.
+"""
+
+from importlib import resources
+from pathlib import Path
+
+from kflm2.files import project_folder
+
+
+def find(folder: str, name: str) -> Path:
+    """A file that a user may replace.
+
+    Args:
+        folder: of the project, where the user's own file may be.
+        name: of the file, there and in the package.
+
+    Returns:
+        The user's file where there is one, else the package's.
+    """
+    path = project_folder() / folder / name
+    return path if path.is_file() else packaged(name)
+
+
+def packaged(name: str) -> Path:
+    """A file or folder of the package, on disk."""
+    return Path(str(resources.files(__package__).joinpath(name)))

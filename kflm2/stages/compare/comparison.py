@@ -1,0 +1,61 @@
+"""A comparison of methods on one dataset, and what can be concluded of a pair of them."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kflm2.metrics.scores import SMALLER_IS_BETTER
+from kflm2.metrics.statistics import ALPHA, Assumptions, Overall, Pair
+from kflm2.results.methods import Method
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison on one dataset."""
+
+    reference: Method
+    """One of the methods, for what all share: dataset, unit, split."""
+    metric: str
+    practical: float
+    """The smallest difference that matters, given beforehand."""
+    table: pd.DataFrame
+    """A row a fold, a column a method, the best mean first."""
+    assumptions: Assumptions
+    overall: list[Overall]
+    pairs: list[Pair]
+    published: list[tuple[str, str, int, float, float]]
+    """Method, split, runs, mean and standard deviation."""
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Of the metric."""
+        return self.metric in SMALLER_IS_BETTER
+
+    def ranks(self) -> pd.Series:
+        """Mean rank over the folds, 1 for the best."""
+        return self.table.rank(axis=1, ascending=self.smaller_is_better).mean()
+
+    def ordered(self) -> list[str]:
+        """Methods, the best mean first."""
+        return list(self.table.columns)
+
+    def verdict(self, pair: Pair, p: float | None = None) -> str:
+        """What can be said of two methods.
+
+        One is called better where the test says so, the corrected interval leaves 0 out, and the difference matters;
+        they are alike where the whole interval lies within what does not matter.
+        """
+        p = pair.p if p is None else p
+        first = (pair.difference < 0) == self.smaller_is_better
+        better = pair.first if first else pair.second
+        small = -self.practical <= pair.low and pair.high <= self.practical
+        if p < ALPHA and (pair.low > 0 or pair.high < 0):
+            if abs(pair.difference) >= self.practical:
+                return f"{better} is better"
+            return "differ by less than matters" if small else f"{better} may be better"
+        return "alike" if small else "not told apart"
+
+    @property
+    def unit(self) -> str:
+        """Of the metric; empty where it has none."""
+        return (self.reference.record.unit or "") if self.metric in ("RMSE", "MAE") else ""

@@ -1,0 +1,46 @@
+"""Tables as text: aligned columns for a terminal, or Markdown."""
+
+from collections.abc import Collection, Sequence
+
+Rows = Sequence[Sequence[str]]
+
+
+def aligned(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
+    """Lines with columns as wide as they need, two blanks apart.
+
+    Args:
+        rows: cells, the header first. The last cell of a row that is shorter than the header is a remark and may be
+            wider than its column.
+        left: columns that are aligned to the left, as words are; the others, numbers, to the right.
+    """
+    length = max(map(len, rows))
+    whole = [row for row in rows if len(row) == length]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        last = len(row) - 1
+        cells = [
+            cell
+            if index == last and len(row) < length
+            else cell.ljust(widths[index])
+            if index in left
+            else cell.rjust(widths[index])
+            for index, cell in enumerate(row)
+        ]
+        return "  ".join(cells).rstrip()
+
+    return [line(row) for row in rows]
+
+
+def markdown(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
+    """Lines of a Markdown table; see aligned."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    rule = "|".join("---" if index in left else "--:" for index in range(len(rows[0])))
+    return [head, f"|{rule}|", *body]
+
+
+def mean_and_std(mean: float | None, std: float | None, digits: int = 3) -> str:
+    """`mean ± std`; the mean alone of one run, `-` where there is none."""
+    if mean is None:
+        return "-"
+    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"

