@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from kflm2 import resources
 from kflm2.files import atomic
@@ -40,3 +42,15 @@ def save_figure(figure: Any, path: Path, **options: Any) -> None:
     """
     with atomic(path) as temporary:
         figure.savefig(temporary, **options)
+
+
+def use_log_scale(axis: Axes) -> None:
+    """A logarithmic y axis for what is plotted already, with ticks in plain numbers.
+
+    Powers of ten are hard to read within a decade or two.
+    """
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.yaxis.set_major_locator(MaxNLocator(5) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()

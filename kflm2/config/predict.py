@@ -38,14 +38,14 @@ class PredictConfig(InferenceConfig):
             raise SettingError("--shard needs a file to read and --out, a file of its own to write")
 
     def share(self) -> tuple[int, int]:
-        """Which share of how many, from 1.
+        """Number of the share, from 1, and how many there are.
 
         Raises:
             SettingError: no such share.
         """
         if self.shard is None:
             return 1, 1
-        one, slash, many = self.shard.partition("/")
-        if not (slash and one.isdigit() and many.isdigit() and 1 <= int(one) <= int(many)):
+        number, slash, count = self.shard.partition("/")
+        if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
             raise SettingError(f"shard {self.shard!r}: give I/N, such as 2/4")
-        return int(one), int(many)
+        return int(number), int(count)

@@ -122,12 +122,12 @@ def write_summary(runs: Sequence[Run], path: Path) -> None:
     scores = {part: [run.scores[part] for run in runs] for part in runs[0].scores}
     names = METRIC_NAMES[runs[0].molecules.dataset.task]
     metrics = {
-        part: {name: _over([one.mean[name] for one in part_scores]) for name in names}
+        part: {name: _over([each.mean[name] for each in part_scores]) for name in names}
         for part, part_scores in scores.items()
     }
     targets = {
         part: {
-            target: {name: _over([_value(one.targets[k], name) for one in part_scores]) for name in names}
+            target: {name: _over([_value(each.targets[k], name) for each in part_scores]) for name in names}
             for k, target in enumerate(runs[0].molecules.dataset.targets)
         }
         for part, part_scores in scores.items()

@@ -176,7 +176,7 @@ class PromptResult:
 
 def to_json(record: Any) -> dict[str, Any]:
     """A record as JSON values."""
-    keys = {one.name: one.metadata.get("key", one.name) for one in dataclasses.fields(record)}
+    keys = {part.name: part.metadata.get("key", part.name) for part in dataclasses.fields(record)}
     left_out: tuple[str, ...] = ()
     if isinstance(record, RunResult):
         left_out = _OF_TRAINING if record.baseline else _OF_BASELINES
@@ -236,11 +236,11 @@ def parse(kind: type[T], values: dict[str, Any], path: Path) -> T:
 def _record(kind: Any, values: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(kind)
     arguments = {}
-    for one in dataclasses.fields(kind):
-        key = one.metadata.get("key", one.name)
+    for part in dataclasses.fields(kind):
+        key = part.metadata.get("key", part.name)
         if key in values:
-            arguments[one.name] = _typed(hints[one.name], values[key])
-        elif one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            arguments[part.name] = _typed(hints[part.name], values[key])
+        elif part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING:
             raise KeyError(key)
     return kind(**arguments)
 

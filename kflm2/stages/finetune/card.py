@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from kflm2.data.datasets import DATASETS
-from kflm2.plotting import save_figure, styled
+from kflm2.plotting import save_figure, styled, use_log_scale
 from kflm2.text_table import aligned
 
 
@@ -108,10 +107,7 @@ def draw_losses(losses: Path, picture: Path) -> None:
         window = max(1, len(values) // 50)
         smoothed = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
         axis.plot(steps[window - 1 :], smoothed.tolist(), label=_UNITS[name])
-    axis.set(xlabel="step", ylabel="loss", yscale="log")
-    # powers of ten are hard to read over a single decade
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.minorticks_off()
+    use_log_scale(axis)
+    axis.set(xlabel="step", ylabel="loss")
     axis.legend()
     save_figure(figure, picture)

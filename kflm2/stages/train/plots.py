@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kflm2.data.parts import PARTS
-from kflm2.plotting import INK, PART_COLOURS, save_figure, styled
+from kflm2.plotting import INK, PART_COLOURS, save_figure, styled, use_log_scale
 from kflm2.results.runs import Run
 
 
@@ -112,7 +112,8 @@ def _learning_curve(run: Run) -> Figure:
         axis.scatter(member.best_epoch, best, s=28, color=PART_COLOURS["test"], zorder=3, label=label)
     regression = run.molecules.dataset.task == "regression"
     loss = "squared error (scaled target)" if regression else "cross-entropy"
-    axis.set(xlabel="epoch", ylabel=loss, yscale="log")
+    use_log_scale(axis)
+    axis.set(xlabel="epoch", ylabel=loss)
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.set_title(_title(run), fontsize=10)
     axis.legend(fontsize=8)

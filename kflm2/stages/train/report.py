@@ -118,8 +118,11 @@ def _coverage(runs: Sequence[Run]) -> list[str]:
     lines = [""]
     for part, coverage in first.coverage.items():
         share = mean_and_std(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
-        size = mean_and_std(*summarize([run.coverage[part].size for run in runs]), digits=2)
+        sizes = summarize([run.coverage[part].size for run in runs])
+        size = mean_and_std(*sizes, digits=2)
         width = f"wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f"of {size} classes"
+        if sizes[0] is None:
+            width = "some of infinite width: validation is too small for this confidence"
         kind = "intervals" if regression else "sets"
         lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}, {width}")
     return lines
