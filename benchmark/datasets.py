@@ -2,11 +2,11 @@
 
     python benchmark/datasets.py                       # combinedAtt, two datasets at a time
     python benchmark/datasets.py --model crossAtt
-    python benchmark/datasets.py --show                # table from results that are there
+    python benchmark/datasets.py --show                # table from existing results
 
 For each dataset it runs `kflm2 train NAME --model MODEL --runs 1 --adapter none`: the embedded LLM or DS_1.5B without
-adapter, the dataset's own split (random 8:1:1; Llinas' given tests), seed 0. Of HIV the first 4,000 rows are read
-(--hiv-limit 0 for all). Each run has one core. The files must be there: `kflm2 datasets get all`.
+adapter, the dataset's default split (random 8:1:1; for Llinas the given test sets), seed 0. Of HIV only the first 4,000
+rows are read (--hiv-limit 0 for all). Each run uses one core. The files must exist: `kflm2 datasets get all`.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from kflm2.results.schema import RunResult
 
 OUT = Path("results")
 LOG = "benchmark.log"
-# Largest first, so that no core is left with one of them at the end.
+# Largest first, so that no large dataset is left at the end with one core idle.
 ORDER = "HIV Lipophilicity Llinas Tox21 Warrior SIDER BACE BBBP ClinTox Delaney SAMPL".split()
-# Means of the five runs, of ten, that the paper's authors published for KFLM2 on random splits. What they called AUC of
-# BACE, BBBP and ClinTox was computed on rounded predictions, so it is balanced accuracy.
+# Means over the five runs, of ten, that the paper's authors published for KFLM2 on random splits. Their AUC of BACE,
+# BBBP and ClinTox was computed from rounded predictions, so it is balanced accuracy.
 PUBLISHED = {
     "SAMPL": ("RMSE", 1.079),
     "Delaney": ("RMSE", 0.668),
@@ -45,7 +45,7 @@ PUBLISHED = {
 
 
 def main() -> None:
-    """Run what is asked for, then print the table."""
+    """Run the requested datasets, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
     parser.add_argument("--model", choices=tuple(PIPELINES), default="combinedAtt")
@@ -65,15 +65,15 @@ def main() -> None:
 
 
 def _train(name: str, options: argparse.Namespace) -> int:
-    """Train on one dataset in a process of its own, on one core; its output goes to a file."""
-    words = ["train", name, "--model", options.model, "--runs", "1", "--adapter", "none", "--out", str(OUT)]
+    """Train on one dataset in a separate process, on one core; its output is written to a file."""
+    arguments = ["train", name, "--model", options.model, "--runs", "1", "--adapter", "none", "--out", str(OUT)]
     if name == "HIV" and options.hiv_limit:
-        words += ["--limit", str(options.hiv_limit)]
+        arguments += ["--limit", str(options.hiv_limit)]
     (OUT / name).mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with open(OUT / name / LOG, "w", encoding="utf-8") as log:
         code = subprocess.run(
-            [str(Path(sys.executable).parent / "kflm2"), *words],
+            [str(Path(sys.executable).parent / "kflm2"), *arguments],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -102,23 +102,23 @@ def table(model: str) -> str:
 
 
 def _line(name: str, part: str, result: RunResult, predictions: pd.DataFrame) -> str:
-    dataset, figures = DATASETS[name], result.metrics[part]
+    dataset, metrics = DATASETS[name], result.metrics[part]
     if dataset.task == "regression":
         main, further = "RMSE", ["R2", "Spearman"]
-        trivial = f"{_mean_of_train(predictions, part, dataset.targets[0]):.3f}"
+        baseline = f"{_mean_of_train(predictions, part, dataset.targets[0]):.3f}"
     else:
         main, further = "ROC-AUC", ["PR-AUC", "MCC", "balanced accuracy", "Brier"]
-        trivial = "0.500"
+        baseline = "0.500"
     published, value = PUBLISHED.get(name, ("", None))
     cells = [
         name if part == "test" else f"{name}, {part}",
         f"{result.rows.kept:,}",
         str(len(dataset.targets)),
         str(result.split.sizes[part]),
-        f"{main} **{figures[main]:.3f}** {dataset.unit}".strip(),
-        trivial,
+        f"{main} **{metrics[main]:.3f}** {dataset.unit}".strip(),
+        baseline,
         "-" if value is None else f"{value:.3f}" if published == main else f"{published} {value:.3f}",
-        ", ".join(f"{other} {figures[other]:.3f}" for other in further),
+        ", ".join(f"{other} {metrics[other]:.3f}" for other in further),
     ]
     return f"| {' | '.join(cells)} |"
 

@@ -1,19 +1,19 @@
-"""How fast the embedded LLM embeds molecules on the CPU: ours against the original's way, and against the machine.
+"""Speed of embedding molecules with the embedded LLM on the CPU: ours, the original's, and the limit of the machine.
 
     python benchmark/embedding.py
 
-Both sides embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens. Tokenisation
-is timed, loading is not. One line a round, in which the sides take turns, so that a busy machine disturbs them alike;
-then the median of each column. Columns:
+Both implementations embed the same SMILES in float32: the mean of the last hidden states over a molecule's tokens.
+The time includes tokenisation, but not loading. One line per round; in each round the implementations run in turn, so
+that other load affects both; then the median of each column. Columns:
 
-    original   molecules/s of one forward pass a molecule through the LLM with its vocabulary head
-    ours       molecules/s of kflm2's Embedder to the same last layer, computing rather than reading its cache
+    original   molecules/s of one forward pass per molecule through the LLM with its vocabulary head
+    ours       molecules/s of kflm2's Embedder to the same last layer, without reading its cache
     ratio      ours / original
-    middle     molecules/s of kflm2's Embedder to the middle layer, which is what kflm2 reads by default
+    middle     molecules/s of kflm2's Embedder to the middle layer, kflm2's default
     ratio      middle / original
-    multiply   GFLOP/s of float32 matrix multiplication, 2048 x 2048, the best try just before and after ours
-    of ours    GFLOP/s of ours: 2 x parameters of the transformer blocks x tokens. Neither padding nor attention's own
-               products count, so it is rather too low
+    multiply   GFLOP/s of float32 matrix multiplication, 2048 x 2048, the best of some just before and after ours
+    of ours    GFLOP/s of ours: 2 x parameters of the transformer blocks x tokens. Padding and the matrix products of
+               attention are not counted, so it is an underestimate
     share      of ours / multiply
 """
 
@@ -43,8 +43,8 @@ TRIES = 4
 """Multiplications before ours, and again after it."""
 
 
-def original_way(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str]) -> np.ndarray:
-    """(n, D) embeddings, one molecule a forward pass."""
+def embed_as_original(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str]) -> np.ndarray:
+    """(n, D) embeddings, one molecule per forward pass."""
     means = []
     with torch.no_grad():
         for text in smiles:
@@ -55,24 +55,24 @@ def original_way(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     return torch.cat(means).numpy()
 
 
-def our_way(embedder: Embedder, smiles: list[str]) -> np.ndarray:
-    """(n, D) embeddings, computed whatever the cache holds."""
+def embed_as_ours(embedder: Embedder, smiles: list[str]) -> np.ndarray:
+    """(n, D) embeddings, computed without the cache."""
     rows: dict[str, np.ndarray] = {}
-    # embed() would read from disk what an earlier round has computed
+    # embed() would read the embeddings of an earlier round from disk
     for group, states in embedder._compute(smiles, "mean", progress=False):
         rows.update(zip(group, states.values, strict=True))
     return np.stack([rows[text] for text in smiles])
 
 
 def seconds(embed: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Time of one call, and what it returned."""
+    """Time of one call, and its result."""
     start = time.perf_counter()
     states = embed()
     return time.perf_counter() - start, states
 
 
 def multiply_flops() -> float:
-    """FLOP/s of float32 matrix multiplication, the best of some tries."""
+    """FLOP/s of float32 matrix multiplication, the best of several."""
     left, right = torch.randn(2, SIDE, SIDE)
     out = torch.empty(SIDE, SIDE)
     best = float("inf")
@@ -92,10 +92,10 @@ def flops(embedder: Embedder, smiles: list[str]) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Load both sides, measure them in turns, print."""
+    """Load both implementations, measure them in turn, print."""
     parser = argparse.ArgumentParser(description="Speed of embedding SMILES with the embedded LLM, on the CPU.")
     parser.add_argument("--molecules", type=int, default=200, help="first molecules of dataset/zinc_sample.smi (200)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each implementation (3)")
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
 
@@ -104,10 +104,10 @@ def main() -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(source.folder)
     model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32).eval()
-    embedder, middle = (Embedder(own, torch.device("cpu")) for own in (source, middle_source))
-    original_way(model, tokenizer, smiles[:WARM_UP])
-    for own in (embedder, middle):
-        our_way(own, smiles[:WARM_UP])
+    embedder, middle = (Embedder(layers, torch.device("cpu")) for layers in (source, middle_source))
+    embed_as_original(model, tokenizer, smiles[:WARM_UP])
+    embed_as_ours(embedder, smiles[:WARM_UP])
+    embed_as_ours(middle, smiles[:WARM_UP])
     work, tokens = flops(embedder, smiles)
 
     print(
@@ -118,11 +118,11 @@ def main() -> None:
     print("             mol / s   mol / s           mol / s            GFLOP/s   GFLOP/s        ")
     rounds = []
     for number in range(1, options.rounds + 1):
-        original_time, original = seconds(lambda: original_way(model, tokenizer, smiles))
+        original_time, original = seconds(lambda: embed_as_original(model, tokenizer, smiles))
         before = multiply_flops()
-        our_time, ours = seconds(lambda: our_way(embedder, smiles))
+        our_time, ours = seconds(lambda: embed_as_ours(embedder, smiles))
         multiply = max(before, multiply_flops())
-        middle_time, _ = seconds(lambda: our_way(middle, smiles))
+        middle_time, _ = seconds(lambda: embed_as_ours(middle, smiles))
         done = work / our_time
         rounds.append(
             (

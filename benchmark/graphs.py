@@ -1,22 +1,22 @@
-"""How fast SMILES become graphs and graphs become batches: ours against the original's way and against PyG's.
+"""Speed of building graphs from SMILES and batches from graphs: ours, the original's and PyG's.
 
     python benchmark/graphs.py
 
-All three start from the same SMILES, build every graph, and pass once over batches of 32 in file order. The sides take
-turns in rounds, so that a busy machine disturbs them alike. One line a side:
+All three start from the same SMILES, build every graph, and pass once over batches of 32 in file order. In each round
+they run in turn, so that other load affects all of them. One line per implementation:
 
-    original    a networkx graph a molecule, a tensor an atom, then torch_geometric's Data and DataLoader
+    original    a networkx graph per molecule, a tensor per atom, then torch_geometric's Data and DataLoader
     PyG         torch_geometric.utils.from_smiles, then its DataLoader
-    ours        kflm2's graphs_of, then batches as training takes them, Features.batch
+    ours        kflm2's graphs_of, then batches as in training, by Features.batch
 
 Columns, each the median of the rounds:
 
     building    molecules/s from SMILES to graphs
     batching    molecules/s from graphs to batches of tensors
-    together    molecules/s of building and one pass of batching
-    ours is     how many times faster ours is, building and one pass of batching together
+    together    molecules/s of building and batching once
+    ours is     how many times faster ours is, for building and batching once
     atoms       in all batches
-    edges       in all batches; the original has one a bond, the others two
+    edges       in all batches; the original has one per bond, the others two
 """
 
 import argparse
@@ -59,7 +59,7 @@ ORIGINAL_WIDTH = 64
 
 @dataclass(frozen=True)
 class Pass:
-    """One side's way from SMILES to batches, timed."""
+    """Time and sizes of one implementation, from SMILES to batches."""
 
     building: float
     """Seconds."""
@@ -80,11 +80,11 @@ def one_of_k(value: object, choices: Sequence[object]) -> list[bool]:
     """One-hot; a value that is not among the choices counts as the last of them."""
     if value not in choices:
         value = choices[-1]
-    return list(map(lambda choice: value == choice, choices))  # noqa: C417 - it is the original's way that is timed
+    return list(map(lambda choice: value == choice, choices))  # noqa: C417 - as in the original, whose speed is measured
 
 
 def original_graph(text: str) -> Data:
-    """A SMILES' graph by way of networkx, an atom and a bond at a time."""
+    """Graph of a SMILES by networkx, one atom and one bond at a time."""
     mol = Chem.MolFromSmiles(text)
     graph = nx.Graph()
     for atom in mol.GetAtoms():
@@ -109,7 +109,7 @@ def original_graph(text: str) -> Data:
 
 
 def torch_geometric_pass(build: Callable[[str], Data], smiles: list[str]) -> Pass:
-    """Graphs one by one, batched by torch_geometric."""
+    """Graphs built one by one, batched by torch_geometric."""
     start = time.perf_counter()
     graphs = [build(text) for text in smiles]
     built = time.perf_counter()
@@ -132,7 +132,7 @@ def our_pass(smiles: list[str]) -> Pass:
 
 
 def timed(start: float, built: float, sizes: list[tuple[int, int]]) -> Pass:
-    """A pass that ends now; sizes are atoms and edges of each batch."""
+    """The record of a pass that ends now; sizes are atoms and edges of each batch."""
     batched = time.perf_counter()
     return Pass(built - start, batched - built, [atoms for atoms, _ in sizes], [edges for _, edges in sizes])
 
@@ -145,10 +145,10 @@ SIDES: dict[str, Callable[[list[str]], Pass]] = {
 
 
 def main() -> None:
-    """Measure the sides in turns, print."""
+    """Measure the implementations in turn, print."""
     parser = argparse.ArgumentParser(description="Speed of building and batching molecular graphs.")
     parser.add_argument("--molecules", type=int, default=5000, help="first molecules of dataset/zinc_sample.smi (5000)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each implementation (3)")
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
 
@@ -157,7 +157,7 @@ def main() -> None:
     passes: dict[str, list[Pass]] = {side: [] for side in SIDES}
     for _ in range(options.rounds):
         for side, measure in SIDES.items():
-            # what the side before left behind is not this one's to clear away
+            # free the objects of the previous implementation outside the measured time
             gc.collect()
             passes[side].append(measure(smiles))
 
@@ -168,20 +168,24 @@ def main() -> None:
     )
     print("            building   batching   together   ours is     atoms     edges")
     print("             mol / s    mol / s    mol / s                              ")
-    for side, mine in passes.items():
+    for side, measured in passes.items():
         building, batching, together = (
             len(smiles) / statistics.median(times)
-            for times in ([p.building for p in mine], [p.batching for p in mine], [p.together for p in mine])
+            for times in (
+                [p.building for p in measured],
+                [p.batching for p in measured],
+                [p.together for p in measured],
+            )
         )
-        ratio = statistics.median(p.together / our.together for p, our in zip(mine, passes["ours"], strict=True))
+        ratio = statistics.median(p.together / ours.together for p, ours in zip(measured, passes["ours"], strict=True))
         faster = f"{ratio:.1f}x" if side != "ours" else ""
-        atoms, edges = sum(mine[-1].atoms), sum(mine[-1].edges)
+        atoms, edges = sum(measured[-1].atoms), sum(measured[-1].edges)
         print(f"{side:9}{building:11.0f}{batching:11.0f}{together:11.0f}{faster:>10}{atoms:10}{edges:10}")
     print(f"\natoms and bonds of every batch: {agreement(*(passes[side][-1] for side in SIDES))}")
 
 
 def agreement(original: Pass, pyg: Pass, ours: Pass) -> str:
-    """Whether the three made graphs of the same size."""
+    """Whether the graphs of the three implementations have the same sizes."""
     doubled = [2 * edges for edges in original.edges]
     same = original.atoms == pyg.atoms == ours.atoms and doubled == pyg.edges == ours.edges
     return "the same in all three" if same else "NOT the same in all three"

@@ -1,10 +1,10 @@
-"""The paper's LLM, DS_1.5B, on this CPU: one LoRA step and one batch of embeddings, on random weights of its shape.
+"""The paper's LLM, DS_1.5B, on this CPU: one LoRA step and one batch of embeddings, with random weights.
 
     python benchmark/large_llm.py
 
-Time and memory depend on the shape of an LLM, not on what its weights say; so nothing is downloaded. Each part runs in
-a process of its own, and its peak memory, that of the whole process, is held against the estimate of `kflm2 llms`. The
-embedded LLM's tokenizer cuts the SMILES; its tokens are of about the same length.
+Time and memory depend on the shape of an LLM, not on the values of its weights; so nothing is downloaded. Each part
+runs in a separate process, whose peak memory is compared with the estimate of `kflm2 llms`. The SMILES are tokenised by
+the embedded LLM's tokenizer; its tokens have about the same length.
 """
 
 import argparse
@@ -79,11 +79,11 @@ def embedding_batch(smiles: list[str]) -> dict[str, Any]:
     embedder = Embedder(LLMSource(NAME, project_folder(), None, (shape.layers,), {}), CPU)
     embedder.loaded = LoadedLLM(model, tokenizer, causal=True, context=CONTEXT)
     ids = tokenizer(smiles)["input_ids"]
-    (batch, *_) = embedder.batches([len(own) for own in ids])
+    (batch, *_) = embedder.batches([len(molecule) for molecule in ids])
     start = time.perf_counter()
     states = embedder._states([ids[i] for i in batch])
     seconds = time.perf_counter() - start
-    tokens = max(len(own) for own in states)
+    tokens = max(len(molecule) for molecule in states)
     estimate = shape.embedding_bytes(len(batch), tokens, FLOAT32)
     return {"molecules": len(batch), "tokens": tokens, "seconds": seconds, "peak": _peak(), "estimate": estimate}
 
@@ -93,7 +93,7 @@ def _tokenizer() -> Any:
 
 
 def _peak() -> int:
-    """Bytes of the process at most, on Linux."""
+    """Peak memory of the process in bytes, on Linux."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -108,10 +108,10 @@ def main() -> None:
     print("                  molecules    tokens   seconds   peak memory   estimate")
     for title, part in (("LoRA step", lora_step), ("embedding batch", embedding_batch)):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            found = pool.submit(part, smiles).result()
-        peak, estimate = (f"{found[name] / 1e9:.1f} GB" for name in ("peak", "estimate"))
+            result = pool.submit(part, smiles).result()
+        peak, estimate = (f"{result[name] / 1e9:.1f} GB" for name in ("peak", "estimate"))
         print(
-            f"{title:16}{found['molecules']:11}{found['tokens']:10}{found['seconds']:10.1f}{peak:>14}{estimate:>11}",
+            f"{title:16}{result['molecules']:11}{result['tokens']:10}{result['seconds']:10.1f}{peak:>14}{estimate:>11}",
             flush=True,
         )
 

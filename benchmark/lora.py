@@ -1,16 +1,16 @@
-"""How fast stage 1 teaches the embedded LLM on the CPU: ours against the original's recipe.
+"""Speed of fine-tuning the embedded LLM (stage 1) on the CPU: ours and the original's recipe.
 
     python benchmark/lora.py
 
-Both sides teach a fresh adapter (rank 16, all linear maps, float32) on the whole LLM with the same molecules: forward,
-backward and AdamW's steps; loading is not timed. One line a round, in which the sides take turns, so that a busy
-machine disturbs them alike; then the median of each column. A real token is one of a SMILES or its end, padding is
-none. Columns:
+Both recipes fine-tune a new adapter (rank 16, all linear maps, float32) of the whole LLM on the same molecules:
+forward, backward and AdamW's steps, without the time of loading. One line per round; in each round the recipes run in
+turn, so that other load affects both; then the median of each column. Real tokens are the tokens of the SMILES and
+their end tokens, without padding. Columns:
 
-    original   real tokens/s of one molecule a pass, padded to 80 tokens, loss over the padding too, a step every 8
-    ours       real tokens/s of kflm2's: 32 molecules of near-equal length a step, loss over real tokens
+    original   real tokens/s of one molecule per pass, padded to 80 tokens, loss over the padding too, a step every 8
+    ours       real tokens/s of kflm2: 32 molecules of similar length per step, loss over real tokens
     ratio      ours / original
-    cut        the same on the first 12 layers with descriptors beside every third step's next token, no dropout
+    cut        as ours, on the first 12 layers, with descriptors in each step, the next token in every third, no dropout
     ratio      cut / original
 """
 
@@ -50,12 +50,12 @@ def fresh(config: FinetuneConfig, descriptors: int = 0) -> "tuple[LoRAModel, Pre
     return model, tokenizer, torch.optim.AdamW(weights, config.learning_rate)
 
 
-def original_way(smiles: list[str]) -> Callable[[], None]:
-    """One pass over the molecules, each alone."""
+def original_epoch(smiles: list[str]) -> Callable[[], None]:
+    """A function that makes one pass over the molecules, one at a time."""
     model, tokenizer, optimizer = fresh(OURS)
     tokenizer.pad_token = tokenizer.eos_token
 
-    def teach() -> None:
+    def train() -> None:
         for number, text in enumerate(smiles, start=1):
             batch = tokenizer(text, return_tensors="pt", padding="max_length", truncation=True, max_length=PADDED_TO)
             out = model.peft(**batch, labels=batch["input_ids"])
@@ -64,11 +64,11 @@ def original_way(smiles: list[str]) -> Callable[[], None]:
                 optimizer.step()
                 optimizer.zero_grad()
 
-    return teach
+    return train
 
 
-def our_way(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
-    """One pass over the molecules in steps of equal length."""
+def our_epoch(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
+    """A function that makes one pass over the molecules, in batches of similar length."""
     corpus = project_folder() / "dataset" / "zinc_sample.smi"
     targets = DescriptorTargets(smiles) if config.knowledge == "descriptors" else None
     model, tokenizer, optimizer = fresh(config, len(targets.columns) if targets else 0)
@@ -76,35 +76,35 @@ def our_way(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
     size = config.batch_size
     dataset = list(CorpusDataset(CorpusFilter(corpus, limit=len(smiles)), tokenizer, 1, size, 0))
 
-    def teach() -> None:
+    def train() -> None:
         for start in range(0, len(dataset), size):
             model.step = start // size
             model(**collator(dataset[start : start + size]))["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
 
-    return teach
+    return train
 
 
-def seconds(teach: Callable[[], None]) -> float:
+def seconds(train: Callable[[], None]) -> float:
     """Time of one pass."""
     start = time.perf_counter()
-    teach()
+    train()
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Load the sides, measure them in turns, print."""
-    parser = argparse.ArgumentParser(description="Speed of teaching the embedded LLM, on the CPU.")
+    """Load the models, measure the recipes in turn, print."""
+    parser = argparse.ArgumentParser(description="Speed of fine-tuning the embedded LLM, on the CPU.")
     parser.add_argument("--molecules", type=int, default=192, help="first molecules of dataset/zinc_sample.smi (192)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each recipe (3)")
     options = parser.parse_args()
     smiles = (project_folder() / "dataset" / "zinc_sample.smi").read_text().split()[: options.molecules]
 
     _, tokenizer, _ = fresh(OURS)
     tokens = sum(len(ids) + 1 for ids in tokenizer(smiles)["input_ids"])
-    sides = [original_way(smiles), our_way(OURS, smiles), our_way(CUT, smiles)]
-    for warm_up in (original_way(smiles[:2]), our_way(OURS, smiles[:32])):
+    sides = [original_epoch(smiles), our_epoch(OURS, smiles), our_epoch(CUT, smiles)]
+    for warm_up in (original_epoch(smiles[:2]), our_epoch(OURS, smiles[:32])):
         warm_up()
 
     print(

@@ -1,9 +1,9 @@
-"""`kflm2 predict` on 100,000 molecules: order, status, memory against 10,000, and three kills by SIGKILL.
+"""`kflm2 predict` on 100,000 molecules: order, status, memory compared with 10,000, and three kills by SIGKILL.
 
     python benchmark/predict.py
 
-The molecules are ZINC Clean Leads (as MOSES has them, out of the wheel molsets), one in a hundred of them broken on
-purpose. The model is a graph network on SAMPL, so that prediction and not the LLM is measured.
+The molecules are ZINC Clean Leads (those of MOSES, from the wheel molsets); every hundredth is made invalid. The model
+is a graph network trained on SAMPL, so that prediction and not the LLM is measured.
 """
 
 import gzip
@@ -25,13 +25,13 @@ from kflm2.data.wheels import member_of_wheel
 ROWS = 100_000
 FEWER = 10_000
 BROKEN = 100
-"""Every so many-th row is broken."""
+"""Every row with a number divisible by this is made invalid."""
 KILLS = 3
 KFLM2 = Path(sys.executable).with_name("kflm2")
 
 
 def molecules(rows: int) -> list[str]:
-    """SMILES, of which every hundredth lacks its last bracket or has one too many."""
+    """SMILES, of which every hundredth is invalid: it ends with an open bracket."""
     wheel = member_of_wheel("molsets==0.3.1", "moses/dataset/data/train.csv.gz")
     with gzip.open(wheel, "rt", encoding="utf-8") as lines:
         smiles = [line.split(",")[0].strip() for line, _ in zip(lines, range(rows + 1), strict=False)][1:]
@@ -48,7 +48,7 @@ def predict(model: Path, table: Path, out: Path) -> tuple[int, float, float]:
 
 
 def kill_and_resume(model: Path, table: Path, out: Path) -> list[int]:
-    """Kill -9 when a quarter, a half and three quarters are written, and run to the end; rows safe at each kill."""
+    """Kill -9 when a quarter, a half and three quarters are written, then run to the end; rows saved at each kill."""
     journal, safe = out.with_name(f"{out.name}.part.json"), []
     for number in range(1, KILLS + 1):
         process = _start(model, table, out)
@@ -81,7 +81,7 @@ def _mb(used: resource.struct_rusage) -> float:
 
 
 def main() -> None:
-    """Run it all and print what was found."""
+    """Run all parts and print the results."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "model"
@@ -97,11 +97,11 @@ def main() -> None:
             print(f"{rows:>7} rows: status {status}, {seconds:.0f} s, {rows / seconds:.0f} molecules/s,", end=" ")
             print(f"{peaks[rows]:.0f} MB at most", flush=True)
         print(f"memory of {ROWS} rows over that of {FEWER}: {peaks[ROWS] / peaks[FEWER]:.2f}")
-        found = pd.read_csv(folder / f"whole-{ROWS}.csv", usecols=["row", "smiles", "status"])
+        predictions = pd.read_csv(folder / f"whole-{ROWS}.csv", usecols=["row", "smiles", "status"])
         broken = np.arange(ROWS) % BROKEN == BROKEN - 1
-        print(f"rows out {len(found)}, in order {(found['row'] == np.arange(1, ROWS + 1)).all()},", end=" ")
-        print(f"the same SMILES {found['smiles'].tolist() == smiles},", end=" ")
-        print(f"right status {((found['status'] == 'ok') == ~broken).all()}", flush=True)
+        print(f"rows out {len(predictions)}, in order {(predictions['row'] == np.arange(1, ROWS + 1)).all()},", end=" ")
+        print(f"the same SMILES {predictions['smiles'].tolist() == smiles},", end=" ")
+        print(f"right status {((predictions['status'] == 'ok') == ~broken).all()}", flush=True)
         safe = kill_and_resume(model, tables[ROWS], folder / "killed.csv")
         same = (folder / "killed.csv").read_bytes() == (folder / f"whole-{ROWS}.csv").read_bytes()
         print(f"killed -9 with {', '.join(map(str, safe))} rows safe, then finished: the same bytes {same}")

@@ -1,16 +1,16 @@
-"""How fast stage 3 asks the embedded LLM on the CPU: many prompts at a time against the original's one by one.
+"""Speed of prompting the embedded LLM (stage 3) on the CPU: batches of prompts, and the original's one by one.
 
     python benchmark/prompting.py
 
-Both sides ask the same LLM (all layers, float32) the paper's prompts on the same molecules of SAMPL, take the likeliest
-token each time, and stop after the same number of new tokens; the original's loop has no grammar, ours is measured
-without and with it. Tokenisation is timed, loading is not. One line a round, in which the sides take turns, so that a
-busy machine disturbs them alike; then the median of each column. Columns:
+Both prompt the same LLM (all layers, float32) with the paper's prompts for the same molecules of SAMPL, decode
+greedily, and stop after the same number of new tokens. The original's loop has no grammar; ours is measured without and
+with it. The time includes tokenisation, but not loading. One line per round; in each round they run in turn, so that
+other load affects all of them; then the median of each column. Columns:
 
     original   prompts/s of `generate` on one prompt after another
-    ours       prompts/s of kflm2's Prompter, 64 prompts of near-equal length at a time
+    ours       prompts/s of kflm2's Prompter, 64 prompts of similar length at a time
     ratio      ours / original
-    grammar    the same under the number grammar
+    grammar    as ours, with the number grammar
     ratio      grammar / original
 """
 
@@ -30,12 +30,12 @@ from kflm2.llm.prompter import Prompter
 from kflm2.stages.prompt.templates import read_prompt_spec
 
 NEW_TOKENS = 8
-"""As many as an answer under the grammar with two digits and two decimals may take."""
+"""Maximum tokens of an answer under the grammar with two digits and two decimals."""
 NUMBER = (2, 2)
 
 
-def original_way(prompter: Prompter, prompts: list[str]) -> list[str]:
-    """Texts, one prompt a call."""
+def prompt_one_by_one(prompter: Prompter, prompts: list[str]) -> list[str]:
+    """Texts of the answers, one prompt per call of `generate`."""
     texts = []
     for prompt in prompts:
         inputs = prompter.tokenizer(prompt, return_tensors="pt")
@@ -47,18 +47,18 @@ def original_way(prompter: Prompter, prompts: list[str]) -> list[str]:
     return texts
 
 
-def seconds(ask: Callable[[], list[str]]) -> tuple[float, list[str]]:
-    """Time of one call, and what it returned."""
+def seconds(call: Callable[[], list[str]]) -> tuple[float, list[str]]:
+    """Time of one call, and its result."""
     start = time.perf_counter()
-    texts = ask()
+    texts = call()
     return time.perf_counter() - start, texts
 
 
 def main() -> None:
-    """Load the LLM, measure the sides in turns, print."""
-    parser = argparse.ArgumentParser(description="Speed of asking the embedded LLM, on the CPU.")
+    """Load the LLM, measure the variants in turn, print."""
+    parser = argparse.ArgumentParser(description="Speed of prompting the embedded LLM, on the CPU.")
     parser.add_argument("--molecules", type=int, default=128, help="first molecules of SAMPL (128)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each variant (3)")
     options = parser.parse_args()
     dataset = datasets.find("SAMPL")
     prompt_spec = read_prompt_spec(resources.packaged("prompts.toml"), "SAMPL", dataset.targets[0], dataset.task)
@@ -67,12 +67,12 @@ def main() -> None:
     prompter = Prompter(llm.eval(), tokenizer)
 
     def ours() -> list[str]:
-        return [few[0] for few in prompter.answers(prompts, most_tokens=NEW_TOKENS)]
+        return [samples[0] for samples in prompter.answers(prompts, most_tokens=NEW_TOKENS)]
 
     def grammar() -> list[str]:
-        return [few[0] for few in prompter.answers(prompts, NUMBER)]
+        return [samples[0] for samples in prompter.answers(prompts, NUMBER)]
 
-    original_way(prompter, prompts[:2])
+    prompt_one_by_one(prompter, prompts[:2])
     prompter.answers(prompts[:2], NUMBER)
     print(
         f"\n{registry.EMBEDDED}, {len(prompts)} prompts, {NEW_TOKENS} new tokens at most, float32,"
@@ -82,10 +82,10 @@ def main() -> None:
     print("             prompts / s                            ")
     rounds = []
     for number in range(1, options.rounds + 1):
-        original_time, expected = seconds(lambda: original_way(prompter, prompts))
-        our_time, found = seconds(ours)
+        original_time, expected = seconds(lambda: prompt_one_by_one(prompter, prompts))
+        our_time, texts = seconds(ours)
         grammar_time, _ = seconds(grammar)
-        same = sum(one == other for one, other in zip(expected, found, strict=True))
+        same = sum(text == expected_text for text, expected_text in zip(texts, expected, strict=True))
         rounds.append(
             (
                 len(prompts) / original_time,

@@ -1,9 +1,9 @@
-"""Draw docs/report.png, docs/explain-*.png: what `kflm2 report` and `kflm2 explain` make, on SAMPL.
+"""Make docs/report.png and docs/explain-*.png: the output of `kflm2 report` and `kflm2 explain` for SAMPL.
 
     python docs/make_pictures.py [FOLDER]
 
-Trains crossAtt and keeps it, a graph network beside it on two splits, and audits the dataset, all in FOLDER (default a
-temporary one), which takes about 15 minutes on 2 cores; what is there is not made again. It needs Chromium.
+Trains and saves crossAtt, trains a graph network on two splits, and audits the dataset, all in FOLDER (default: a
+temporary one), in about 15 minutes on 2 cores; existing results are not computed again. Needs Chromium.
 """
 
 import shutil
@@ -21,20 +21,20 @@ WIDTH, HEIGHT = 1280, 1950
 
 
 def main() -> None:
-    """Run the commands, and keep the pictures."""
+    """Run the commands, and save the pictures."""
     if len(sys.argv) > 1:
-        make(Path(sys.argv[1]).resolve())  # a browser takes whole paths
+        make(Path(sys.argv[1]).resolve())  # a browser needs absolute paths
         return
     with tempfile.TemporaryDirectory() as name:
         make(Path(name))
 
 
 def make(folder: Path) -> None:
-    """All of it, in a folder."""
+    """Run all commands in a folder."""
 
-    # told by names relative to the folder, so that the page names no path of a machine
-    def kflm2(*words: object) -> None:
-        subprocess.run([KFLM2, *map(str, words)], check=True, cwd=folder)
+    # paths are relative to the folder, so that the page shows no path of this machine
+    def kflm2(*arguments: object) -> None:
+        subprocess.run([KFLM2, *map(str, arguments)], check=True, cwd=folder)
 
     folder.mkdir(exist_ok=True)
     if not (folder / "model").is_dir():
@@ -51,7 +51,7 @@ def make(folder: Path) -> None:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto((folder / "report.html").as_uri())
-        # below the tables, where the plots begin
+        # scroll to the plots below the tables
         page.get_by_role("heading", name="One method closely").evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=DOCS / "report.png")
         browser.close()

@@ -1,4 +1,4 @@
-"""An ablation as people run it, on a tiny LLM: every choice of views on the same splits, none trained twice."""
+"""`kflm2 ablate` on a tiny LLM: every combination of views on the same splits, none trained twice."""
 
 import dataclasses
 import json
@@ -10,9 +10,9 @@ import pytest
 from kflm2.cli import stages
 from kflm2.config.ablate import AblateConfig
 from kflm2.errors import SettingError
-from kflm2.stages import ablate as ablation
+from kflm2.stages import ablate
 
-PARTS = (
+VARIANTS = (
     "LLM",
     "LLM, random LLM",
     "graph",
@@ -47,15 +47,15 @@ def _config(tmp_path: Path, llm: Path, **values: object) -> AblateConfig:
 
 
 @pytest.mark.usefixtures("no_llms")
-def test_every_choice_of_views_is_trained_once_and_compared(
+def test_every_combination_of_views_is_trained_once_and_compared(
     tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = _config(tmp_path, tiny_decoder)
-    assert tuple(ablation.variants(config)) == PARTS
-    ablation.run(config)
+    assert tuple(ablate.variants(config)) == VARIANTS
+    ablate.run(config)
     folder = tmp_path / "results" / "SAMPL"
-    figures = pd.read_csv(tmp_path / "results" / "crossAtt-ablation" / "SAMPL" / "figures.csv")
-    assert set(figures["method"]) == set(PARTS)
+    metrics = pd.read_csv(tmp_path / "results" / "crossAtt-ablation" / "SAMPL" / "figures.csv")
+    assert set(metrics["method"]) == set(VARIANTS)
     assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
     for name, llm, views in (
         ("LLM", "tiny_decoder", ["states"]),
@@ -63,35 +63,36 @@ def test_every_choice_of_views_is_trained_once_and_compared(
         ("graph+descriptors", None, ["graph", "descriptors"]),
         ("all", "tiny_decoder", None),
     ):
-        made = json.loads((folder / f"crossAtt-{name}" / "random-1" / "result.json").read_text())
-        assert (made["llm"] and made["llm"]["name"]) == llm
-        assert made["config"]["views"] == (views or [])
-    # each view says something: leaving one out changes what comes out
-    assert figures.groupby("method")["RMSE"].mean().nunique() == len(PARTS)
+        result = json.loads((folder / f"crossAtt-{name}" / "random-1" / "result.json").read_text())
+        assert (result["llm"] and result["llm"]["name"]) == llm
+        assert result["config"]["views"] == (views or [])
+    # every view contributes: without it the metric differs
+    assert metrics.groupby("method")["RMSE"].mean().nunique() == len(VARIANTS)
 
-    def times() -> dict[Path, int]:
+    def modification_times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
 
-    # a run that was killed is made again, and only that one
-    before = times()
-    gone = folder / "crossAtt-graph" / "random-2" / "result.json"
-    gone.unlink()
-    ablation.run(config)
-    assert [path for path, at in times().items() if before[path] != at] == [gone]
-    # other settings are other runs; those of seeds that are not asked for stay behind and are not compared
-    ablation.run(dataclasses.replace(config, epochs=2, seed=1, runs=3))
+    # a deleted run is repeated, and only that one
+    before = modification_times()
+    deleted = folder / "crossAtt-graph" / "random-2" / "result.json"
+    deleted.unlink()
+    ablate.run(config)
+    assert [path for path, time in modification_times().items() if before[path] != time] == [deleted]
+    # with other settings the runs are repeated; runs of seeds that are not requested stay and are not compared
+    ablate.run(dataclasses.replace(config, epochs=2, seed=1, runs=3))
     assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
     assert all(
-        json.loads(path.read_text())["config"]["epochs"] == (1 if "random-0" in str(path) else 2) for path in times()
+        json.loads(path.read_text())["config"]["epochs"] == (1 if "random-0" in str(path) else 2)
+        for path in modification_times()
     )
 
 
 @pytest.mark.usefixtures("embedded")
-def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -> None:
-    more = {"llm": "SmolLM2_135M", "layers": "last", "out": tmp_path}
-    config = AblateConfig.of("combined", dataset="SAMPL", practical=0.1, **more)
-    found = ablation.variants(config)
-    assert list(found) == [
+def test_the_variants_of_a_pipeline_that_reads_an_adapter(tmp_path: Path) -> None:
+    settings = {"llm": "SmolLM2_135M", "layers": "last", "out": tmp_path}
+    config = AblateConfig.of("combined", dataset="SAMPL", practical=0.1, **settings)
+    variants = ablate.variants(config)
+    assert list(variants) == [
         "LLM",
         "LLM, untaught LLM",
         "LLM, random LLM",
@@ -100,19 +101,19 @@ def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -
         "all, untaught LLM",
         "all, random LLM",
     ]
-    # the layer at which the adapter cuts the LLM, whatever a word such as last would mean without it
-    assert found["all"] == {"layers": "12"}
-    assert found["all, untaught LLM"] == {"layers": "12", "adapter": "none"}
-    placebo = {"views": ("states",), "layers": "12", "adapter": "none", "llm": "random:SmolLM2_135M"}
-    assert found["LLM, random LLM"] == placebo
-    assert found["graph"] == {"views": ("graph",)}
-    # a pipeline that reads the base LLM always has nothing that was taught
+    # the adapter's layer in all variants; without the adapter, `last` would be another layer
+    assert variants["all"] == {"layers": "12"}
+    assert variants["all, untaught LLM"] == {"layers": "12", "adapter": "none"}
+    random_llm = {"views": ("states",), "layers": "12", "adapter": "none", "llm": "random:SmolLM2_135M"}
+    assert variants["LLM, random LLM"] == random_llm
+    assert variants["graph"] == {"views": ("graph",)}
+    # a pipeline that always reads the base LLM has no variant without an adapter
     base = AblateConfig.of("combined_base", dataset="SAMPL", practical=0.1, llm="SmolLM2_135M", descriptors="rdkit")
-    assert "LLM, untaught LLM" not in ablation.variants(base)
+    assert "LLM, untaught LLM" not in ablate.variants(base)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--dataset", "SAMPL"], "say with --practical, before any metric is read"),
         (["--dataset", "SAMPL", "--practical", "-1"], "practical is -1.0; it must be a number, 0 or more"),
@@ -123,14 +124,16 @@ def test_what_stage_1_taught_is_held_against_what_the_llm_knew(tmp_path: Path) -
         (["--dataset", "SAMPL", "--practical", "0.1", "--views", "graph"], "views is what an ablation chooses"),
     ],
 )
-def test_bad_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        stages.ablate.from_command_line(words)
-    assert ended.value.code == 2
+def test_an_invalid_option_ends_with_status_2_and_a_message(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        stages.ablate.from_command_line(arguments)
+    assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_view_that_is_not_read_cannot_be_chosen() -> None:
+def test_views_that_the_pipeline_does_not_read_are_refused() -> None:
     for model, views, message in (
         ("combined", ("descriptors",), "combined does not read descriptors here; it reads states, graph"),
         ("gcn_indepent", ("states",), "gcn_indepent does not read states here; it reads graph"),

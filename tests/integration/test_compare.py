@@ -1,4 +1,4 @@
-"""A comparison from folders of results to a verdict, on runs that were really made."""
+"""`kflm2 compare` from result folders to verdicts, on real runs."""
 
 import dataclasses
 import json
@@ -22,9 +22,9 @@ from kflm2.metrics.statistics import Assumptions, Pair
 from kflm2.results import methods
 from kflm2.results.methods import Method
 from kflm2.results.schema import DatasetRecord
-from kflm2.stages.compare import stage as comparing
+from kflm2.stages.compare import stage as compare_stage
 from kflm2.stages.compare.comparison import Comparison
-from kflm2.stages.train import stage as experiment
+from kflm2.stages.train import stage as train_stage
 
 SEEDS = (0, 1, 2, 3)
 
@@ -37,12 +37,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "gcn_indepent", dataset="SAMPL", limit=80, epochs=3, runs=len(SEEDS), out=folder, fractions=(0.6, 0.2, 0.2)
     )
     config.check()
-    experiment.run(config)
+    train_stage.run(config)
     return folder / "SAMPL"
 
 
 @pytest.fixture
-def own(results: Path, tmp_path: Path) -> Path:
+def copied(results: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     shutil.copytree(results, tmp_path / "SAMPL")
     return tmp_path / "SAMPL"
@@ -54,44 +54,48 @@ def _config(folder: Path, *more: str, **values: object) -> CompareConfig:
     )
 
 
-def _run(folder: Path, seed: int, method: str = "gcn_indepent") -> Path:
+def _run_folder(folder: Path, seed: int, method: str = "gcn_indepent") -> Path:
     return folder / method / f"random-{seed}"
 
 
-def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, capsys: pytest.CaptureFixture) -> None:
-    (found,) = comparing.run(_config(own, baselines=("mean", "knn", "forest", "xgboost", "svm")))
-    assert set(found.table.columns) == {"gcn_indepent", "mean", "knn", "forest", "xgboost", "svm"}
-    assert found.table.mean().is_monotonic_increasing  # the best first
-    assert list(found.table.index) == list(SEEDS)
+def test_baselines_use_the_models_splits_and_all_results_are_written(
+    copied: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (comparison,) = compare_stage.run(_config(copied, baselines=("mean", "knn", "forest", "xgboost", "svm")))
+    assert set(comparison.table.columns) == {"gcn_indepent", "mean", "knn", "forest", "xgboost", "svm"}
+    assert comparison.table.mean().is_monotonic_increasing  # the best first
+    assert list(comparison.table.index) == list(SEEDS)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     for seed in SEEDS:
-        known = pd.read_csv(_run(own, seed) / "predictions.csv")
-        train, test = (known[known["part"] == part] for part in ("train", "test"))
-        assert found.table.loc[seed, "mean"] == pytest.approx(
+        predictions = pd.read_csv(_run_folder(copied, seed) / "predictions.csv")
+        train, test = (predictions[predictions["part"] == part] for part in ("train", "test"))
+        assert comparison.table.loc[seed, "mean"] == pytest.approx(
             root_mean_squared_error(test["y_true_expt"], np.full(len(test), train["y_true_expt"].mean()))
         )
-        prints = [generator.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in train["smiles"]]
-        by_knn = pd.read_csv(_run(own, seed, "knn") / "predictions.csv").set_index("row")
+        fingerprints = [generator.GetFingerprint(Chem.MolFromSmiles(smiles)) for smiles in train["smiles"]]
+        knn_predictions = pd.read_csv(_run_folder(copied, seed, "knn") / "predictions.csv").set_index("row")
         for row, smiles in zip(test["row"], test["smiles"], strict=True):
-            like = DataStructs.BulkTanimotoSimilarity(generator.GetFingerprint(Chem.MolFromSmiles(smiles)), prints)
-            # of equally similar ones any may be among the five; those that surely are bound the mean
-            fifth = sorted(like, reverse=True)[4]
-            if sum(value >= fifth for value in like) == 5:
-                expected = train["y_true_expt"].to_numpy()[np.array(like) >= fifth].mean()
-                assert by_knn.loc[row, "y_pred_expt"] == pytest.approx(expected)
+            similarities = DataStructs.BulkTanimotoSimilarity(
+                generator.GetFingerprint(Chem.MolFromSmiles(smiles)), fingerprints
+            )
+            # with a tie at the fifth similarity the five neighbours are ambiguous, so only unambiguous rows are checked
+            fifth_largest = sorted(similarities, reverse=True)[4]
+            if sum(value >= fifth_largest for value in similarities) == 5:
+                expected = train["y_true_expt"].to_numpy()[np.array(similarities) >= fifth_largest].mean()
+                assert knn_predictions.loc[row, "y_pred_expt"] == pytest.approx(expected)
         for name in ("gcn_indepent", "svm"):
-            made = json.loads((_run(own, seed, name) / "result.json").read_text())
-            assert found.table.loc[seed, name] == made["metrics"]["test"]["RMSE"]
-    # on molecules that were learnt from, a forest and a machine are far better than the mean
-    learnt = json.loads((_run(own, 0, "svm") / "result.json").read_text())
-    assert learnt["chosen"]["expt"]["C"] in (1.0, 10.0, 100.0)
-    mean = json.loads((_run(own, 0, "mean") / "result.json").read_text())["metrics"]["train"]["RMSE"]
+            result = json.loads((_run_folder(copied, seed, name) / "result.json").read_text())
+            assert comparison.table.loc[seed, name] == result["metrics"]["test"]["RMSE"]
+    # on training molecules the trained baselines have a far smaller error than the mean
+    svm_result = json.loads((_run_folder(copied, 0, "svm") / "result.json").read_text())
+    assert svm_result["chosen"]["expt"]["C"] in (1.0, 10.0, 100.0)
+    mean_rmse = json.loads((_run_folder(copied, 0, "mean") / "result.json").read_text())["metrics"]["train"]["RMSE"]
     for name in ("forest", "xgboost", "svm"):
-        metrics = json.loads((_run(own, 0, name) / "result.json").read_text())["metrics"]
-        assert metrics["train"]["RMSE"] < 0.5 * mean
-        assert found.table[name].mean() < found.table["mean"].mean()
+        metrics = json.loads((_run_folder(copied, 0, name) / "result.json").read_text())["metrics"]
+        assert metrics["train"]["RMSE"] < 0.5 * mean_rmse
+        assert comparison.table[name].mean() < comparison.table["mean"].mean()
 
-    folder = own.parent / "compare" / "SAMPL"
+    folder = copied.parent / "compare" / "SAMPL"
     printed = capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {
         "compare.md",
@@ -104,67 +108,69 @@ def test_baselines_see_what_the_model_saw_and_everything_is_kept(own: Path, caps
     assert "6 methods on the same 4 runs (random)\na difference matters from 0.1 on" in printed
     pairs = pd.read_csv(folder / "pairs.csv")
     assert len(pairs) == 15
-    for line in pairs.itertuples():
-        assert line.difference == pytest.approx((found.table[line.first] - found.table[line.second]).mean())
-        if line.verdict.endswith("is better"):
-            better = line.first if line.difference < 0 else line.second
-            assert line.verdict == f"{better} is better"
-            assert line.p < 0.05
-            assert abs(line.difference) >= 0.1
-            assert not line.low <= 0 <= line.high
+    for pair in pairs.itertuples():
+        assert pair.difference == pytest.approx((comparison.table[pair.first] - comparison.table[pair.second]).mean())
+        if pair.verdict.endswith("is better"):
+            better = pair.first if pair.difference < 0 else pair.second
+            assert pair.verdict == f"{better} is better"
+            assert pair.p < 0.05
+            assert abs(pair.difference) >= 0.1
+            assert not pair.low <= 0 <= pair.high
     assert f"| {pairs['first'][0]} - {pairs['second'][0]} |" in (folder / "compare.md").read_text()
 
-    # a second time nothing is computed again
-    times = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
-    comparing.run(_config(own, baselines=("mean", "knn")))
-    assert times == {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
+    # a second call computes nothing again
+    times = {path: path.stat().st_mtime_ns for path in copied.rglob("result.json")}
+    compare_stage.run(_config(copied, baselines=("mean", "knn")))
+    assert times == {path: path.stat().st_mtime_ns for path in copied.rglob("result.json")}
 
 
-def test_chemprop_is_a_program_that_never_sees_a_test_label(own: Path, tmp_path: Path) -> None:
-    """A stand-in that is called as chemprop is, and predicts the mean of what it was given."""
+def test_chemprop_is_run_as_a_program_without_test_labels(copied: Path, tmp_path: Path) -> None:
+    """A substitute with chemprop's command line, which predicts the mean of the training labels."""
     program = tmp_path / "chemprop"
     program.write_text(
         f"#!{sys.executable}\n"
         "import sys, pathlib, pandas as pd\n"
-        "words = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
+        "options = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
         "if sys.argv[1] == 'train':\n"
-        "    table = pd.read_csv(words['--data-path'])\n"
+        "    table = pd.read_csv(options['--data-path'])\n"
         "    assert list(table) == ['smiles', 'target0', 'part'] and set(table['part']) == {'train', 'val'}\n"
-        "    assert words['--task-type'] == 'regression' and words['--splits-column'] == 'part'\n"
-        "    pathlib.Path(words['--output-dir']).write_text(str(table[table.part == 'train'].target0.mean()))\n"
+        "    assert options['--task-type'] == 'regression' and options['--splits-column'] == 'part'\n"
+        "    pathlib.Path(options['--output-dir']).write_text(str(table[table.part == 'train'].target0.mean()))\n"
         "else:\n"
-        "    table = pd.read_csv(words['--test-path'])\n"
-        "    table['target0'] = float(pathlib.Path(words['--model-paths']).read_text())\n"
-        "    table.to_csv(words['--preds-path'], index=False)\n"
+        "    table = pd.read_csv(options['--test-path'])\n"
+        "    table['target0'] = float(pathlib.Path(options['--model-paths']).read_text())\n"
+        "    table.to_csv(options['--preds-path'], index=False)\n"
     )
     program.chmod(0o755)
-    (found,) = comparing.run(_config(own, baselines=("mean",), chemprop=program))
-    np.testing.assert_allclose(found.table["chemprop"], found.table["mean"])
-    shutil.rmtree(own / "chemprop")
+    (comparison,) = compare_stage.run(_config(copied, baselines=("mean",), chemprop=program))
+    np.testing.assert_allclose(comparison.table["chemprop"], comparison.table["mean"])
+    shutil.rmtree(copied / "chemprop")
     program.write_text("#!/bin/sh\necho 'loading'\necho 'ValueError: no such column' >&2\nexit 1\n")
     with pytest.raises(DataError, match="chemprop train failed: ValueError: no such column"):
-        comparing.run(_config(own, chemprop=program))
+        compare_stage.run(_config(copied, chemprop=program))
     with pytest.raises(DataError, match="nothing cannot be run: No such file"):
-        comparing.run(_config(own, chemprop=tmp_path / "nothing"))
+        compare_stage.run(_config(copied, chemprop=tmp_path / "nothing"))
 
 
-def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    lines = []
+def test_predictions_of_other_programs_and_published_runs_are_compared(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = []
     for seed in SEEDS:
-        known = pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")
-        lines += [
+        test = pd.read_csv(_run_folder(copied, seed) / "predictions.csv").query("part == 'test'")
+        rows += [
             {"seed": seed, "row": row, "y_pred": y + 0.5}
-            for row, y in zip(known["row"], known["y_true_expt"], strict=True)
+            for row, y in zip(test["row"], test["y_true_expt"], strict=True)
         ]
-    pd.DataFrame(lines).sample(frac=1, random_state=0).to_csv(tmp_path / "theirs.csv", index=False)
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(tmp_path / "theirs.csv", index=False)
     (tmp_path / "published.csv").write_text(
         "method,dataset,split,metric,run,value\nTheirs,SAMPL,scaffold,RMSE,0,2.0\nTheirs,SAMPL,scaffold,RMSE,1,3.0\n"
         "Theirs,SAMPL,scaffold,MAE,0,1.0\nTheirs,Delaney,scaffold,RMSE,0,1.0\nOnce,SAMPL,,rmse,0,1.5\n"
     )
-    config = _config(own, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
-    (found,) = comparing.run(config)
-    # of 16 molecules, some have the same structure and row numbers go with rows, not with places
-    np.testing.assert_allclose(found.table["theirs"], 0.5)
+    config = _config(copied, predictions=(f"theirs={tmp_path / 'theirs.csv'}",), published=tmp_path / "published.csv")
+    (comparison,) = compare_stage.run(config)
+    # some of the 16 molecules have the same structure; predictions are matched by row number, not by their order
+    np.testing.assert_allclose(comparison.table["theirs"], 0.5)
     printed = capsys.readouterr().out
     assert "theirs is better" in printed
     assert "Theirs  scaffold     2  2.500 ± 0.707" in printed
@@ -182,171 +188,171 @@ def test_other_programs_and_published_runs(own: Path, tmp_path: Path, capsys: py
         (lambda table: table.assign(smiles="C#C"), "of seed 0 is another molecule than in the dataset"),
     ],
 )
-def test_predictions_that_cannot_be_used(
-    own: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+def test_invalid_predictions_are_refused(
+    copied: Path, tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
 ) -> None:
-    lines = [
+    rows = [
         {"seed": seed, "row": row, "y_pred": 1.0}
         for seed in SEEDS
-        for row in pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")["row"]
+        for row in pd.read_csv(_run_folder(copied, seed) / "predictions.csv").query("part == 'test'")["row"]
     ]
-    change(pd.DataFrame(lines)).to_csv(tmp_path / "theirs.csv", index=False)
+    change(pd.DataFrame(rows)).to_csv(tmp_path / "theirs.csv", index=False)
     with pytest.raises(DataError, match=message):
-        comparing.run(_config(own, predictions=(str(tmp_path / "theirs.csv"),)))
+        compare_stage.run(_config(copied, predictions=(str(tmp_path / "theirs.csv"),)))
 
 
 def _edit(folder: Path, **values: object) -> None:
-    made = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
     for name, value in values.items():
         part, _, key = name.partition("__")
-        made[part] = {**made[part], key: value} if key else value
-    (folder / "result.json").write_text(json.dumps(made))
+        result[part] = {**result[part], key: value} if key else value
+    (folder / "result.json").write_text(json.dumps(result))
 
 
-def _change(folder: Path, column: str, row: int, value: object) -> None:
+def _set_cell(folder: Path, column: str, row: int, value: object) -> None:
     table = pd.read_csv(folder / "predictions.csv")
     table[column] = table[column].astype(object)
     table.loc[row, column] = value
     table.to_csv(folder / "predictions.csv", index=False)
 
 
-def test_runs_that_cannot_be_paired_are_refused_and_named(own: Path) -> None:
-    other = own / "other"
+def test_runs_that_cannot_be_paired_are_refused_and_named(copied: Path) -> None:
+    other = copied / "other"
 
-    def fresh() -> None:
+    def reset() -> None:
         shutil.rmtree(other, ignore_errors=True)
-        shutil.copytree(own / "gcn_indepent", other)
+        shutil.copytree(copied / "gcn_indepent", other)
 
-    def refused(message: str) -> None:
+    def assert_refused(message: str) -> None:
         with pytest.raises(DataError, match=message):
-            comparing.run(_config(own, str(other)))
+            compare_stage.run(_config(copied, str(other)))
 
-    fresh()
-    shutil.rmtree(_run(own, 2, "other"))
-    refused(r"other lacks 1 of gcn_indepent's runs \(random, seeds 2\); 3 in common")
+    reset()
+    shutil.rmtree(_run_folder(copied, 2, "other"))
+    assert_refused(r"other lacks 1 of gcn_indepent's runs \(random, seeds 2\); 3 in common")
     for seed in (0, 1):
-        shutil.rmtree(_run(own, seed, "other"))
-    refused(r"other lacks 3 of gcn_indepent's runs \(random, seeds 0, 1, 2\); 1 in common")
-    fresh()
-    was = pd.read_csv(_run(own, 1, "other") / "predictions.csv").loc[3, "part"]
-    _change(_run(own, 1, "other"), "part", 3, "valid" if was == "train" else "train")
-    refused(r"their random splits of seed 1 differ \(.{12} and .{12}\)")
+        shutil.rmtree(_run_folder(copied, seed, "other"))
+    assert_refused(r"other lacks 3 of gcn_indepent's runs \(random, seeds 0, 1, 2\); 1 in common")
+    reset()
+    part = pd.read_csv(_run_folder(copied, 1, "other") / "predictions.csv").loc[3, "part"]
+    _set_cell(_run_folder(copied, 1, "other"), "part", 3, "valid" if part == "train" else "train")
+    assert_refused(r"their random splits of seed 1 differ \(.{12} and .{12}\)")
     for column, value in (("y_true_expt", -77.0), ("smiles", "CCCCO")):
-        fresh()
-        _change(_run(own, 1, "other"), column, 3, value)
-        refused("in seed 1 the same rows have other SMILES or labels")
-    fresh()
-    _edit(_run(own, 1, "other"), dataset__sha256="f" * 64)
-    refused(r"random-1 was measured on another SAMPL than .*random-0")
+        reset()
+        _set_cell(_run_folder(copied, 1, "other"), column, 3, value)
+        assert_refused("in seed 1 the same rows have other SMILES or labels")
+    reset()
+    _edit(_run_folder(copied, 1, "other"), dataset__sha256="f" * 64)
+    assert_refused(r"random-1 was measured on another SAMPL than .*random-0")
     for seed in SEEDS:
-        _edit(_run(own, seed, "other"), dataset__sha256="f" * 64)
-    refused(r"SAMPL's file is .{12} for one, ffffffffffff for other")
-    fresh()
+        _edit(_run_folder(copied, seed, "other"), dataset__sha256="f" * 64)
+    assert_refused(r"SAMPL's file is .{12} for one, ffffffffffff for other")
+    reset()
     for seed in SEEDS:
-        _edit(_run(own, seed, "other"), dataset__targets=["calc"])
-    refused("one predicts expt, the other calc")
-    fresh()
-    _edit(_run(own, 3, "other"), config__epochs=9)
-    refused("random-3 and .*random-0 are runs of different settings: epochs")
-    fresh()
+        _edit(_run_folder(copied, seed, "other"), dataset__targets=["calc"])
+    assert_refused("one predicts expt, the other calc")
+    reset()
+    _edit(_run_folder(copied, 3, "other"), config__epochs=9)
+    assert_refused("random-3 and .*random-0 are runs of different settings: epochs")
+    reset()
     (other / "random-0").rename(other / "scaffold-0")
-    refused("holds runs of random, scaffold; choose one with --split")
-    fresh()
+    assert_refused("holds runs of random, scaffold; choose one with --split")
+    reset()
     for seed in SEEDS:
         (other / f"random-{seed}").rename(other / f"scaffold-{seed}")
-    refused("one was split by random, the other by scaffold")
-    fresh()
-    (_run(own, 1, "other") / "result.json").write_text("{")
-    refused(r"random-1/result\.json is not JSON")
-    fresh()
-    (_run(own, 1, "other") / "predictions.csv").unlink()
-    refused(r"random-1: predictions\.csv cannot be read")
-    fresh()
+    assert_refused("one was split by random, the other by scaffold")
+    reset()
+    (_run_folder(copied, 1, "other") / "result.json").write_text("{")
+    assert_refused(r"random-1/result\.json is not JSON")
+    reset()
+    (_run_folder(copied, 1, "other") / "predictions.csv").unlink()
+    assert_refused(r"random-1: predictions\.csv cannot be read")
+    reset()
     for method in ("gcn_indepent", "other"):
         for seed in SEEDS[1:]:
-            shutil.copy(_run(own, 0, method) / "predictions.csv", _run(own, seed, method))
-    refused("SAMPL: the 4 runs test the same molecules")
+            shutil.copy(_run_folder(copied, 0, method) / "predictions.csv", _run_folder(copied, seed, method))
+    assert_refused("SAMPL: the 4 runs test the same molecules")
     shutil.rmtree(other)
     with pytest.raises(DataError, match="two methods of SAMPL are named gcn_indepent"):
-        comparing.run(_config(own, str(own / "gcn_indepent")))
+        compare_stage.run(_config(copied, str(copied / "gcn_indepent")))
 
 
-def test_too_few_runs_and_too_few_methods(own: Path) -> None:
+def test_too_few_runs_or_methods_are_refused(copied: Path) -> None:
     with pytest.raises(DataError, match="gcn_indepent is the only method"):
-        comparing.run(_config(own))
+        compare_stage.run(_config(copied))
     for seed in (2, 3):
-        shutil.rmtree(_run(own, seed))
+        shutil.rmtree(_run_folder(copied, seed))
     with pytest.raises(DataError, match="2 runs in common, and at least 3 are needed"):
-        comparing.run(_config(own, baselines=("mean",)))
-    assert not (own / "mean").exists()
+        compare_stage.run(_config(copied, baselines=("mean",)))
+    assert not (copied / "mean").exists()
 
 
-def test_baselines_are_completed_never_mixed_up_and_overwrite_nothing(own: Path) -> None:
-    whole = _config(own, baselines=("mean", "forest"))
-    comparing.run(whole)
-    before = (_run(own, 0, "forest") / "predictions.csv").read_bytes()
-    # stopped halfway, with a file that the disk lost; the dataset's folder is read this time
-    shutil.rmtree(_run(own, 2, "forest"))
-    (found,) = comparing.run(dataclasses.replace(whole, results=(str(own),)))
-    assert sorted(found.table.columns) == ["forest", "gcn_indepent", "mean"]
-    assert len(found.table) == len(SEEDS)
-    (_run(own, 0, "forest") / "result.json").write_text("{")
-    comparing.run(whole)
-    assert (_run(own, 0, "forest") / "predictions.csv").read_bytes() == before
+def test_baselines_are_completed_or_computed_again_and_overwrite_no_other_runs(copied: Path) -> None:
+    config = _config(copied, baselines=("mean", "forest"))
+    compare_stage.run(config)
+    before = (_run_folder(copied, 0, "forest") / "predictions.csv").read_bytes()
+    # an incomplete baseline: one run is missing; the methods are read from the dataset's folder this time
+    shutil.rmtree(_run_folder(copied, 2, "forest"))
+    (comparison,) = compare_stage.run(dataclasses.replace(config, results=(str(copied),)))
+    assert sorted(comparison.table.columns) == ["forest", "gcn_indepent", "mean"]
+    assert len(comparison.table) == len(SEEDS)
+    (_run_folder(copied, 0, "forest") / "result.json").write_text("{")
+    compare_stage.run(config)
+    assert (_run_folder(copied, 0, "forest") / "predictions.csv").read_bytes() == before
     # a model with fewer runs is compared on those
-    shutil.rmtree(_run(own, 3))
-    (found,) = comparing.run(whole)
-    assert list(found.table.index) == [0, 1, 2]
-    # other molecules in the same rows: what was there is of no use
+    shutil.rmtree(_run_folder(copied, 3))
+    (comparison,) = compare_stage.run(config)
+    assert list(comparison.table.index) == [0, 1, 2]
+    # other molecules in the same rows: the baselines are computed again
     for seed in SEEDS[:3]:
-        _change(_run(own, seed), "smiles", 3, "CCCCO")
-    (found,) = comparing.run(whole)
-    assert pd.read_csv(_run(own, 0, "forest") / "predictions.csv").loc[3, "smiles"] == "CCCCO"
-    # a person's own runs of that name stay
-    shutil.rmtree(own / "forest")
-    shutil.copytree(own / "gcn_indepent", own / "forest")
+        _set_cell(_run_folder(copied, seed), "smiles", 3, "CCCCO")
+    (comparison,) = compare_stage.run(config)
+    assert pd.read_csv(_run_folder(copied, 0, "forest") / "predictions.csv").loc[3, "smiles"] == "CCCCO"
+    # runs of another method with a baseline's name are not overwritten
+    shutil.rmtree(copied / "forest")
+    shutil.copytree(copied / "gcn_indepent", copied / "forest")
     with pytest.raises(DataError, match="holds runs of gcn_indepent, where the baseline forest would go"):
-        comparing.run(whole)
+        compare_stage.run(config)
 
 
-def _classes(own: Path, name: str, values: list[float | None]) -> None:
-    """Runs of made-up ROC-AUCs, of two targets."""
-    shutil.copytree(own / "gcn_indepent", own / name)
+def _write_classification_runs(folder: Path, name: str, values: list[float | None]) -> None:
+    """Runs of a classification of two targets, with given ROC-AUCs."""
+    shutil.copytree(folder / "gcn_indepent", folder / name)
     for seed, value in zip(SEEDS, values, strict=True):
         _edit(
-            _run(own, seed, name),
+            _run_folder(folder, seed, name),
             dataset={"name": "Toxic", "sha256": "a", "targets": ["A", "B"], "unit": None, "kind": "classification"},
             metrics={"test": {"ROC-AUC": value, "MCC": 0.1}},
         )
 
 
-def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.CaptureFixture) -> None:
-    _classes(own, "low", [0.70, 0.72, None, 0.71])
-    _classes(own, "high", [0.80, 0.81, None, 0.83])
+def test_the_larger_metric_is_better_for_classification(copied: Path, capsys: pytest.CaptureFixture) -> None:
+    _write_classification_runs(copied, "low", [0.70, 0.72, None, 0.71])
+    _write_classification_runs(copied, "high", [0.80, 0.81, None, 0.83])
     config = CompareConfig.of(
-        results=(str(own / "low"), str(own / "high")), practical=("0.02",), out=own.parent / "compare"
+        results=(str(copied / "low"), str(copied / "high")), practical=("0.02",), out=copied.parent / "compare"
     )
-    (found,) = comparing.run(config)
+    (comparison,) = compare_stage.run(config)
     printed = capsys.readouterr().out
     assert "left out  Toxic, seeds 2: nobody has a ROC-AUC there" in printed
-    assert list(found.table.index) == [0, 1, 3]
-    assert found.ordered() == ["high", "low"]
-    assert found.ranks().to_dict() == {"low": 2.0, "high": 1.0}
+    assert list(comparison.table.index) == [0, 1, 3]
+    assert comparison.ordered() == ["high", "low"]
+    assert comparison.ranks().to_dict() == {"low": 2.0, "high": 1.0}
     (line,) = (line for line in printed.splitlines() if line.startswith("high - low"))
     assert "3:0  high is better" in line
 
-    _edit(_run(own, 0, "low"), metrics={"test": {"ROC-AUC": None, "MCC": 0.1}})
+    _edit(_run_folder(copied, 0, "low"), metrics={"test": {"ROC-AUC": None, "MCC": 0.1}})
     with pytest.raises(DataError, match="Toxic, low, seed 0: no ROC-AUC; there are MCC"):
-        comparing.run(config)
+        compare_stage.run(config)
     rows = [
         {"seed": seed, "row": row, "y_pred_A": 0.5, "y_pred_B": 1.5}
         for seed in SEEDS
-        for row in pd.read_csv(_run(own, seed) / "predictions.csv").query("part == 'test'")["row"]
+        for row in pd.read_csv(_run_folder(copied, seed) / "predictions.csv").query("part == 'test'")["row"]
     ]
-    pd.DataFrame(rows).to_csv(own / "theirs.csv", index=False)
-    config = dataclasses.replace(config, results=(str(own / "high"),), predictions=(f"x={own / 'theirs.csv'}",))
+    pd.DataFrame(rows).to_csv(copied / "theirs.csv", index=False)
+    config = dataclasses.replace(config, results=(str(copied / "high"),), predictions=(f"x={copied / 'theirs.csv'}",))
     with pytest.raises(DataError, match=r"row \d+ of seed 0 has no probability, from 0 to 1"):
-        comparing.run(config)
+        compare_stage.run(config)
 
 
 @pytest.mark.parametrize(
@@ -354,9 +360,9 @@ def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.Captur
     [
         (-0.3, -0.5, -0.1, 0.01, "a is better"),
         (0.3, 0.1, 0.5, 0.01, "b is better"),
-        (0.3, 0.1, 0.5, 0.06, "not told apart"),  # the test says no
-        (0.3, -0.1, 0.7, 0.01, "not told apart"),  # the corrected interval says no
-        (0.09, 0.01, 0.17, 0.01, "b may be better"),  # by more than matters, or by less
+        (0.3, 0.1, 0.5, 0.06, "not told apart"),  # the test is not significant
+        (0.3, -0.1, 0.7, 0.01, "not told apart"),  # the corrected interval includes 0
+        (0.09, 0.01, 0.17, 0.01, "b may be better"),  # the difference may be too small to matter
         (0.05, 0.01, 0.09, 0.01, "differ by less than matters"),
         (0.01, -0.05, 0.07, 0.7, "alike"),
         (0.0, 0.0, 0.0, 1.0, "alike"),
@@ -365,19 +371,21 @@ def test_of_classes_the_larger_figure_is_better(own: Path, capsys: pytest.Captur
 def test_verdicts(difference: float, low: float, high: float, p: float, verdict: str) -> None:
     pair = Pair("a", "b", difference, low, high, (low, high), p, None, p, p, 1.0, 1, 1)
     table = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0]})
-    made = [table, Assumptions(1.0, 1.0), [], [pair], []]
+    rest = [table, Assumptions(1.0, 1.0), [], [pair], []]
     method = Method("a", DatasetRecord("One", "a", ["y"], None), "random", {})
-    assert Comparison(method, "RMSE", 0.1, *made).verdict(pair) == verdict
+    assert Comparison(method, "RMSE", 0.1, *rest).verdict(pair) == verdict
     mirrored = verdict.replace("a ", "c ").replace("b ", "a ").replace("c ", "b ") if " better" in verdict else verdict
-    assert Comparison(method, "R2", 0.1, *made).verdict(pair) == mirrored
+    assert Comparison(method, "R2", 0.1, *rest).verdict(pair) == mirrored
 
 
-def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_p_values_across_two_datasets_are_adjusted_by_holm(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """A method that is better by 1 on one dataset and the same on the other."""
     for dataset, better in (("One", 1.0), ("Two", 0.0)):
         for method in ("first", "second"):
             target = tmp_path / dataset / method
-            shutil.copytree(own / "gcn_indepent", target)
+            shutil.copytree(copied / "gcn_indepent", target)
             for seed in SEEDS:
                 rmse = 3.0 + 0.1 * seed - (better if method == "second" else 0.01 * (-2) ** seed / 8)
                 _edit(
@@ -389,7 +397,7 @@ def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.Capture
     config = CompareConfig.of(
         results=(str(tmp_path / "One"), str(tmp_path / "Two")), practical=("One=0.5", "Two=0.5"), out=tmp_path / "out"
     )
-    comparing.run(config)
+    compare_stage.run(config)
     across = pd.read_csv(tmp_path / "out" / "across.csv").set_index("dataset")
     assert across["verdict"].to_dict() == {"One": "second is better", "Two": "alike"}
     assert across.loc["One", "p_holm"] == pytest.approx(2 * across.loc["One", "p"])
@@ -399,7 +407,7 @@ def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "give folders of results"),
         (["results/SAMPL"], "say with --practical, before any metric is read"),
@@ -408,36 +416,45 @@ def test_two_datasets_and_holm(own: Path, tmp_path: Path, capsys: pytest.Capture
         (["nowhere", "--practical", "0.1"], "results nowhere: no such folder"),
     ],
 )
-def test_bad_words_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        stages.compare.from_command_line(words)
-    assert ended.value.code == 2
+def test_the_error_of_invalid_arguments_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        stages.compare.from_command_line(arguments)
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_an_empty_folder_and_a_folder_of_folders(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_are_read_from_a_folder_of_runs_or_of_methods(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no result\.json of a run in it"):
         methods.find(str(tmp_path / "empty"), None)
-    shutil.copytree(own / "gcn_indepent", own / "second")
-    assert [method.name for method in methods.find(str(own), None)] == ["gcn_indepent", "second"]
-    assert [method.name for method in methods.find(f"mine={own / 'second'}", None)] == ["mine"]
+    shutil.copytree(copied / "gcn_indepent", copied / "second")
+    assert [method.name for method in methods.find(str(copied), None)] == ["gcn_indepent", "second"]
+    assert [method.name for method in methods.find(f"mine={copied / 'second'}", None)] == ["mine"]
     with pytest.raises(DataError, match="holds a folder for each of 2 methods, not one named mine"):
-        methods.find(f"mine={own}", None)
-    # a model without runs of the kind is left out of a dataset's folder
+        methods.find(f"mine={copied}", None)
+    # a method without runs of the requested split is skipped in a dataset's folder
     for seed in SEEDS:
-        (own / "second" / f"random-{seed}").rename(own / "second" / f"scaffold-{seed}")
-    assert [method.name for method in methods.find(str(own), "random")] == ["gcn_indepent"]
-    monkeypatch.chdir(own / "gcn_indepent")
+        (copied / "second" / f"random-{seed}").rename(copied / "second" / f"scaffold-{seed}")
+    assert [method.name for method in methods.find(str(copied), "random")] == ["gcn_indepent"]
+    monkeypatch.chdir(copied / "gcn_indepent")
     assert [method.name for method in methods.find(".", None)] == ["gcn_indepent"]
 
 
-def test_results_may_be_named_in_a_file(own: Path, tmp_path: Path) -> None:
-    results = [str(own / "gcn_indepent"), str(own)]
+def test_results_can_be_given_in_a_config_file(copied: Path, tmp_path: Path) -> None:
+    results = [str(copied / "gcn_indepent"), str(copied)]
     (tmp_path / "compare.json").write_text(
         json.dumps({"results": results, "practical": ["0.1"], "baselines": ["mean"]})
     )
-    read = stages.compare.read(["--config", str(tmp_path / "compare.json"), "--figure", "MAE"], {})
-    assert (list(read.results), read.practical, read.baselines, read.metric) == (results, ("0.1",), ("mean",), "MAE")
+    config = stages.compare.read(["--config", str(tmp_path / "compare.json"), "--figure", "MAE"], {})
+    assert (list(config.results), config.practical, config.baselines, config.metric) == (
+        results,
+        ("0.1",),
+        ("mean",),
+        "MAE",
+    )

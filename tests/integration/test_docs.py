@@ -1,7 +1,7 @@
-"""README.md and docs/: commands are accepted, walk-throughs run, links lead somewhere.
+"""README.md and docs/: the command line accepts every command, walk-throughs run, links are valid.
 
-Every command is read by the real command line. The first commands of each guide page, the README's quickstart and the
-scikit-learn examples are run as they stand, but for a few molecules and epochs.
+Every command is parsed by the real command line. The first commands of each guide page, the README's quickstart and
+the scikit-learn examples are run unchanged, except for the numbers of molecules and epochs.
 """
 
 import ast
@@ -31,14 +31,14 @@ README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 CODE = 4
-"""Blanks before a line of code."""
+"""Spaces before a line of code."""
 
 _REAL_CACHE = cache_folder()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One cache for the tests of this file, empty but for the converted LLMs; and the checkout's datasets only."""
+    """One cache for the tests of this file, with the converted LLMs only; and the checkout's datasets only."""
     folder = tmp_path_factory.mktemp("cache")
     (_REAL_CACHE / "llms").mkdir(parents=True, exist_ok=True)
     os.symlink(_REAL_CACHE / "llms", folder / "llms")
@@ -54,7 +54,7 @@ def _project(folder: Path) -> Path:
     return folder
 
 
-# pages: their code, commands, links
+# pages: their code and commands
 
 
 def _id(page: Path) -> str:
@@ -63,8 +63,8 @@ def _id(page: Path) -> str:
 
 def _section(page: Path, heading: str) -> str:
     """The text under a heading of a page, up to the next one."""
-    _, found, rest = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
-    assert found, f"{_id(page)}: no heading {heading!r}"
+    _, separator, rest = page.read_text(encoding="utf-8").partition(f"\n{heading}\n")
+    assert separator, f"{_id(page)}: no heading {heading!r}"
     return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
@@ -95,7 +95,7 @@ def _code_and_text(text: str) -> tuple[list[str], str]:
 
 
 def _lines(code: str) -> list[str]:
-    """Lines of a block as a shell takes them: joined where a backslash ends them, without comments."""
+    """Lines of a block as a shell reads them: joined where they end with a backslash, without comments."""
     joined = re.sub(r"\\\n\s*", "", code)
     return [text for line in joined.splitlines() if (text := re.split(r"(?:^|  )\s*#", line)[0].strip())]
 
@@ -111,21 +111,21 @@ def _expanded(word: str) -> list[str]:
 
 
 def _programs(line: str) -> list[list[str]]:
-    """The commands that a line runs, as words, without variables before them and without redirections."""
+    """The commands of a line, each as a list of words, without leading variables and without redirections."""
     reader = shlex.shlex(line, posix=True, punctuation_chars="|>")
     reader.whitespace_split, reader.commenters = True, ""
-    parts: list[list[str]] = [[]]
+    commands: list[list[str]] = [[]]
     skip = False
     for word in reader:
         if word == "|":
-            parts.append([])
+            commands.append([])
         elif not skip and word != ">":
-            parts[-1] += _expanded(word)
+            commands[-1] += _expanded(word)
         skip = word == ">"
-    for words in parts:
-        while words and re.fullmatch(r"[A-Z0-9_]+=\S*", words[0]):
-            words.pop(0)
-    return parts
+    for command in commands:
+        while command and re.fullmatch(r"[A-Z0-9_]+=\S*", command[0]):
+            command.pop(0)
+    return commands
 
 
 def _commands(page: Path) -> list[str]:
@@ -141,48 +141,48 @@ def _spans(page: Path) -> list[str]:
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
-# commands: accepted by the real command line
+# commands: checked by the real command line
 
 
 class RefusedError(Exception):
-    """A command that the command line does not take."""
+    """A command that the command line does not accept."""
 
 
 def _check_line(line: str) -> None:
-    """Refuse a line of code that could not be run.
+    """Check that a line of code could be run.
 
     Raises:
-        RefusedError: an unknown stage, script or option, or a value that cannot work.
+        RefusedError: an unknown stage, script or option, or an invalid value.
     """
-    for words in _programs(line):
-        if words[0] in ("torchrun", "accelerate"):
-            words = ["python", *itertools.dropwhile(lambda word: not word.endswith(".py"), words)]
-        if words[0] == "kflm2":
-            _check_stage(words[1:])
-        elif words[0] == "python":
-            _check_script(words[1], words[2:])
+    for command in _programs(line):
+        if command[0] in ("torchrun", "accelerate"):
+            command = ["python", *itertools.dropwhile(lambda word: not word.endswith(".py"), command)]
+        if command[0] == "kflm2":
+            _check_stage(command[1:])
+        elif command[0] == "python":
+            _check_script(command[1], command[2:])
 
 
-def _check_stage(words: list[str], name: str | None = None, script: dict[str, object] | None = None) -> None:
-    """Read the words of a stage, checks of the settings included."""
-    for option, value in itertools.pairwise(words):
-        if option == "--config":  # a file of earlier runs
+def _check_stage(arguments: list[str], name: str | None = None, script: dict[str, object] | None = None) -> None:
+    """Parse the arguments of a stage, and check its settings."""
+    for option, value in itertools.pairwise(arguments):
+        if option == "--config":  # a file that earlier runs would have written
             Path(value).parent.mkdir(parents=True, exist_ok=True)
             Path(value).write_text('{"dataset": "SAMPL", "epochs": 3}')
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        stage, args = (STAGES[name], words) if name else command_line.stage_and_args(words)
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            stage.read(args, script or {})
+        stage, stage_arguments = (STAGES[name], arguments) if name else command_line.stage_and_args(arguments)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            stage.read(stage_arguments, script or {})
     except KFLM2Error as error:
         raise RefusedError(str(error)) from None
     except SystemExit as stop:
-        if stop.code or "--help" not in words:
-            raise RefusedError(" ".join(said.getvalue().split())) from None
+        if stop.code or "--help" not in arguments:
+            raise RefusedError(" ".join(output.getvalue().split())) from None
 
 
-def _check_script(name: str, words: list[str]) -> None:
-    """Read the words of a thin script by its stage; of other scripts look for their options."""
+def _check_script(name: str, arguments: list[str]) -> None:
+    """Parse the arguments of a thin script by its stage; for other scripts search the source for the options."""
     path = ROOT / name
     if not path.is_file():
         raise RefusedError(f"no script {name}")
@@ -194,24 +194,26 @@ def _check_script(name: str, words: list[str]) -> None:
             and call.func.attr == "from_command_line"
         ):
             stage = ast.unparse(call.func.value).replace("_", " ")
-            _check_stage(words, stage, {str(own.arg): ast.literal_eval(own.value) for own in call.keywords})
+            _check_stage(
+                arguments, stage, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            )
             return
-    for word in words:
-        if word.startswith("--") and f'"{word}"' not in source:
-            raise RefusedError(f"{name} has no option {word}")
+    for argument in arguments:
+        if argument.startswith("--") and f'"{argument}"' not in source:
+            raise RefusedError(f"{name} has no option {argument}")
 
 
 @functools.cache
 def _options(stage: str) -> frozenset[str]:
     """The options in a stage's help."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
         STAGES[stage].read(["--help"], {})
-    return frozenset(re.findall(r"--[a-z0-9][a-z0-9-]*", said.getvalue()))
+    return frozenset(re.findall(r"--[a-z0-9][a-z0-9-]*", output.getvalue()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
-def test_the_command_line_takes_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_accepts_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(_project(tmp_path))
     refused = []
     for line in _commands(page):
@@ -222,7 +224,7 @@ def test_the_command_line_takes_every_command(page: Path, tmp_path: Path, monkey
     assert not refused, "\n".join(refused)
 
 
-def test_commands_are_found_and_wrong_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_found_and_invalid_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sum(len(_commands(page)) for page in PAGES) > 100
     assert {_programs(line)[0][1] for line in _commands(README)} >= {"train", "predict", "explain", "report"}
@@ -252,13 +254,13 @@ def test_options_and_stages_in_the_text_exist(page: Path) -> None:
     scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmark").glob("*.py"))
     wrong = []
     for span in _spans(page):
-        words = span.split()
-        if words[0] == "kflm2" and words[1:2] != ["STAGE"]:
-            name = " ".join(words[1:3]) if " ".join(words[1:3]) in STAGES else words[1]
-            own = _options(name) if name in STAGES else frozenset()
-            wrong += [span for word in words[2:] if word.startswith("--") and word not in own]
+        parts = span.split()
+        if parts[0] == "kflm2" and parts[1:2] != ["STAGE"]:
+            name = " ".join(parts[1:3]) if " ".join(parts[1:3]) in STAGES else parts[1]
+            options = _options(name) if name in STAGES else frozenset()
+            wrong += [span for part in parts[2:] if part.startswith("--") and part not in options]
             wrong += [span] if name not in STAGES else []
-        elif words[0].startswith("--") and words[0] not in known and f'"{words[0]}"' not in scripts:
+        elif parts[0].startswith("--") and parts[0] not in known and f'"{parts[0]}"' not in scripts:
             wrong.append(span)
     assert not wrong
 
@@ -267,7 +269,7 @@ def test_options_and_stages_in_the_text_exist(page: Path) -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    """What a link to a heading of a page is called on GitHub."""
+    """Anchors of the headings of a page, as on GitHub."""
     _, text = _code_and_text(page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -279,7 +281,7 @@ def _links(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=_id)
-def test_links_and_pictures_are_there(page: Path) -> None:
+def test_links_and_pictures_exist(page: Path) -> None:
     dead = []
     for link in _links(page):
         if re.match(r"[a-z]+:", link):
@@ -291,7 +293,7 @@ def test_links_and_pictures_are_there(page: Path) -> None:
     assert not dead
 
 
-def test_the_readme_is_short_and_leads_to_every_page() -> None:
+def test_the_readme_is_short_and_links_to_every_page() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 200
     reached = {(README.parent / link.partition("#")[0]).resolve() for link in _links(README)}
     assert not [_id(page) for page in PAGES if page not in (README, *reached)]
@@ -299,7 +301,7 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 
 
 @pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=_id)
-def test_a_guide_page_opens_with_what_can_be_done_after_it(page: Path) -> None:
+def test_a_guide_page_begins_with_its_aim(page: Path) -> None:
     title, about = page.read_text(encoding="utf-8").split("\n\n")[:2]
     assert title.startswith("# ") and about.startswith("After this page you can ")
 
@@ -309,19 +311,21 @@ def test_a_guide_page_opens_with_what_can_be_done_after_it(page: Path) -> None:
 
 def _shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
-    return done
+    completed = subprocess.run(
+        command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert completed.returncode == 0, f"{command}: {completed.stderr[-2000:]}"
+    return completed
 
 
 def _run(command: str, cwd: Path) -> None:
-    """Run a line of code; kflm2 in this process, where torch is imported already."""
+    """Run a line of code; kflm2 within this process, where torch is already imported."""
     if not command.startswith("kflm2 ") or ">" in command or "|" in command:
         _shell(command, cwd)
         return
-    ((_, *words),) = _programs(command)
+    ((_, *arguments),) = _programs(command)
     with contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["kflm2", *words])
+        patch.setattr(sys, "argv", ["kflm2", *arguments])
         status: object = 0
         try:
             command_line.main()
@@ -336,21 +340,21 @@ def _walk(page: Path, heading: str = "## Walk-through") -> list[str]:
     return [line for block in blocks for line in _lines(block) if re.match(r"(kflm2|python|head) ", line)]
 
 
-FEW = "--limit 60 --epochs 2"
+SMALL = "--limit 60 --epochs 2"
 LLM = "{llm}"
-"""Stands for a tiny LLM of random weights."""
+"""Placeholder for a tiny LLM with random weights."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How a page's walk-through is run."""
+    """How to run a page's walk-through."""
 
-    leaves: tuple[str, ...]
-    """Files that it makes; the page names each of them, or its folder."""
-    small: dict[str, str] = field(default_factory=dict)
-    """Stage -> further options, which make it quick."""
+    files: tuple[str, ...]
+    """Files that it writes; the page names each of them, or its folder."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Stage -> additional options that make it quick."""
     replace: tuple[str, str] = ("", "")
-    """In the commands."""
+    """Old and new text in the commands."""
 
 
 WALKS = {
@@ -366,7 +370,7 @@ WALKS = {
             "results/SAMPL/combinedAtt/random-2/result.json",
             "results/SAMPL/gcn_indepent/scaffold-2/result.json",
         ),
-        {"train": FEW},
+        {"train": SMALL},
     ),
     "fine-tuning": Walk(
         tuple(
@@ -375,7 +379,7 @@ WALKS = {
         ),
         {
             "finetune": f"--llm {LLM} --limit 48 --layers 1 --rank 4 --alpha 8",
-            "train": f"--llm {LLM} {FEW} --runs 1",
+            "train": f"--llm {LLM} {SMALL} --runs 1",
         },
         ("SmolLM2_135M", "tiny_writer"),
     ),
@@ -389,17 +393,17 @@ WALKS = {
     ),
     "compare-and-ablate": Walk(
         ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/tukey.png"),
-        {"train": f"{FEW} --runs 3"},
+        {"train": f"{SMALL} --runs 3"},
     ),
-    "report": Walk(("report.html",), {"train": FEW}),
+    "report": Walk(("report.html",), {"train": SMALL}),
     "llms-and-gpus": Walk(()),
 }
-"""Page of the guide -> its walk-through; those of a saved model, and of Python, have tests of their own."""
+"""Page of the guide -> its walk-through; those of a saved model and of Python have separate tests."""
 
 
-def test_every_guide_page_has_a_walk_through_that_is_run() -> None:
-    own = {"predict", "explain", "clusters", "python-api"}
-    assert {page.stem for page in GUIDE.glob("*.md")} == own | set(WALKS)
+def test_every_guide_page_has_a_walk_through_that_is_tested() -> None:
+    tested_elsewhere = {"predict", "explain", "clusters", "python-api"}
+    assert {page.stem for page in GUIDE.glob("*.md")} == tested_elsewhere | set(WALKS)
 
 
 @pytest.mark.usefixtures("embedded")
@@ -409,43 +413,43 @@ def test_a_walk_through_works(name: str, tmp_path: Path, tiny_writer: Path, caps
     folder = _project(tmp_path)
     commands = _walk(page)
     assert commands and all(command.startswith("kflm2 ") for command in commands)
-    ran = set()
+    stages_run = set()
     for command in commands:
         stage = command.split()[1]
-        small = walk.small.get(stage, "").replace(LLM, str(tiny_writer))
-        _run(f"{command.replace(*walk.replace) if walk.replace[0] else command} {small}", folder)
-        ran.add(stage)
-    assert ran >= set(walk.small), "a stage is not walked through any more"
+        options = walk.options.get(stage, "").replace(LLM, str(tiny_writer))
+        _run(f"{command.replace(*walk.replace) if walk.replace[0] else command} {options}", folder)
+        stages_run.add(stage)
+    assert stages_run >= set(walk.options), "a stage is no longer in the walk-through"
     assert capsys.readouterr().out.strip()
     text = _section(page, "## Walk-through")
-    for path in walk.leaves:
+    for path in walk.files:
         assert (folder / path).stat().st_size > 0, path
         folders = [f"{parent}/".replace(*reversed(walk.replace)) for parent in Path(path).parents]
-        named = [Path(path).name, *(parent for parent in folders if parent.count("/") > 2)]
-        assert any(part in text for part in named), f"{path} is not named on the page"
+        names = [Path(path).name, *(parent for parent in folders if parent.count("/") > 2)]
+        assert any(part in text for part in names), f"{path} is not named on the page"
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
-    """A folder with the model that the guide's pages on predictions save, trained on a few molecules."""
+    """A folder with the model that the guide's pages predict and explain save, trained on a few molecules."""
     folder = _project(tmp_path_factory.mktemp("saved"))
     first = _walk(GUIDE / "predict.md")[0]
     assert first == _walk(GUIDE / "explain.md")[0] == "kflm2 train SAMPL --save model"
-    _run(f"{first} {FEW} --ensemble 2", folder)
+    _run(f"{first} {SMALL} --ensemble 2", folder)
     return folder
 
 
 def test_the_walk_through_of_predictions_works(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, words, head, file = _walk(GUIDE / "predict.md")
+    _, predict_smiles, first_lines, predict_file = _walk(GUIDE / "predict.md")
     capsys.readouterr()
-    _run(words, saved)
+    _run(predict_smiles, saved)
     table = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert list(table["smiles"]) == ["CC(=O)Oc1ccccc1C(=O)O", "CCO"]
-    explained = re.findall(r"^\| ([^|]+) \|", _section(GUIDE / "predict.md", "## Input and output"), re.MULTILINE)[1:]
-    meant = {name.strip().replace("T", "expt") for cell in explained for name in cell.split(",")}
-    assert set(table) == meant - {"name", "expt_class", "expt_possible"}
-    _run(head, saved)
-    _run(file, saved)
+    cells = re.findall(r"^\| ([^|]+) \|", _section(GUIDE / "predict.md", "## Input and output"), re.MULTILINE)[1:]
+    columns = {name.strip().replace("T", "expt") for cell in cells for name in cell.split(",")}
+    assert set(table) == columns - {"name", "expt_class", "expt_possible"}
+    _run(first_lines, saved)
+    _run(predict_file, saved)
     predicted = pd.read_csv(saved / "predicted.csv")
     assert len(predicted) == 100 and (predicted["status"] == "ok").all() and predicted["expt"].notna().all()
 
@@ -462,31 +466,31 @@ def test_the_walk_through_of_clusters_works(tmp_path: Path) -> None:
     folder = _project(tmp_path)
     train, *shards = _walk(GUIDE / "clusters.md")
     assert [re.findall(r"--shard (\S+)", shard) for shard in shards] == [["1/2"], ["2/2"]]
-    _run(f"{train} {FEW} --ensemble 1", folder)
-    # shares are cut every 1,024 rows
+    _run(f"{train} {SMALL} --ensemble 1", folder)
+    # shards consist of blocks of 1,024 rows
     smiles = (ROOT / "dataset" / "zinc_sample.smi").read_text(encoding="utf-8").splitlines()[:1100]
     (folder / "molecules.smi").write_text("\n".join(smiles) + "\n")
     for shard in shards:
         _run(shard, folder)
     _run("kflm2 predict model molecules.smi --out whole.csv", folder)
-    one, other = ((folder / f"part{number}.csv").read_text() for number in (1, 2))
-    assert len(one.splitlines()) == 1025 and len(other.splitlines()) == 77
-    assert one + other.split("\n", 1)[1] == (folder / "whole.csv").read_text()
+    first, second = ((folder / f"part{number}.csv").read_text() for number in (1, 2))
+    assert len(first.splitlines()) == 1025 and len(second.splitlines()) == 77
+    assert first + second.split("\n", 1)[1] == (folder / "whole.csv").read_text()
 
 
 @pytest.mark.usefixtures("embedded")
-def test_the_quickstart_works_as_it_stands(tmp_path: Path) -> None:
+def test_the_quickstart_works(tmp_path: Path) -> None:
     project = _project(tmp_path)
     commands = _walk(README, "## In five minutes")
     assert [command.split()[:2] for command in commands if command.startswith("kflm2")] == [
         ["kflm2", stage] for stage in ("train", "predict", "predict", "explain", "report")
     ]
-    train, words, *others = commands
-    # as it stands, but for the minutes that training takes
-    _run(f"{train} {FEW} --ensemble 2", project)
-    # once as a program of its own
-    assert "CC(=O)Oc1ccccc1C(=O)O" in _shell(words, project).stdout
-    for command in others:
+    train, predict_smiles, *further = commands
+    # unchanged, except that training is shorter
+    _run(f"{train} {SMALL} --ensemble 2", project)
+    # once as a separate process
+    assert "CC(=O)Oc1ccccc1C(=O)O" in _shell(predict_smiles, project).stdout
+    for command in further:
         _run(command, project)
     predicted = pd.read_csv(project / "predicted.csv")
     assert (predicted["status"] == "ok").all() and predicted["expt"].notna().all()
@@ -501,20 +505,20 @@ def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
         _code_and_text(_section(page, heading))[0] for heading in ("## Walk-through", "## Fit, predict, save")
     )
     assert "cross_val_score(KFLM2Regressor(" in first
-    # as they stand, on a few molecules
+    # unchanged, except for fewer molecules, epochs and models
     code = f"{first}\n{second}\n"
-    for said, small in (
+    for original, replacement in (
         ('read_csv("dataset/SAMPL.csv")', 'read_csv("dataset/SAMPL.csv").head(40)'),
         ("KFLM2Regressor(),", "KFLM2Regressor(epochs=2),"),
         ("epochs=50, ensemble=5", "epochs=2, ensemble=2"),
         ("500", "34"),
     ):
-        assert said in code
-        code = code.replace(said, small)
+        assert original in code
+        code = code.replace(original, replacement)
     project = _project(tmp_path)
     (project / "example.py").write_text(code)
     out = _shell(f"{sys.executable} example.py", project).stdout
     numbers = re.findall(r"-?\d+\.\d*", out)
-    # five scores, six predictions, six intervals, and one prediction of what was loaded
+    # five scores, six predictions, six intervals, and one prediction of the loaded model
     assert len(numbers) == 5 + 6 + 2 * 6 + 1 or "inf" in out
     assert (project / "model" / "bundle.json").is_file()

@@ -1,4 +1,4 @@
-"""Stage 3 as people run it, on a tiny random LLM."""
+"""Stage 3 from its command line, on a tiny random LLM."""
 
 import csv
 import json
@@ -15,14 +15,14 @@ from kflm2.config.prompt import PromptConfig
 from kflm2.llm import adapters
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.loading import cut_layers
-from kflm2.stages.prompt import stage as prompting
+from kflm2.stages.prompt import stage as prompt_stage
 from kflm2.trainers.lora.model import LoRAModel
 
 SMALL = ["--adapter", "none", "--limit", "60", "--epochs", "1", "--writings", "2"]
 
 
-def _run(llm: Path, *words: object, dataset: str = "SAMPL", task: str = "regression") -> None:
-    stages.prompt.from_command_line([*SMALL, *map(str, words)], llm=str(llm), dataset=dataset, task=task)
+def _run(llm: Path, *arguments: object, dataset: str = "SAMPL", task: str = "regression") -> None:
+    stages.prompt.from_command_line([*SMALL, *map(str, arguments)], llm=str(llm), dataset=dataset, task=task)
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -30,7 +30,7 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_regression_is_asked_judged_and_compared(
+def test_a_regression_is_prompted_evaluated_and_compared(
     tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -43,23 +43,23 @@ def test_a_regression_is_asked_judged_and_compared(
         assert {row["part"] for row in rows} == {"valid", "test"}
         assert result["answered"]["test"] == 1
         y_true, y_pred = (np.array([float(row[f"{name}_expt"]) for row in test]) for name in ("y_true", "y_pred"))
-        figures = {who: own["test"]["RMSE"] for who, own in result["metrics"].items()}
-        assert figures["prompting"] == pytest.approx(root_mean_squared_error(y_true, y_pred))
-        # the trivial answer knows the training part only, and stage 2's split is the same
+        rmse = {method: metrics["test"]["RMSE"] for method, metrics in result["metrics"].items()}
+        assert rmse["prompting"] == pytest.approx(root_mean_squared_error(y_true, y_pred))
+        # the trivial answer uses the training part only, and stage 2 has the same split
         split = json.loads((folder / f"random-{seed}" / "split.json").read_text())
-        other = folder / "stage_2" / "SAMPL" / "gcn_indepent" / f"random-{seed}"
-        assert json.loads((other / "split.json").read_text())["sha256"] == split["sha256"]
-        assert figures["gcn_indepent"] == json.loads((other / "result.json").read_text())["metrics"]["test"]["RMSE"]
-        with (other / "predictions.csv").open() as file:
+        stage_2_run = folder / "stage_2" / "SAMPL" / "gcn_indepent" / f"random-{seed}"
+        assert json.loads((stage_2_run / "split.json").read_text())["sha256"] == split["sha256"]
+        assert rmse["gcn_indepent"] == json.loads((stage_2_run / "result.json").read_text())["metrics"]["test"]["RMSE"]
+        with (stage_2_run / "predictions.csv").open() as file:
             train = [float(row["y_true_expt"]) for row in csv.DictReader(file) if row["part"] == "train"]
-        assert figures["mean of train"] == pytest.approx(np.sqrt(np.mean((y_true - np.mean(train)) ** 2)))
+        assert rmse["mean of train"] == pytest.approx(np.sqrt(np.mean((y_true - np.mean(train)) ** 2)))
         assert result["robustness"]["random SMILES"]["ways"] == 2
         assert result["robustness"]["paraphrases"]["ways"] == 3
         assert all(row["prompt"].count("SMILES: ") == 3 for row in rows), "two examples and the question"
         assert all(row["prompt"].endswith(f"{row['smiles']}\nhydration free energy (kcal/mol):") for row in rows)
         assert all(float(row["answer"]) == pytest.approx(float(row["y_pred_expt"])) for row in rows)
-    out = capsys.readouterr().out
-    for word in (
+    printed = capsys.readouterr().out
+    for text in (
         "mean of train",
         "prompting",
         "gcn_indepent",
@@ -67,10 +67,10 @@ def test_a_regression_is_asked_judged_and_compared(
         "2 random SMILES more",
         "mean ± sd",
     ):
-        assert word in out
+        assert text in printed
 
 
-def test_a_class_is_asked_by_the_two_answers_probabilities(
+def test_a_class_is_predicted_from_the_probabilities_of_its_two_answers(
     tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,33 +99,33 @@ def test_a_class_is_asked_by_the_two_answers_probabilities(
     assert " no and yes have" in capsys.readouterr().out
 
 
-def test_what_is_tested_on_is_not_learnt_from(
+def test_test_labels_do_not_change_losses_and_answers(
     tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other test labels, the same answers."""
+    """Two tables that differ in their test labels only."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     values = rng.normal(size=60)
     parts = ["train"] * 40 + ["valid"] * 10 + ["test"] * 10
-    found = []
-    for name, poison in (("a", 0.0), ("b", 30.0)):
-        lines = [f"{'C' * (i % 12 + 1)}N,{values[i] + poison * (parts[i] == 'test')},{parts[i]}" for i in range(60)]
-        (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(lines) + "\n")
+    runs = []
+    for name, shift in (("a", 0.0), ("b", 30.0)):
+        rows = [f"{'C' * (i % 12 + 1)}N,{values[i] + shift * (parts[i] == 'test')},{parts[i]}" for i in range(60)]
+        (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(rows) + "\n")
         config = PromptConfig(
             csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", llm=str(tiny_writer),
             adapter="none", epochs=2, smiles_variants=0, compare="none", out=tmp_path / name,
         )  # fmt: skip
-        (one,) = prompting.run(config)
-        found.append(one)
-    assert found[0].losses == found[1].losses
+        (run,) = prompt_stage.run(config)
+        runs.append(run)
+    assert runs[0].losses == runs[1].losses
     for part in ("valid", "test"):
-        assert found[0].answers[part].texts == found[1].answers[part].texts
-    assert found[0].metrics["prompting"]["valid"] == found[1].metrics["prompting"]["valid"]
-    assert found[0].metrics["prompting"]["test"] != found[1].metrics["prompting"]["test"]
+        assert runs[0].answers[part].texts == runs[1].answers[part].texts
+    assert runs[0].metrics["prompting"]["valid"] == runs[1].metrics["prompting"]["valid"]
+    assert runs[0].metrics["prompting"]["test"] != runs[1].metrics["prompting"]["test"]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("--dataset", "BBBP"), "task of BBBP is classification, not regression"),
         (("--template", "none"), "unknown template 'none'; choose one of: plain"),
@@ -137,9 +137,9 @@ def test_what_is_tested_on_is_not_learnt_from(
         (("--device", "cuda:7"), "device 'cuda:7' is not there"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(
-    words: tuple[str, ...],
-    told: str,
+def test_invalid_input_ends_with_an_error_of_one_line_and_status_2(
+    arguments: tuple[str, ...],
+    message: str,
     tmp_path: Path,
     tiny_writer: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,13 +148,13 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "large.csv").write_text("smiles,y\nC,1\nCC,2\nCCC,1.5e9\n")
     with pytest.raises(SystemExit) as stop:
-        _run(tiny_writer, *words)
+        _run(tiny_writer, *arguments)
     assert stop.value.code == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert told in error
+    assert message in error
 
 
-def test_a_prompt_longer_than_the_context_is_a_rejected_row(
+def test_a_prompt_longer_than_the_context_rejects_its_row(
     tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def test_a_prompt_longer_than_the_context_is_a_rejected_row(
     assert "1 of 41 rows are rejected" in capsys.readouterr().out
 
 
-def test_one_of_several_targets_with_missing_labels_from_what_stage_1_taught(
+def test_the_first_of_several_targets_is_predicted_with_an_adapter_of_stage_1(
     tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -185,16 +185,16 @@ def test_one_of_several_targets_with_missing_labels_from_what_stage_1_taught(
                 weight.normal_(std=0.3)
     model.save(tmp_path / "adapter")
     (tmp_path / "adapter" / adapters.CARD).write_text('{"layers": 1}')
-    words = ("--csv", "own.csv", "--target-columns", "a", "b", "--epochs", 0, "--compare", "combined")
-    found = {}
+    arguments = ("--csv", "own.csv", "--target-columns", "a", "b", "--epochs", 0, "--compare", "combined")
+    results = {}
     for adapter in ("adapter", "none"):
-        _run(tiny_writer, *words, "--adapter", adapter, "--samples", 4, "--out", adapter)
+        _run(tiny_writer, *arguments, "--adapter", adapter, "--samples", 4, "--out", adapter)
         folder = tmp_path / adapter / "own" / "prompt_plain_untaught" / "random-0"
-        found[adapter] = json.loads((folder / "result.json").read_text())
+        results[adapter] = json.loads((folder / "result.json").read_text())
         assert all(len(row["answer"].split("|")) == 4 for row in _rows(folder))
     assert "target: a, the first of 2" in capsys.readouterr().out
-    assert found["adapter"]["rows"]["kept"] == 45
-    assert len(found["adapter"]["rows"]["rejected"]) == 15
-    assert set(found["adapter"]["metrics"]) == {"mean of train", "prompting", "combined"}
-    assert found["adapter"]["llm"]["adapter"] is not None
-    assert found["adapter"]["metrics"]["prompting"] != found["none"]["metrics"]["prompting"]
+    assert results["adapter"]["rows"]["kept"] == 45
+    assert len(results["adapter"]["rows"]["rejected"]) == 15
+    assert set(results["adapter"]["metrics"]) == {"mean of train", "prompting", "combined"}
+    assert results["adapter"]["llm"]["adapter"] is not None
+    assert results["adapter"]["metrics"]["prompting"] != results["none"]["metrics"]["prompting"]

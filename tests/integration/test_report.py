@@ -1,4 +1,4 @@
-"""A report of runs that were really made: its data, and the page in a headless Chromium."""
+"""`kflm2 report` of real runs: the data of the page, and the page in a headless Chromium."""
 
 import json
 import re
@@ -19,138 +19,139 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
 from kflm2.results.provenance import method_settings
-from kflm2.stages.report import stage as reporting
-from kflm2.stages.train import stage as experiment
+from kflm2.stages.report import stage as report_stage
+from kflm2.stages.train import stage as train_stage
 
-EVIL = "<script>document.title='owned'<"
-"""Stands as a SMILES, in a method's name and in a dataset's name."""
+HOSTILE = "<script>document.title='owned'<"
+"""Used as a SMILES, in a method's name and in a dataset's name."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A regression with two methods and two kinds of split, and a classification of two targets; the graph alone."""
+    """A regression with two methods and two kinds of split, and a classification of two targets; all gcn_indepent."""
     folder = tmp_path_factory.mktemp("report")
     table = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv")[["smiles", "expt"]]
-    # half of SAMPL has no ring or is a benzene, and so goes into one part of a scaffold split
+    # half of SAMPL has no ring or benzene as scaffold, and would be in one part of a scaffold split
     table = table.groupby(table["smiles"].map(murcko_scaffold)).head(3).head(70).reset_index(drop=True)
-    table.loc[len(table)] = [EVIL, 1.0]
-    own = folder / f"own{EVIL}.csv"
-    table.to_csv(own, index=False)
+    table.loc[len(table)] = [HOSTILE, 1.0]
+    path = folder / f"own{HOSTILE}.csv"
+    table.to_csv(path, index=False)
     table["low"] = (table["expt"] < table["expt"].median()).astype(int)
     table["odd"] = [i % 2 if i % 7 else None for i in range(len(table))]
     table.to_csv(folder / "classes.csv", index=False)
     common: dict[str, Any] = {"fractions": (0.6, 0.2, 0.2), "out": folder / "results"}
-    for more in (
-        {"csv": own, "target_columns": ("expt",), "epochs": 3, "runs": 3},
-        {"csv": own, "target_columns": ("expt",), "epochs": 2, "runs": 2, "split": "scaffold"},
-        {"csv": own, "target_columns": ("expt",), "epochs": 1, "runs": 2, "name": EVIL},
+    for values in (
+        {"csv": path, "target_columns": ("expt",), "epochs": 3, "runs": 3},
+        {"csv": path, "target_columns": ("expt",), "epochs": 2, "runs": 2, "split": "scaffold"},
+        {"csv": path, "target_columns": ("expt",), "epochs": 1, "runs": 2, "name": HOSTILE},
         {"csv": folder / "classes.csv", "target_columns": ("low", "odd"), "task": "classification", "epochs": 2}
         | {"runs": 2, "ensemble": 2},
     ):
-        config = TrainConfig.of("gcn_indepent", **common, **more)
+        config = TrainConfig.of("gcn_indepent", **common, **values)
         config.check()
-        experiment.run(config)
+        train_stage.run(config)
     return folder / "results"
 
 
 @pytest.fixture(scope="module")
 def page_file(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of all of them."""
+    """The page of all results."""
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KFLM2_CACHE", str(folder / "cache"))
-        return reporting.run(ReportConfig.of(results=(str(results),), out=folder / "report.html"))
+        return report_stage.run(ReportConfig.of(results=(str(results),), out=folder / "report.html"))
 
 
 def _data(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
-    assert found is not None
-    return json.loads(found[1])
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert match is not None
+    return json.loads(match[1])
 
 
-def _own(page_file: Path) -> dict[str, Any]:
-    return next(one for one in _data(page_file)["datasets"] if one["kind"] == "regression")
+def _regression(page_file: Path) -> dict[str, Any]:
+    return next(dataset for dataset in _data(page_file)["datasets"] if dataset["kind"] == "regression")
 
 
-def test_figures_are_those_of_the_runs(results: Path, page_file: Path) -> None:
+def test_the_data_of_the_page_equal_the_runs_results(results: Path, page_file: Path) -> None:
     data = _data(page_file)
-    assert [one["name"] for one in data["datasets"]] == ["classes", f"own{EVIL}"]
-    own = _own(page_file)
-    assert [(one["name"], one["split"]) for one in own["methods"]] == [
-        (EVIL, "random"),
+    assert [entry["name"] for entry in data["datasets"]] == ["classes", f"own{HOSTILE}"]
+    dataset = _regression(page_file)
+    assert [(entry["name"], entry["split"]) for entry in dataset["methods"]] == [
+        (HOSTILE, "random"),
         ("gcn_indepent", "random"),
         ("gcn_indepent", "scaffold"),
     ]
-    for method in own["methods"]:
+    for method in dataset["methods"]:
         values = []
         for run in method["runs"]:
-            folder = results / own["name"] / method["name"] / f"{method['split']}-{run['seed']}"
-            made = json.loads((folder / "result.json").read_text())
-            assert run["metrics"] == made["metrics"]
-            assert run["coverage"] == made["coverage"]["test"]["share"]
-            values.append(made["metrics"]["test"]["RMSE"])
+            folder = results / dataset["name"] / method["name"] / f"{method['split']}-{run['seed']}"
+            result = json.loads((folder / "result.json").read_text())
+            assert run["metrics"] == result["metrics"]
+            assert run["coverage"] == result["coverage"]["test"]["share"]
+            values.append(result["metrics"]["test"]["RMSE"])
         assert method["means"]["test"]["RMSE"] == pytest.approx([np.mean(values), np.std(values, ddof=1)])
         first = method["runs"][0]["seed"]
-        folder = results / own["name"] / method["name"] / f"{method['split']}-{first}"
+        folder = results / dataset["name"] / method["name"] / f"{method['split']}-{first}"
         table = pd.read_csv(folder / "predictions.csv").set_index("row")
         shown = method["shown"]
         assert len(shown["row"]) == len(table) == 70
         np.testing.assert_allclose(shown["pred"][0], table.loc[shown["row"], "y_pred_expt"], rtol=1e-4)
-        assert [own["molecules"]["smiles"][mol] for mol in shown["mol"]] == table.loc[shown["row"], "smiles"].tolist()
+        smiles = dataset["molecules"]["smiles"]
+        assert [smiles[mol] for mol in shown["mol"]] == table.loc[shown["row"], "smiles"].tolist()
         history = json.loads((folder / "result.json").read_text())["history"][0]
         np.testing.assert_allclose(method["history"][0]["valid"], history["valid"], rtol=1e-3)
         mapped = method["map"]
         assert sorted(mapped["row"]) == table.index.tolist()
         assert mapped["part"] == table.loc[mapped["row"], "part"].tolist()
         assert {len(side) for view in mapped["views"].values() for flat in view.values() for side in flat} == {70}
-    # the last row's SMILES is none
-    assert own["rejected"]["count"] == 1
-    assert own["rejected"]["rows"][0][:2] == ["71", EVIL]
+    # the last row has an invalid SMILES
+    assert dataset["rejected"]["count"] == 1
+    assert dataset["rejected"]["rows"][0][:2] == ["71", HOSTILE]
 
 
-def test_the_same_results_make_the_same_page(
+def test_the_same_results_give_the_same_page(
     results: Path, page_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    # the cache is another one, so maps are computed anew; the folder of a method counts once
+    # the cache is empty, so maps are computed again; a folder that is given twice is counted once
     stages.report.from_command_line([str(results), str(results / "classes"), "-o", str(tmp_path / "again.html")])
     assert (tmp_path / "again.html").read_bytes() == page_file.read_bytes()
     assert "9 runs of 4 methods" in capsys.readouterr().out
 
 
-def test_older_runs_and_an_audit(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results / f"own{EVIL}", tmp_path / "old")
+def test_runs_without_history_and_coverage_and_an_audit(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / f"own{HOSTILE}", tmp_path / "old")
     for path in (tmp_path / "old").glob("*/*/result.json"):
-        made = json.loads(path.read_text())
-        del made["history"], made["coverage"]
-        path.write_text(json.dumps(made))
+        result = json.loads(path.read_text())
+        del result["history"], result["coverage"]
+        path.write_text(json.dumps(result))
     for path in (tmp_path / "old").glob("*/*/hidden.safetensors"):
         path.unlink()
     audit = tmp_path / "old" / "audit-random-0" / "audit.json"
     audit.parent.mkdir()
     audit.write_text("{}")
     config = ReportConfig.of(results=(str(tmp_path / "old"),), out=tmp_path / "old.html")
-    (own,) = _data(reporting.run(config))["datasets"]
-    for method in own["methods"]:
+    (dataset,) = _data(report_stage.run(config))["datasets"]
+    for method in dataset["methods"]:
         assert method["map"] is None
         assert method["history"] == []
         assert method["coverage"] == {"confidence": 0.9, "now": True}
-    assert [found["folder"] for found in own["audits"]] == ["audit-random-0"]
-    # of ensembles of one model the intervals are those that the runs had
-    new = {one["name"] + one["split"]: one for one in _data_of(results, tmp_path)["methods"]}
-    for method in own["methods"]:
-        before = [run["coverage"] for run in new[method["name"] + method["split"]]["runs"]]
-        assert [run["coverage"] for run in method["runs"]] == pytest.approx(before)
+    assert [entry["folder"] for entry in dataset["audits"]] == ["audit-random-0"]
+    # for ensembles of one model the recomputed intervals equal those of the runs
+    complete = {entry["name"] + entry["split"]: entry for entry in _data_of(results, tmp_path)["methods"]}
+    for method in dataset["methods"]:
+        expected = [run["coverage"] for run in complete[method["name"] + method["split"]]["runs"]]
+        assert [run["coverage"] for run in method["runs"]] == pytest.approx(expected)
 
 
 def _data_of(results: Path, tmp_path: Path) -> dict[str, Any]:
-    config = ReportConfig.of(results=(str(results / f"own{EVIL}"),), out=tmp_path / "new.html")
-    return _own(reporting.run(config))
+    config = ReportConfig.of(results=(str(results / f"own{HOSTILE}"),), out=tmp_path / "new.html")
+    return _regression(report_stage.run(config))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "give folders of results"),
         (["nowhere"], "results nowhere: no such folder"),
@@ -158,48 +159,48 @@ def _data_of(results: Path, tmp_path: Path) -> dict[str, Any]:
         ([".", "-o", "page.pdf"], "a report is written as .html"),
     ],
 )
-def test_bad_words_are_one_line(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_the_error_of_invalid_arguments_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        stages.report.from_command_line(words)
-    assert ended.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        stages.report.from_command_line(arguments)
+    assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_the_commands_it_gives_can_be_run(results: Path) -> None:
-    own, classes = reporting.collect((str(results / f"own{EVIL}"), str(results / "classes")))
-    for method in (*own.methods, *classes.methods):
-        program, stage, *words = shlex.split(method.on_scaffolds)
+def test_the_commands_on_the_page_are_accepted(results: Path) -> None:
+    regression, classes = report_stage.collect((str(results / f"own{HOSTILE}"), str(results / "classes")))
+    for method in (*regression.methods, *classes.methods):
+        program, stage, *arguments = shlex.split(method.on_scaffolds)
         assert (program, stage) == ("kflm2", "train")
-        # the table's name comes first, as the command line takes it
-        config = stages.train.read(["--csv", *words], {})
-        before = method.first.result.config
+        # the first argument is the path of the table
+        config = stages.train.read(["--csv", *arguments], {})
+        settings = method.first.result.config
         assert config.split == "scaffold"
-        wanted = {**before, "split": "scaffold"}
-        assert method_settings(to_json(config.resolved())) == method_settings(wanted)
+        expected = {**settings, "split": "scaffold"}
+        assert method_settings(to_json(config.resolved())) == method_settings(expected)
         assert (config.name or config.model) == method.name
-    words = shlex.split(own.audit_command)
-    assert words[:4] == ["kflm2", "datasets", "audit", own.methods[0].first.result.config["csv"]]
+    arguments = shlex.split(regression.audit_command)
+    assert arguments[:4] == ["kflm2", "datasets", "audit", regression.methods[0].first.result.config["csv"]]
 
 
-def test_folders_that_cannot_be_reported_on(results: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_used_are_refused(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "classes", tmp_path / "twice")
     with pytest.raises(DataError, match="two methods of classes are named gcn_indepent; name them by NAME=FOLDER"):
-        reporting.collect((str(results / "classes"), str(tmp_path / "twice")))
-    own = f"mine={tmp_path / 'twice' / 'gcn_indepent'}"
-    (found,) = reporting.collect((str(results / "classes"), own))
-    assert [method.name for method in found.methods] == ["gcn_indepent", "mine"]
+        report_stage.collect((str(results / "classes"), str(tmp_path / "twice")))
+    renamed = f"mine={tmp_path / 'twice' / 'gcn_indepent'}"
+    (dataset,) = report_stage.collect((str(results / "classes"), renamed))
+    assert [method.name for method in dataset.methods] == ["gcn_indepent", "mine"]
     with pytest.raises(DataError, match="holds a folder for each of 2 methods, not one named mine"):
-        reporting.collect((f"mine={results / f'own{EVIL}'}",))
+        report_stage.collect((f"mine={results / f'own{HOSTILE}'}",))
     run = tmp_path / "twice" / "gcn_indepent" / "random-0"
     table = pd.read_csv(run / "predictions.csv")
     table.drop(columns="y_pred_odd").to_csv(run / "predictions.csv", index=False)
     with pytest.raises(DataError, match="no column y_pred_odd; there are row, smiles, part"):
-        reporting.run(ReportConfig.of(results=(str(tmp_path / "twice"),), out=tmp_path / "page.html"))
+        report_stage.run(ReportConfig.of(results=(str(tmp_path / "twice"),), out=tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
 
 
@@ -215,22 +216,22 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, page_file: Path) -> Iterator[Any]:
-    """The page, with the regression shown; it must say nothing on the console and ask nothing of any network."""
+    """The page, with the regression selected; it must write nothing to the console and request nothing else."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", has_touch=True)
     tab = context.new_page()
-    said = tab.said = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("request", lambda request: said.extend([request.url][: not request.url.startswith("data:")]))
+    messages = tab.messages = []
+    tab.on("console", lambda message: messages.append(message.text))
+    tab.on("pageerror", lambda error: messages.append(str(error)))
+    tab.on("request", lambda request: messages.extend([request.url][: not request.url.startswith("data:")]))
     tab.goto(page_file.as_uri())
-    tab.select_option("#choice select", label=f"own{EVIL}")
+    tab.select_option("#choice select", label=f"own{HOSTILE}")
     yield tab
     context.close()
-    assert said == [page_file.as_uri()]
+    assert messages == [page_file.as_uri()]
 
 
 def _scroll_to(tab: Any, plot: Any) -> None:
-    """Brings a plot into view; the page hears of that a frame later, and hides its card then."""
+    """Bring a plot into view, and wait for the frame in which the page hides its card."""
     plot.scroll_into_view_if_needed()
     _next_frame(tab)
 
@@ -244,7 +245,7 @@ def _column(tab: Any, table: str, column: int) -> list[str]:
 
 
 @needs_chromium
-def test_tables_sort_by_click_and_by_key_and_numbers_as_numbers(opened: Any) -> None:
+def test_tables_are_sorted_by_click_and_by_key_and_numbers_by_value(opened: Any) -> None:
     head = opened.locator("table[aria-label^='Runs'] thead th", has_text="RMSE")
     head.locator("button").click()
     values = [float(text) for text in _column(opened, "Runs", 5)]
@@ -256,37 +257,37 @@ def test_tables_sort_by_click_and_by_key_and_numbers_as_numbers(opened: Any) -> 
     assert [float(text) for text in _column(opened, "Runs", 5)] == values[::-1]
     assert head.get_attribute("aria-sort") == "descending"
     opened.locator("table[aria-label^='Methods'] thead button", has_text="method").click()
-    assert _column(opened, "Methods", 1) == [EVIL, "gcn_indepent", "gcn_indepent"]
+    assert _column(opened, "Methods", 1) == [HOSTILE, "gcn_indepent", "gcn_indepent"]
 
 
 @needs_chromium
-def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_file: Path) -> None:
+def test_a_dot_shows_its_molecule_by_mouse_and_by_keys(opened: Any, page_file: Path) -> None:
     card = opened.locator("#card")
     assert card.is_hidden()
     plot = opened.locator("figure", has_text="Predicted against measured").locator("svg.plot")
     _scroll_to(opened, plot)
-    # the last test molecule lies above all others
+    # the last test molecule is drawn on top
     box = plot.locator("circle.dot").last.bounding_box()
     opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    own = _own(page_file)
-    shown = own["methods"][own["first"]]["shown"]
-    # parts are drawn one after another, test last
+    dataset = _regression(page_file)
+    shown = dataset["methods"][dataset["first"]]["shown"]
+    # parts are drawn in order, test last
     last = [i for i, part in enumerate(shown["part"]) if part == "test"][-1]
-    smiles = own["molecules"]["smiles"][shown["mol"][last]]
+    smiles = dataset["molecules"]["smiles"][shown["mol"][last]]
     assert card.is_visible()
     text = card.inner_text()
     assert smiles in text
     assert "measured" in text and "predicted" in text and "test" in text
     assert card.locator("img").get_attribute("alt") == f"structure of {smiles}"
     assert card.locator("img").evaluate("image => image.naturalWidth") > 0
-    # the same molecule is marked in every plot that has it
+    # the molecule is marked in every plot that contains it
     assert opened.locator("circle.mark[visibility=visible]").count() >= 3
     opened.mouse.move(5, 5)
     assert card.is_hidden()
 
     opened.locator("#method").focus()
     opened.keyboard.press("Tab")
-    assert smiles in card.inner_text()  # it goes on where the reader was
+    assert smiles in card.inner_text()  # the keys continue at the last molecule
     opened.keyboard.press("Home")
     first = card.inner_text()
     opened.keyboard.press("ArrowRight")
@@ -296,7 +297,7 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
     opened.keyboard.press("Escape")
     assert card.is_hidden()
 
-    # Tab to a plot that is out of view: it is brought there, and the card stays
+    # Tab to a plot that is out of view: it is scrolled into view, and the card stays
     opened.evaluate("scrollTo(0, document.body.scrollHeight)")
     _next_frame(opened)
     opened.locator("#method").evaluate("box => box.focus({ preventScroll: true })")
@@ -307,23 +308,23 @@ def test_a_dot_shows_its_molecule_to_pointer_finger_and_keys(opened: Any, page_f
 
 
 @needs_chromium
-def test_nothing_of_the_data_runs(opened: Any) -> None:
-    assert opened.title() == f"own{EVIL} - KFLM2 report"
-    assert opened.locator("h1").inner_text() == f"own{EVIL}"
-    assert EVIL in opened.locator("table[aria-label='Rejected rows']").inner_text()
+def test_text_of_the_data_is_not_executed(opened: Any) -> None:
+    assert opened.title() == f"own{HOSTILE} - KFLM2 report"
+    assert opened.locator("h1").inner_text() == f"own{HOSTILE}"
+    assert HOSTILE in opened.locator("table[aria-label='Rejected rows']").inner_text()
     assert opened.locator("script").count() == 2
-    # were a script to get into the page after all, it would not be run
+    # a script that is added to the page is not executed
     opened.evaluate(
         "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"
     )
     assert opened.evaluate("window.ran") is None
-    (refused,) = opened.said[1:]
+    (refused,) = opened.messages[1:]
     assert "Content Security Policy" in refused
-    opened.said.remove(refused)
+    opened.messages.remove(refused)
 
 
 @needs_chromium
-def test_choices_change_what_is_shown(opened: Any) -> None:
+def test_menus_and_buttons_change_the_plots(opened: Any) -> None:
     assert "gcn_indepent, the best of the 2 methods on random" in opened.locator("#closely").inner_text()
     opened.select_option("#method", label="gcn_indepent · scaffold")
     assert "points" in opened.locator("figure", has_text="keep their promise").inner_text()
@@ -344,19 +345,19 @@ def test_choices_change_what_is_shown(opened: Any) -> None:
 
 
 @needs_chromium
-def test_a_phone_and_the_dark(opened: Any) -> None:
+def test_a_small_touch_screen_and_the_dark_colours(opened: Any) -> None:
     light = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     opened.emulate_media(color_scheme="dark")
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") != light
     opened.set_viewport_size({"width": 390, "height": 844})
-    for dataset in (f"own{EVIL}", "classes"):
+    for dataset in (f"own{HOSTILE}", "classes"):
         opened.select_option("#choice select", label=dataset)
-        opened.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+        opened.locator("details").evaluate_all("all => all.forEach(element => { element.open = true; })")
         assert opened.evaluate("document.documentElement.scrollWidth") == 390
     plot = opened.locator("figure", has_text="Error against distance").locator("svg.plot")
     _scroll_to(opened, plot)
     box = plot.locator("circle.dot").first.bounding_box()
-    opened.touchscreen.tap(box["x"] + 5, box["y"] + 5)  # a finger is not that exact
+    opened.touchscreen.tap(box["x"] + 5, box["y"] + 5)  # a tap beside the dot
     assert opened.locator("#card").is_visible()
     card = opened.locator("#card").bounding_box()
     assert card["x"] >= 0 and card["x"] + card["width"] <= 390

@@ -1,4 +1,4 @@
-"""Stage 2 as people run it: scripts in processes of their own, the real embedded LLM, real molecules."""
+"""Stage 2 by its scripts and `kflm2 train`, in separate processes, with the real embedded LLM and real molecules."""
 
 import json
 import os
@@ -22,9 +22,9 @@ PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combin
 SMALL = ("--limit", "40", "--epochs", "2", "--runs", "2")
 
 
-def _start(script: str, *words: object, cwd: Path) -> subprocess.Popen:
+def _start(script: str, *arguments: object, cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, words)],
+        [sys.executable, str(ROOT / script), *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -33,54 +33,54 @@ def _start(script: str, *words: object, cwd: Path) -> subprocess.Popen:
     )
 
 
-def _run(script: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
-    process = _start(script, *words, cwd=cwd)
+def _run(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    process = _start(script, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=200)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def _kflm2(*words: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "kflm2"), *map(str, words)]
+def _kflm2(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).parent / "kflm2"), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
 
 
-def _train(model: str, *words: object, cwd: Path) -> subprocess.CompletedProcess:
-    return _run(f"task_training/train_{model}_SAMPL.py", *words, cwd=cwd)
+def _train(model: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
+    return _run(f"task_training/train_{model}_SAMPL.py", *arguments, cwd=cwd)
 
 
 @pytest.mark.usefixtures("embedded")
-def test_a_script_measures_writes_and_is_the_same_twice(tmp_path: Path) -> None:
+def test_a_script_writes_its_results_and_repeats_them_exactly(tmp_path: Path) -> None:
     first = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "auto takes SmolLM2_135M" in first.stdout
     assert "models/SmolLM2_135M/leads_and_drugs" in first.stdout
-    for word in ("RMSE", "kcal/mol", "±", "read 40, kept 40, rejected 0", "MB at most", "seeds 0..1"):
-        assert word in first.stdout
+    for text in ("RMSE", "kcal/mol", "±", "read 40, kept 40, rejected 0", "MB at most", "seeds 0..1"):
+        assert text in first.stdout
     folder = tmp_path / "results" / "SAMPL" / "combinedSepAtt"
     files = {"result.json", "predictions.csv", "split.json", "rejected.csv", "parity.png", "learning_curve.png"}
     before = {}
     for seed in (0, 1):
-        own = folder / f"random-{seed}"
-        # the map of the states is drawn of the first run
-        assert {path.name for path in own.iterdir()} == files | ({"hidden.safetensors"} if seed == 0 else set())
-        assert (own / "parity.png").read_bytes()[:4] == b"\x89PNG"
-        before[seed] = (own / "predictions.csv").read_bytes()
+        run_folder = folder / f"random-{seed}"
+        # the hidden states are saved for the first run only
+        assert {path.name for path in run_folder.iterdir()} == files | ({"hidden.safetensors"} if seed == 0 else set())
+        assert (run_folder / "parity.png").read_bytes()[:4] == b"\x89PNG"
+        before[seed] = (run_folder / "predictions.csv").read_bytes()
 
     second = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
     assert "states" not in second.stderr, "the second run computed embeddings again"
     for seed in (0, 1):
-        own = folder / f"random-{seed}"
-        assert (own / "predictions.csv").read_bytes() == before[seed]
-        assert json.loads((own / "result.json").read_text())["seconds"]["embeddings"] < 1
+        run_folder = folder / f"random-{seed}"
+        assert (run_folder / "predictions.csv").read_bytes() == before[seed]
+        assert json.loads((run_folder / "result.json").read_text())["seconds"]["embeddings"] < 1
     assert before[0] != before[1]
 
 
 @pytest.mark.usefixtures("embedded")
-def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
+def test_the_metrics_can_be_computed_from_the_predictions(tmp_path: Path) -> None:
     assert _train("combined", *SMALL, cwd=tmp_path).returncode == 0
     folder = tmp_path / "results" / "SAMPL" / "combined"
     table = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(40)
-    tested = []
+    test_rmse = []
     for seed in (0, 1):
         result = json.loads((folder / f"random-{seed}" / "result.json").read_text())
         predictions = pd.read_csv(folder / f"random-{seed}" / "predictions.csv")
@@ -91,11 +91,11 @@ def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
         sizes = {"train": 32, "valid": 4, "test": 4}
         assert result["split"] == {"kind": "random", "sha256": split["sha256"], "sizes": sizes}
         for part, rows in split["rows"].items():
-            own = predictions[predictions["part"] == part]
-            assert own["row"].tolist() == rows
-            rmse = float(np.sqrt(((own["y_true_expt"] - own["y_pred_expt"]) ** 2).mean()))
+            in_part = predictions[predictions["part"] == part]
+            assert in_part["row"].tolist() == rows
+            rmse = float(np.sqrt(((in_part["y_true_expt"] - in_part["y_pred_expt"]) ** 2).mean()))
             assert result["metrics"][part]["RMSE"] == pytest.approx(rmse)
-        tested.append(result["metrics"]["test"]["RMSE"])
+        test_rmse.append(result["metrics"]["test"]["RMSE"])
         assert result["rows"] == {"read": 40, "kept": 40, "rejected": 0}
         assert result["llm"]["name"] == "SmolLM2_135M"
         adapter = resources.packaged("models") / "SmolLM2_135M" / "leads_and_drugs"
@@ -103,41 +103,41 @@ def test_the_result_can_be_checked_from_the_predictions(tmp_path: Path) -> None:
         assert result["llm"]["layers"] == [12]
         assert {"seconds", "peak_memory_mb", "config", "versions", "commit"} <= set(result)
     summary = json.loads((folder / "summary-random.json").read_text())
-    assert summary["metrics"]["test"]["RMSE"]["values"] == tested
-    assert summary["metrics"]["test"]["RMSE"]["mean"] == pytest.approx(np.mean(tested))
-    assert summary["metrics"]["test"]["RMSE"]["sd"] == pytest.approx(np.std(tested, ddof=1))
+    assert summary["metrics"]["test"]["RMSE"]["values"] == test_rmse
+    assert summary["metrics"]["test"]["RMSE"]["mean"] == pytest.approx(np.mean(test_rmse))
+    assert summary["metrics"]["test"]["RMSE"]["sd"] == pytest.approx(np.std(test_rmse, ddof=1))
 
 
 @pytest.mark.usefixtures("embedded")
 @pytest.mark.parametrize("model", [model for model in PIPELINES if model not in ("combined", "combinedSepAtt")])
 def test_every_pipeline_runs_on_scaffolds(model: str, tmp_path: Path) -> None:
-    words = ("--limit", 60, "--epochs", 1, "--runs", 1, "--split", "scaffold", "--ensemble", 2)
-    done = _train(model, *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    arguments = ("--limit", 60, "--epochs", 1, "--runs", 1, "--split", "scaffold", "--ensemble", 2)
+    completed = _train(model, *arguments, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
     result = json.loads((tmp_path / "results" / "SAMPL" / model / "scaffold-0" / "result.json").read_text())
     assert len(result["best_epoch"]) == 2
     assert (result["llm"] is None) == (model == "gcn_indepent")
 
 
-def test_killed_and_run_again_it_completes(tmp_path: Path, tiny_decoder: Path) -> None:
-    words = ("--llm", tiny_decoder, "--limit", 300, "--epochs", 20, "--runs", 3)
-    process = _start("task_training/train_combined_SAMPL.py", *words, cwd=tmp_path)
+def test_a_killed_run_completes_when_it_is_repeated(tmp_path: Path, tiny_decoder: Path) -> None:
+    arguments = ("--llm", tiny_decoder, "--limit", 300, "--epochs", 20, "--runs", 3)
+    process = _start("task_training/train_combined_SAMPL.py", *arguments, cwd=tmp_path)
     folder = tmp_path / "results" / "SAMPL" / "combined"
-    end = time.monotonic() + 100
-    while not (folder / "random-0" / "result.json").exists() and time.monotonic() < end:
+    deadline = time.monotonic() + 100
+    while not (folder / "random-0" / "result.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (folder / "summary-random.json").exists()
     before = (folder / "random-0" / "predictions.csv").read_bytes()
-    assert _train("combined", *words, cwd=tmp_path).returncode == 0
+    assert _train("combined", *arguments, cwd=tmp_path).returncode == 0
     assert (folder / "summary-random.json").exists()
     assert (folder / "random-0" / "predictions.csv").read_bytes() == before
 
 
 def _csv(folder: Path) -> Path:
-    """Twenty molecules of a user's own, three rows bad, two targets, one label missing."""
+    """A user's table of twenty molecules with three invalid rows, two targets, and one missing label."""
     smiles = ["C" * n + end for n in range(1, 11) for end in ("O", "N")]
     parts = ("train", "train", "train", "valid", "test")
     rows = [f"{text},{i * 0.5},{(i * 7) % 5},{parts[i % 5]}" for i, text in enumerate(smiles)]
@@ -150,15 +150,15 @@ def _csv(folder: Path) -> Path:
     return path
 
 
-def test_a_csv_of_ones_own_with_bad_rows_and_given_parts(tmp_path: Path, tiny_decoder: Path) -> None:
-    words: tuple[object, ...] = ("--csv", _csv(tmp_path), "--smiles-column", "SMILES", "--split", "given")
-    words += ("--target-columns", "logS", "pKa")
-    words += ("--split-column", "part", "--llm", tiny_decoder, "--epochs", 2, "--runs", 1, "--out", "out")
-    done = _run("task_training/train_crossAtt_SAMPL.py", *words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "either --dataset" in done.stderr
-    done = _kflm2("train", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_users_csv_with_invalid_rows_and_given_parts(tmp_path: Path, tiny_decoder: Path) -> None:
+    arguments: tuple[object, ...] = ("--csv", _csv(tmp_path), "--smiles-column", "SMILES", "--split", "given")
+    arguments += ("--target-columns", "logS", "pKa")
+    arguments += ("--split-column", "part", "--llm", tiny_decoder, "--epochs", 2, "--runs", 1, "--out", "out")
+    completed = _run("task_training/train_crossAtt_SAMPL.py", *arguments, cwd=tmp_path)
+    assert completed.returncode == 2
+    assert "either --dataset" in completed.stderr
+    completed = _kflm2("train", *arguments, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
     folder = tmp_path / "out" / "own" / "crossAtt" / "given-0"
     rejected = pd.read_csv(folder / "rejected.csv")
     assert rejected["row"].tolist() == [5, 10, 12]
@@ -173,11 +173,11 @@ def test_a_csv_of_ones_own_with_bad_rows_and_given_parts(tmp_path: Path, tiny_de
     assert predictions["y_true_pKa"].isna().sum() == 1
     assert predictions["y_pred_pKa"].notna().all()
     assert json.loads((folder / "result.json").read_text())["rows"] == {"read": 20, "kept": 17, "rejected": 3}
-    assert "row 5: 'CCC(=O'" in done.stdout
+    assert "row 5: 'CCC(=O'" in completed.stdout
 
 
-def test_the_test_part_changes_nothing_but_itself(tmp_path: Path, tiny_decoder: Path) -> None:
-    """Other test molecules with absurd labels: training and every scaling must come out the same."""
+def test_the_test_part_does_not_change_other_predictions(tmp_path: Path, tiny_decoder: Path) -> None:
+    """With other test molecules and extreme test labels, training and all scalings must be the same."""
     frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(60)
     frame = frame[frame["smiles"].str.len() < 20].head(40)
     frame["part"] = ["train"] * 28 + ["valid"] * 6 + ["test"] * 6
@@ -186,25 +186,25 @@ def test_the_test_part_changes_nothing_but_itself(tmp_path: Path, tiny_decoder: 
         if name == "poisoned":
             frame.loc[frame["part"] == "test", ["smiles", "expt"]] = ["[Cs+].[I-]", 1e6]
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
-        words: tuple[object, ...] = ("--csv", f"{name}.csv", "--target-columns", "expt", "--llm", tiny_decoder)
-        words += ("--split", "given", "--split-column", "part", "--epochs", 3, "--runs", 1)
-        done = _kflm2("train", *words, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        own = pd.read_csv(tmp_path / "results" / name / "crossAtt" / "given-0" / "predictions.csv")
-        predicted.append(own[own["part"] != "test"]["y_pred_expt"].to_numpy())
+        arguments: tuple[object, ...] = ("--csv", f"{name}.csv", "--target-columns", "expt", "--llm", tiny_decoder)
+        arguments += ("--split", "given", "--split-column", "part", "--epochs", 3, "--runs", 1)
+        completed = _kflm2("train", *arguments, cwd=tmp_path)
+        assert completed.returncode == 0, completed.stderr
+        predictions = pd.read_csv(tmp_path / "results" / name / "crossAtt" / "given-0" / "predictions.csv")
+        predicted.append(predictions[predictions["part"] != "test"]["y_pred_expt"].to_numpy())
     assert len(predicted[0]) == 34
     np.testing.assert_allclose(predicted[1], predicted[0], rtol=1e-5)
 
 
-def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -> None:
+def test_classification_predicts_probabilities(tmp_path: Path, tiny_decoder: Path) -> None:
     frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
     frame["wet"] = (frame["expt"] < -4).astype(int)
     frame.to_csv(tmp_path / "wet.csv", index=False)
-    words: tuple[object, ...] = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification")
-    words += ("--llm", tiny_decoder)
-    words += ("--epochs", "30", "--runs", "1", "--model", "combinedAtt")
-    done = _kflm2("train", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    arguments: tuple[object, ...] = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification")
+    arguments += ("--llm", tiny_decoder)
+    arguments += ("--epochs", "30", "--runs", "1", "--model", "combinedAtt")
+    completed = _kflm2("train", *arguments, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
     folder = tmp_path / "results" / "wet" / "combinedAtt" / "random-0"
     predictions = pd.read_csv(folder / "predictions.csv")
     assert predictions["y_pred_wet"].between(0, 1).all()
@@ -214,7 +214,7 @@ def test_classes_are_ranked_by_probability(tmp_path: Path, tiny_decoder: Path) -
 
 
 def _assays(folder: Path) -> Path:
-    """122 molecules in three assays: one with gaps, one rare, one that is active in training only; two test sets."""
+    """122 molecules, two test sets, three assays: with missing labels, few actives, actives in train only."""
     frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
     frame["part"] = (["train"] * 8 + ["test_near", "test_far"]) * 12
     frame["wet"] = (frame["expt"] < -4).astype("Int64")
@@ -226,18 +226,18 @@ def _assays(folder: Path) -> Path:
     return folder / "assays.csv"
 
 
-def test_several_classes_with_gaps_two_test_sets_and_duplicates_joined(tmp_path: Path) -> None:
-    words: tuple[object, ...] = ("--target-columns", "wet", "salty", "odd", "--kind", "classification")
-    words += ("--split-column", "part", "--model", "gcn_indepent", "--epochs", 20, "--runs", 2)
-    words += ("--class-weight", "balanced", "--standardize", "parent", "--deduplicate")
-    done = _kflm2("train", _assays(tmp_path), *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "left out of the mean: odd, of which test has one class only" in done.stdout
-    assert "left out of the mean: odd, of which test_far has one class only" in done.stdout
+def test_several_classes_with_missing_labels_two_test_sets_and_duplicates(tmp_path: Path) -> None:
+    arguments: tuple[object, ...] = ("--target-columns", "wet", "salty", "odd", "--kind", "classification")
+    arguments += ("--split-column", "part", "--model", "gcn_indepent", "--epochs", 20, "--runs", 2)
+    arguments += ("--class-weight", "balanced", "--standardize", "parent", "--deduplicate")
+    completed = _kflm2("train", _assays(tmp_path), *arguments, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "left out of the mean: odd, of which test has one class only" in completed.stdout
+    assert "left out of the mean: odd, of which test_far has one class only" in completed.stdout
     folder = tmp_path / "results" / "assays" / "gcn_indepent"
     result = json.loads((folder / "given-0" / "result.json").read_text())
     assert result["rows"] == {"read": 122, "kept": 121, "rejected": 1}
-    # the acid and its sodium salt are one structure; of one target they contradict each other
+    # the acid and its sodium salt are one structure; their labels of one target differ
     assert pd.read_csv(folder / "given-0" / "rejected.csv")["reason"].tolist() == [
         "same structure as row 121, which stands for it"
     ]
@@ -246,19 +246,19 @@ def test_several_classes_with_gaps_two_test_sets_and_duplicates_joined(tmp_path:
     assert (acid["y_true_wet"], acid["y_true_odd"], np.isnan(acid["y_true_salty"])) == (1, 0, True)
     assert set(predictions["part"]) == {"train", "valid", "test_near", "test_far"}
     assert list(result["metrics"]) == ["train", "valid", "test", "test_far", "test_near"]
-    for part, figures in result["metrics"].items():
-        own = predictions[predictions["part"].str.startswith(part)]
+    for part, means in result["metrics"].items():
+        in_part = predictions[predictions["part"].str.startswith(part)]
         aucs = []
-        for target, judged in result["targets"][part].items():
-            known = own[own[f"y_true_{target}"].notna()]
+        for target, metrics in result["targets"][part].items():
+            known = in_part[in_part[f"y_true_{target}"].notna()]
             if known[f"y_true_{target}"].nunique() == 2:
                 aucs.append(roc_auc_score(known[f"y_true_{target}"], known[f"y_pred_{target}"]))
-                assert judged["ROC-AUC"] == pytest.approx(aucs[-1])
+                assert metrics["ROC-AUC"] == pytest.approx(aucs[-1])
             else:
-                assert judged is None
-        assert figures["ROC-AUC"] == pytest.approx(np.mean(aucs))
+                assert metrics is None
+        assert means["ROC-AUC"] == pytest.approx(np.mean(aucs))
     assert result["targets"]["test"]["odd"] is None
-    # the threshold is the best on valid, found here by trying all, and what test is judged by
+    # the threshold is the best one on valid, found here by trying all, and used for test
     valid, test = (predictions[predictions["part"].str.startswith(part)] for part in ("valid", "test"))
     for target, threshold in result["thresholds"].items():
         known = valid[valid[f"y_true_{target}"].notna()]
@@ -269,41 +269,41 @@ def test_several_classes_with_gaps_two_test_sets_and_duplicates_joined(tmp_path:
         best = max(balanced_accuracy_score(true, predicted >= cut) for cut in np.linspace(0, 1, 1001))
         assert balanced_accuracy_score(true, predicted >= threshold) == pytest.approx(best)
         known = test[test[f"y_true_{target}"].notna()]
-        judged = balanced_accuracy_score(known[f"y_true_{target}"], known[f"y_pred_{target}"] >= threshold)
-        assert result["targets"]["test"][target]["balanced accuracy"] == pytest.approx(judged)
+        accuracy = balanced_accuracy_score(known[f"y_true_{target}"], known[f"y_pred_{target}"] >= threshold)
+        assert result["targets"]["test"][target]["balanced accuracy"] == pytest.approx(accuracy)
     assert set(result["thresholds"]) == {"wet", "salty", "odd"}
     summary = json.loads((folder / "summary-given.json").read_text())
     assert len(summary["targets"]["test_far"]["wet"]["MCC"]["values"]) == 2
     assert summary["targets"]["test"]["odd"]["ROC-AUC"]["mean"] is None
 
 
-def test_cross_validation_is_twenty_five_folds_of_which_some_may_be_run(tmp_path: Path) -> None:
-    words = ("--model", "gcn_indepent", "--limit", 50, "--epochs", 1, "--split", "cv5x5", "--seed", 20)
-    assert _kflm2("train", "SAMPL", *words, cwd=tmp_path).returncode == 0
+def test_some_of_the_twenty_five_folds_of_cross_validation_can_be_run(tmp_path: Path) -> None:
+    arguments = ("--model", "gcn_indepent", "--limit", 50, "--epochs", 1, "--split", "cv5x5", "--seed", 20)
+    assert _kflm2("train", "SAMPL", *arguments, cwd=tmp_path).returncode == 0
     folder = tmp_path / "results" / "SAMPL" / "gcn_indepent"
-    tested: list[int] = []
+    test_rows: list[int] = []
     for seed in range(20, 25):
         predictions = pd.read_csv(folder / f"cv5x5-{seed}" / "predictions.csv")
-        tested += predictions[predictions["part"] == "test"]["row"].tolist()
-    assert sorted(tested) == list(range(1, 51))
+        test_rows += predictions[predictions["part"] == "test"]["row"].tolist()
+    assert sorted(test_rows) == list(range(1, 51))
     assert json.loads((folder / "summary-cv5x5.json").read_text())["seeds"] == list(range(20, 25))
 
 
-def test_datasets_are_got_listed_and_audited(tmp_path: Path) -> None:
-    done = _run("dataset/download.py", "SAMPL", "--from", tmp_path, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "SAMPL.csv: already here\n"), done.stderr
-    done = _kflm2("datasets", "get", "nothing", cwd=tmp_path)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    done = _kflm2("datasets", "SAMPL", cwd=tmp_path)
-    assert done.stdout.splitlines()[1].split() == "SAMPL 642 0 1 (kcal/mol) 0 - 0 0 2".split()
-    done = _kflm2("datasets", "audit", "SAMPL", "--split", "cluster", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "cluster, seed 0: 513 train / 64 valid / 65 test" in done.stdout
+def test_datasets_get_list_and_audit(tmp_path: Path) -> None:
+    completed = _run("dataset/download.py", "SAMPL", "--from", tmp_path, cwd=tmp_path)
+    assert (completed.returncode, completed.stdout) == (0, "SAMPL.csv: already here\n"), completed.stderr
+    completed = _kflm2("datasets", "get", "nothing", cwd=tmp_path)
+    assert (completed.returncode, completed.stderr.count("\n")) == (2, 1)
+    completed = _kflm2("datasets", "SAMPL", cwd=tmp_path)
+    assert completed.stdout.splitlines()[1].split() == "SAMPL 642 0 1 (kcal/mol) 0 - 0 0 2".split()
+    completed = _kflm2("datasets", "audit", "SAMPL", "--split", "cluster", cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "cluster, seed 0: 513 train / 64 valid / 65 test" in completed.stdout
     assert (tmp_path / "results" / "SAMPL" / "audit-cluster-0" / "audit.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("--dataset", "Samples"), "unknown dataset 'Samples'; choose one of: SAMPL"),
         (("--model", "gnn"), "combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt, crossAtt"),
@@ -320,19 +320,19 @@ def test_datasets_are_got_listed_and_audited(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("embedded")
-def test_bad_input_is_one_line_and_status_2(
-    words: tuple[str, ...],
-    told: str,
+def test_invalid_input_ends_with_an_error_of_one_line_and_status_2(
+    arguments: tuple[str, ...],
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        # in this process: a fresh one for each would spend seconds on importing torch
-        stages.train.from_command_line(["--runs", "1", *words], dataset="SAMPL", model="combined")
+        # in this process: a new process for each case would spend seconds on importing torch
+        stages.train.from_command_line(["--runs", "1", *arguments], dataset="SAMPL", model="combined")
     assert stop.value.code == 2
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line and "states:" not in line]
     assert error.startswith("error: ")
-    assert told in error
+    assert message in error
     assert not list(tmp_path.rglob("result.json"))

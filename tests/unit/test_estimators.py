@@ -1,4 +1,4 @@
-"""KFLM2 among scikit-learn's own tools."""
+"""The scikit-learn estimators in scikit-learn's checks, cross-validation, grid search and pipelines."""
 
 from pathlib import Path
 from typing import Any
@@ -21,75 +21,77 @@ QUICK: dict[str, Any] = {"model": "gcn_indepent", "epochs": 4, "valid_fraction":
 
 
 @parametrize_with_checks([KFLM2Regressor(**QUICK), KFLM2Classifier(**QUICK)])
-def test_scikit_learns_own_checks(estimator: BaseEstimator, check: Any) -> None:
+def test_scikit_learns_estimator_checks(estimator: BaseEstimator, check: Any) -> None:
     check(estimator)
 
 
 def test_cross_validation_grid_search_and_pipelines() -> None:
-    own = KFLM2Regressor(**QUICK)
-    scores = cross_val_score(own, SMILES, Y, cv=3)
+    model = KFLM2Regressor(**QUICK)
+    scores = cross_val_score(model, SMILES, Y, cv=3)
     assert scores.shape == (3,) and np.isfinite(scores).all()
-    assert not hasattr(own, "bundle_")
+    assert not hasattr(model, "bundle_")
     grid = GridSearchCV(
-        clone(own).set_params(epochs=40), {"learning_rate": [1e-6, 1e-2]}, cv=KFold(2, shuffle=True, random_state=0)
+        clone(model).set_params(epochs=40), {"learning_rate": [1e-6, 1e-2]}, cv=KFold(2, shuffle=True, random_state=0)
     )
     grid.fit(list(SMILES), list(Y))
     assert grid.best_params_ == {"learning_rate": 1e-2}
-    pipeline = Pipeline([("pick", ColumnTransformer([("own", "passthrough", ["smiles"])])), ("kflm2", clone(own))])
+    pipeline = Pipeline([("pick", ColumnTransformer([("smiles", "passthrough", ["smiles"])])), ("kflm2", clone(model))])
     assert pipeline.fit(TABLE, Y).predict(TABLE.head(5)).shape == (5,)
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
-    one, two, other = (KFLM2Regressor(**QUICK, random_state=seed).fit(SMILES, Y).predict(SMILES) for seed in (1, 1, 2))
-    assert np.array_equal(one, two) and not np.array_equal(one, other)
+def test_predictions_are_the_same_for_the_same_seed_only() -> None:
+    first, same_seed, other_seed = (
+        KFLM2Regressor(**QUICK, random_state=seed).fit(SMILES, Y).predict(SMILES) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, same_seed) and not np.array_equal(first, other_seed)
 
 
-def test_intervals_and_several_targets_with_gaps() -> None:
-    both = np.stack([Y, -Y], axis=1)
-    both[::3, 1] = np.nan
-    own = KFLM2Regressor(**{**QUICK, "epochs": 40}).fit(SMILES, both)
-    predicted = own.predict(SMILES)
+def test_several_targets_with_missing_labels_and_intervals() -> None:
+    targets = np.stack([Y, -Y], axis=1)
+    targets[::3, 1] = np.nan
+    model = KFLM2Regressor(**{**QUICK, "epochs": 40}).fit(SMILES, targets)
+    predicted = model.predict(SMILES)
     assert predicted.shape == (60, 2) and np.corrcoef(predicted.T)[0, 1] < -0.5
-    narrow, wide = (own.predict_interval(SMILES, confidence) for confidence in (0.5, 0.85))
+    narrow, wide = (model.predict_interval(SMILES, confidence) for confidence in (0.5, 0.85))
     assert narrow.shape == (60, 2, 2)
     assert (wide[:, 0, 0] <= narrow[:, 0, 0]).all() and (narrow[:, 0, 1] <= wide[:, 0, 1]).all()
-    flat = KFLM2Regressor(**QUICK).fit(SMILES, Y)
-    assert flat.predict_interval(SMILES[:4], 0.8).shape == (4, 2)
+    one_target = KFLM2Regressor(**QUICK).fit(SMILES, Y)
+    assert one_target.predict_interval(SMILES[:4], 0.8).shape == (4, 2)
 
 
-def test_classes_of_any_name() -> None:
+def test_classes_with_text_labels() -> None:
     labels = np.where(Y.median() < Y, "high", "low")
-    own = KFLM2Classifier(**{**QUICK, "epochs": 60}).fit(SMILES, labels)
-    assert own.classes_.tolist() == ["high", "low"]
-    chance = own.predict_proba(SMILES)
-    np.testing.assert_allclose(chance.sum(axis=1), 1)
-    assert np.array_equal(own.predict(SMILES), own.classes_[chance.argmax(axis=1)])
-    assert own.score(SMILES, labels) > 0.7
-    assert own.predict_set(SMILES, 0.8).shape == (60, 2)
-    assert np.array_equal(own.predict_set(SMILES[:1], 0.8), own.predict_set(SMILES, 0.8)[:1])
+    model = KFLM2Classifier(**{**QUICK, "epochs": 60}).fit(SMILES, labels)
+    assert model.classes_.tolist() == ["high", "low"]
+    probabilities = model.predict_proba(SMILES)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert np.array_equal(model.predict(SMILES), model.classes_[probabilities.argmax(axis=1)])
+    assert model.score(SMILES, labels) > 0.7
+    assert model.predict_set(SMILES, 0.8).shape == (60, 2)
+    assert np.array_equal(model.predict_set(SMILES[:1], 0.8), model.predict_set(SMILES, 0.8)[:1])
 
 
-def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path) -> None:
-    own = KFLM2Regressor(**QUICK, ensemble=2, graph_encoder="gine").fit(SMILES, Y).save(tmp_path / "model")
-    again = KFLM2Regressor.load(tmp_path / "model")
-    assert np.array_equal(own.predict(SMILES), again.predict(SMILES))
-    assert (again.model, again.graph_encoder, again.epochs, again.ensemble) == ("gcn_indepent", "gine", 4, 2)
+def test_a_loaded_model_predicts_the_same(tmp_path: Path) -> None:
+    model = KFLM2Regressor(**QUICK, ensemble=2, graph_encoder="gine").fit(SMILES, Y).save(tmp_path / "model")
+    loaded = KFLM2Regressor.load(tmp_path / "model")
+    assert np.array_equal(model.predict(SMILES), loaded.predict(SMILES))
+    assert (loaded.model, loaded.graph_encoder, loaded.epochs, loaded.ensemble) == ("gcn_indepent", "gine", 4, 2)
     assert load_bundle(tmp_path / "model").targets == ("y",)
     with pytest.raises(ValueError, match="is of regression"):
         KFLM2Classifier.load(tmp_path / "model")
 
 
-@pytest.mark.parametrize("names", [("active", "inactive"), (-1, 1), (False, True)])
-def test_classes_are_kept(tmp_path: Path, names: tuple[Any, Any]) -> None:
-    labels = np.where(Y.median() < Y, *names)
-    own = KFLM2Classifier(**QUICK).fit(SMILES, labels).save(tmp_path / "model")
-    again = KFLM2Classifier.load(tmp_path / "model")
-    assert again.classes_.tolist() == sorted(names)
-    assert again.score(SMILES, labels) == own.score(SMILES, labels)
+@pytest.mark.parametrize("classes", [("active", "inactive"), (-1, 1), (False, True)])
+def test_class_labels_are_saved(tmp_path: Path, classes: tuple[Any, Any]) -> None:
+    labels = np.where(Y.median() < Y, *classes)
+    model = KFLM2Classifier(**QUICK).fit(SMILES, labels).save(tmp_path / "model")
+    loaded = KFLM2Classifier.load(tmp_path / "model")
+    assert loaded.classes_.tolist() == sorted(classes)
+    assert loaded.score(SMILES, labels) == model.score(SMILES, labels)
 
 
 @pytest.mark.parametrize(
-    ("smiles", "y", "reason"),
+    ("smiles", "y", "message"),
     [
         (["CCO", "C((", "CC"], [1, 2, 3], r"X\[1\] 'C\(\('"),
         (["CCO", 3, "CC"], [1, 2, 3], r"X\[1\] is 3, not a SMILES"),
@@ -100,17 +102,17 @@ def test_classes_are_kept(tmp_path: Path, names: tuple[Any, Any]) -> None:
         (["CCO", "CC", "C"], [1, 2, np.inf], "infinity"),
     ],
 )
-def test_what_cannot_be_fitted_says_why(smiles: list[Any], y: list[float], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
+def test_the_error_of_unusable_data_has_the_reason(smiles: list[Any], y: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         KFLM2Regressor(**QUICK).fit(smiles, y)
 
 
-def test_a_seed_must_be_one() -> None:
+def test_a_missing_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="random_state is None"):
         KFLM2Regressor().set_params(random_state=None).fit(SMILES, Y)
 
 
-def test_three_classes_and_a_broken_smiles_to_predict() -> None:
+def test_three_classes_and_an_invalid_smiles_are_refused() -> None:
     with pytest.raises(ValueError, match="3 classes"):
         KFLM2Classifier(**QUICK).fit(list(SMILES[:3]), [1, 2, 3])
     with pytest.raises(ValueError, match=r"X\[1\] 'C1CC'"):

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files are written completely or not at all; values are cached."""
 
 import threading
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from kflm2.files import atomic, cached_json, cached_path, sha256_file, sha256_texts, write_json, write_text
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a" / "x.txt"
     write_text(path, "old")
 
@@ -23,7 +23,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+def test_a_reader_never_sees_an_incomplete_file(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     texts = [letter * 300_000 for letter in "ab"]
     write_text(path, texts[0])
@@ -55,16 +55,16 @@ def test_digests(tmp_path: Path) -> None:
     assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_kept_value_is_computed_once_for_what_it_depends_on() -> None:
-    made: list[int] = []
+def test_a_cached_value_is_computed_once_for_each_key() -> None:
+    computed: list[int] = []
 
     def compute(value: int) -> list[list[object]]:
-        made.append(value)
+        computed.append(value)
         return [["é", value, None]]
 
     for value in (1, 2, 1):
         assert cached_json("x", {"value": value}, lambda: compute(value)) == [["é", value, None]]  # noqa: B023
-    assert made == [1, 2]
+    assert computed == [1, 2]
     cached_path("x", {"value": 2}, ".json").write_text("[[")
     assert cached_json("x", {"value": 2}, lambda: compute(2)) == [["é", 2, None]]
-    assert made == [1, 2, 2]
+    assert computed == [1, 2, 2]

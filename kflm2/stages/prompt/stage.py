@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -161,6 +162,33 @@ def _load(
     return base, tokenizer
 
 
+@dataclass(frozen=True)
+class _Answerer:
+    """An LLM with what its prompts are made of, for one seed."""
+
+    config: PromptConfig
+    builder: PromptBuilder
+    prompter: Prompter
+    train: list[int]
+    """Molecules that examples may be taken from."""
+    seed: int
+    number: tuple[int, int] | None
+    """Digits before and after the decimal point of a regression's answers; None for classes."""
+
+    def __call__(self, rows: list[int], template: str, smiles: list[str] | None = None) -> Answers:
+        """Answers for some molecules, also in other SMILES of them."""
+        prompts = self.builder.prompts(rows, self.train, self.seed, template, smiles)
+        if self.number is None:
+            words = self.builder.prompt_spec.answers
+            probabilities, share = self.prompter.probabilities(prompts, words)
+            texts = [[words[int(yes > no)]] for no, yes in probabilities]
+            return Answers(prompts, texts, probabilities[:, 1], share)
+        texts = self.prompter.answers(prompts, self.number, self.config.samples, self.seed)
+        values = [[value for text in samples if (value := parse_number(text)) is not None] for samples in texts]
+        y_pred = np.array([np.mean(samples) if samples else np.nan for samples in values])
+        return Answers(prompts, texts, y_pred, None)
+
+
 def _run(
     config: PromptConfig,
     builder: PromptBuilder,
@@ -204,38 +232,33 @@ def _run(
             model, prompter, train, valid, config.epochs, config.batch_size, config.learning_rate, seed
         )
 
-    def answer(rows: list[int], template: str, smiles: list[str] | None = None) -> Answers:
-        prompts = builder.prompts(rows, labelled["train"], seed, template, smiles)
-        if number is None:
-            probabilities, share = prompter.probabilities(prompts, prompt_spec.answers)
-            texts = [[prompt_spec.answers[int(yes > no)]] for no, yes in probabilities]
-            return Answers(prompts, texts, probabilities[:, 1], share)
-        texts = prompter.answers(prompts, number, config.samples, seed)
-        values = [[value for text in samples if (value := parse_number(text)) is not None] for samples in texts]
-        y_pred = np.array([np.mean(samples) if samples else np.nan for samples in values])
-        return Answers(prompts, texts, y_pred, None)
-
-    for part in ("valid", "test"):
-        run.answers[part] = answer(labelled[part], config.template)
-    test = run.answers["test"]
-    run.unconstrained = [samples[0] for samples in prompter.answers(test.prompts)]
+    answer = _Answerer(config, builder, prompter, labelled["train"], seed, number)
+    run.answers = {part: answer(labelled[part], config.template) for part in ("valid", "test")}
+    run.unconstrained = [samples[0] for samples in prompter.answers(run.answers["test"].prompts)]
     run.unconstrained_readable = float(np.mean([is_readable(text, prompt_spec) for text in run.unconstrained]))
     evaluate(run, molecules.y_true[:, 0], task)
-    rows = labelled["test"]
+    run.robustness = _robustness(run, answer)
+    run.seconds = round(time.perf_counter() - start, 1)
+    return run, model.peft.unload()
+
+
+def _robustness(run: PromptRun, answer: _Answerer) -> dict[str, dict[str, float | None]]:
+    """How much the answers for the test molecules depend on how these are written and prompted."""
+    config, molecules, rows = answer.config, answer.builder.molecules, run.labelled["test"]
     variants = {
         "random SMILES": [
             answer(rows, config.template, [randomized(molecules.smiles[i], number) for i in rows]).y_pred
             for number in range(config.smiles_variants)
         ],
-        "paraphrases": [answer(rows, name).y_pred for name in prompt_spec.templates if name != config.template],
+        "paraphrases": [
+            answer(rows, name).y_pred for name in answer.builder.prompt_spec.templates if name != config.template
+        ],
     }
-    run.robustness = {
-        name: stability([test.y_pred, *y_pred], molecules.y_true[rows, 0], task)
+    return {
+        name: stability([run.answers["test"].y_pred, *y_pred], molecules.y_true[rows, 0], molecules.dataset.task)
         for name, y_pred in variants.items()
         if y_pred
     }
-    run.seconds = round(time.perf_counter() - start, 1)
-    return run, model.peft.unload()
 
 
 def _compare(stage_2: TrainConfig, molecules: Molecules, run: PromptRun) -> None:

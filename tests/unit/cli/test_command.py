@@ -1,4 +1,4 @@
-"""Settings from a command line: what goes before what, and errors in one line."""
+"""Settings from a command line: their precedence, and errors of one line."""
 
 import dataclasses
 import inspect
@@ -24,8 +24,8 @@ KFLM2 = Path(sys.executable).parent / "kflm2"
 SCRIPT = {"dataset": "SAMPL", "model": "combined"}
 
 
-def _read(*words: str, **script: object) -> TrainConfig:
-    return stages.train.read(list(words), {**SCRIPT, **script})
+def _read(*arguments: str, **script: object) -> TrainConfig:
+    return stages.train.read(list(arguments), {**SCRIPT, **script})
 
 
 def _config(folder: Path, **values: object) -> str:
@@ -33,22 +33,22 @@ def _config(folder: Path, **values: object) -> str:
     return str(folder / "config.json")
 
 
-def test_command_line_before_file_before_script_before_pipeline_before_defaults(tmp_path: Path) -> None:
-    own = PIPELINES["crossAtt"].defaults["hidden"]
-    assert own != TrainConfig.hidden
+def test_precedence_is_command_line_file_script_pipeline_defaults(tmp_path: Path) -> None:
+    crossatt_hidden = PIPELINES["crossAtt"].defaults["hidden"]
+    assert crossatt_hidden != TrainConfig.hidden
     assert _read().hidden == TrainConfig.hidden == 16
-    assert _read(model="crossAtt").hidden == own
-    assert _read("--model", "crossAtt").hidden == own
-    assert _read("--model=crossAtt").hidden == own
+    assert _read(model="crossAtt").hidden == crossatt_hidden
+    assert _read("--model", "crossAtt").hidden == crossatt_hidden
+    assert _read("--model=crossAtt").hidden == crossatt_hidden
     assert _read(model="crossAtt", hidden=24).hidden == 24
     config = _config(tmp_path, hidden=32, fractions=[0.6, 0.2, 0.2])
     assert _read("--config", config, model="crossAtt", hidden=24).hidden == 32
-    read = _read("--hidden", "40", "--config", config, model="crossAtt", hidden=24)
-    assert (read.hidden, read.fractions, read.schedule) == (40, (0.6, 0.2, 0.2), "onecycle")
-    assert _read("--config", _config(tmp_path, model="crossAtt")).hidden == own
+    parsed = _read("--hidden", "40", "--config", config, model="crossAtt", hidden=24)
+    assert (parsed.hidden, parsed.fractions, parsed.schedule) == (40, (0.6, 0.2, 0.2), "onecycle")
+    assert _read("--config", _config(tmp_path, model="crossAtt")).hidden == crossatt_hidden
 
 
-def test_the_last_of_a_repeated_option_counts_also_for_what_depends_on_it(tmp_path: Path) -> None:
+def test_the_last_of_a_repeated_option_is_used_also_for_dependent_settings(tmp_path: Path) -> None:
     crossatt, combined = _read("--model", "crossAtt"), _read("--model", "combined")
     assert crossatt.hidden != combined.hidden
     assert _read("--model", "combined", "--model", "crossAtt") == crossatt
@@ -63,40 +63,41 @@ def test_the_last_of_a_repeated_option_counts_also_for_what_depends_on_it(tmp_pa
 
 def test_old_names_of_options_still_work(tmp_path: Path) -> None:
     table = ("--csv", "x.csv", "--target-columns", "y")
-    read = _read(*table, "--kind", "classification", dataset=None)
-    assert read == _read(*table, "--task", "classification", dataset=None) and read.task == "classification"
-    assert _read(*table, dataset=None, kind="classification") == read
+    parsed = _read(*table, "--kind", "classification", dataset=None)
+    assert parsed == _read(*table, "--task", "classification", dataset=None) and parsed.task == "classification"
+    assert _read(*table, dataset=None, kind="classification") == parsed
     assert _read(*table, "--config", _config(tmp_path, kind="classification"), dataset=None).task == "classification"
     assert _read(*table, "--config", _config(tmp_path, task="classification"), dataset=None).task == "classification"
-    assert to_json(read)["kind"] == "classification" and "task" not in to_json(read)
+    assert to_json(parsed)["kind"] == "classification" and "task" not in to_json(parsed)
     prompt = STAGES["prompt"].read(["--writings", "3"], {"dataset": "SAMPL"})
     assert prompt.smiles_variants == 3 and to_json(prompt)["writings"] == 3
-    compared = STAGES["compare"].read(["results", "--practical", "0.1", "--figure", "MAE"], {})
-    assert compared.metric == "MAE"
+    compare = STAGES["compare"].read(["results", "--practical", "0.1", "--figure", "MAE"], {})
+    assert compare.metric == "MAE"
 
 
-def test_the_papers_settings_are_the_papers_pipelines_defaults() -> None:
+def test_the_papers_pipelines_have_the_papers_settings_as_defaults() -> None:
     for model in ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt"):
-        read = _read(model=model)
-        assert (read.epochs, read.learning_rate, read.batch_size, read.hidden, read.dropout) == (100, 1e-3, 32, 16, 0.1)
-        assert (read.graph_encoder, read.schedule, read.weight_decay, read.seed) == ("gcn", "constant", 0, 0)
-        assert (read.resolved().runs, read.resolved().split) == (10, "random")
+        config = _read(model=model)
+        training = (config.epochs, config.learning_rate, config.batch_size, config.hidden, config.dropout)
+        assert training == (100, 1e-3, 32, 16, 0.1)
+        assert (config.graph_encoder, config.schedule, config.weight_decay, config.seed) == ("gcn", "constant", 0, 0)
+        assert (config.resolved().runs, config.resolved().split) == (10, "random")
 
 
-def test_split_and_runs_follow_from_the_dataset_and_each_other() -> None:
-    def resolved(*words: str, **script: object) -> tuple[object, object]:
-        read = _read(*words, **script).resolved()
-        return read.split, read.runs
+def test_the_default_split_and_runs_depend_on_the_dataset_and_each_other() -> None:
+    def resolved(*arguments: str, **script: object) -> tuple[object, object]:
+        config = _read(*arguments, **script).resolved()
+        return config.split, config.runs
 
     assert resolved(dataset="Llinas") == ("given", 10)
     assert resolved("--split", "scaffold", dataset="Llinas") == ("scaffold", 10)
     assert resolved("--split", "cv5x5") == ("cv5x5", 25)
     assert resolved("--split", "cv5x5", "--seed", "20") == ("cv5x5", 5)
-    own = ("--csv", "x.csv", "--target-columns", "y", "--split-column", "part")
-    assert resolved(*own, dataset=None) == ("given", 10)
+    table = ("--csv", "x.csv", "--target-columns", "y", "--split-column", "part")
+    assert resolved(*table, dataset=None) == ("given", 10)
 
 
-def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
+def test_the_config_in_a_result_can_be_read_back(tmp_path: Path) -> None:
     first = _read(
         "--limit",
         "50",
@@ -118,7 +119,7 @@ def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (("--model", "GCN"), "unknown model 'GCN'; choose one of: combined_base, gcn_indepent"),
         (("--csv", "a.csv"), "either --dataset"),
@@ -141,14 +142,14 @@ def test_settings_written_in_a_result_can_be_read_back(tmp_path: Path) -> None:
         (("--config", "none.json"), "none.json"),
     ],
 )
-def test_a_setting_that_cannot_work_is_one_line(words: tuple[str, ...], told: str) -> None:
+def test_the_error_of_an_invalid_setting_is_one_line(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(KFLM2Error) as caught:
-        _read(*words)
-    assert told in str(caught.value)
+        _read(*arguments)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_key_of_the_file_is_named_with_the_known(tmp_path: Path) -> None:
+def test_the_error_of_an_unknown_key_names_the_known_keys(tmp_path: Path) -> None:
     with pytest.raises(KFLM2Error, match=r"unknown setting 'hiden'; there are: .*hidden"):
         _read("--config", _config(tmp_path, hiden=3))
     (tmp_path / "config.json").write_text("{")
@@ -160,48 +161,50 @@ def test_an_unknown_key_of_the_file_is_named_with_the_known(tmp_path: Path) -> N
 
 
 def test_a_value_of_the_wrong_type_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (
+    for arguments in (
         ["--epochs", "many"],
         ["--split", "kennard"],
         ["--config", _config(tmp_path, epochs="many")],
         ["--no"],
     ):
         with pytest.raises(SystemExit) as stop:
-            stages.train.from_command_line(words, **SCRIPT)
+            stages.train.from_command_line(arguments, **SCRIPT)
         assert stop.value.code == 2
         assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_error_is_one_line_on_stderr_and_status_2() -> None:
     script = ROOT / "task_training" / "train_combined_SAMPL.py"
-    done = subprocess.run([sys.executable, script, "--dataset", "nope"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: unknown dataset 'nope'; choose one of: SAMPL, Delaney, ")
-    assert done.stderr.count("\n") == 1
+    completed = subprocess.run(
+        [sys.executable, script, "--dataset", "nope"], capture_output=True, text=True, timeout=100
+    )
+    assert completed.returncode == 2
+    assert completed.stdout == ""
+    assert completed.stderr.startswith("error: unknown dataset 'nope'; choose one of: SAMPL, Delaney, ")
+    assert completed.stderr.count("\n") == 1
 
 
 def test_help_explains_every_setting_with_its_default() -> None:
     script = ROOT / "task_training" / "train_crossAtt_SAMPL.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0
-    text = " ".join(done.stdout.replace("│", " ").split())
+    completed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 0
+    text = " ".join(completed.stdout.replace("│", " ").split())
     for field in dataclasses.fields(TrainConfig):
-        _, found, rest = text.replace(", --no-", " --no-").partition(f" --{field.name.replace('_', '-')} ")
-        assert found, field.name
+        _, option, rest = text.replace(", --no-", " --no-").partition(f" --{field.name.replace('_', '-')} ")
+        assert option, field.name
         explanation = rest.partition("(default: ")[0]
         assert len(explanation.split()) > 3, field.name
     assert "(default: 64)" in text
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
-def test_every_row_of_the_table_of_stages_names_what_exists(stage: Stage) -> None:
+def test_every_stage_has_an_existing_config_and_function(stage: Stage) -> None:
     config, run = pkgutil.resolve_name(stage.config), pkgutil.resolve_name(stage.run)
     assert dataclasses.is_dataclass(config) and issubclass(config, StageConfig)
     (parameter, *optional) = inspect.signature(run).parameters.values()
     assert parameter.annotation is config
-    assert all(other.default is not other.empty for other in optional)
-    # every setting is explained, and stands in one section of the help page
+    assert all(further.default is not further.empty for further in optional)
+    # every setting is in exactly one section of the help page
     groups = [field for field in dataclasses.fields(_grouped(config)) if dataclasses.is_dataclass(field.type)]
     flat = {field.name for field in dataclasses.fields(_grouped(config))} - {group.name for group in groups}
     names = [*flat, *(field.name for group in groups for field in dataclasses.fields(group.type))]
@@ -209,8 +212,8 @@ def test_every_row_of_the_table_of_stages_names_what_exists(stage: Stage) -> Non
 
 
 def test_the_options_of_train_are_grouped() -> None:
-    done = subprocess.run([KFLM2, "train", "--help"], capture_output=True, text=True, timeout=100)
-    sections = re.split(r"╭─ (\w+) options ", done.stdout)
+    completed = subprocess.run([KFLM2, "train", "--help"], capture_output=True, text=True, timeout=100)
+    sections = re.split(r"╭─ (\w+) options ", completed.stdout)
     assert sections[1::2] == ["data", "split", "model", "LLM", "training", "output"]
     options = {
         title: set(re.findall(r"│ --([a-z-]+)", text))
@@ -227,19 +230,19 @@ def test_the_options_of_train_are_grouped() -> None:
     assert options["output"] == {"out", "name", "save"}
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["--version"], ["trian"]])
-def test_nothing_heavy_is_imported_for_the_list_of_stages(words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], [], ["--version"], ["trian"]])
+def test_the_list_of_stages_imports_no_large_library(arguments: list[str]) -> None:
     code = (
         "import sys; from kflm2.cli.main import main; sys.argv[1:] = sys.argv[1:]\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'rdkit', 'transformers', 'numpy', 'pandas', 'sklearn', 'tyro'} & set(sys.modules)\n"
         "print('heavy', heavy)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=100)
-    assert done.stdout.splitlines()[-1] == "heavy set()"
+    completed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100)
+    assert completed.stdout.splitlines()[-1] == "heavy set()"
 
 
-def test_no_stage_loads_torch_to_print_its_options() -> None:
+def test_the_help_of_a_stage_imports_no_large_library() -> None:
     code = (
         "import sys; from kflm2.cli.stages import STAGES\n"
         "for stage in STAGES.values():\n"
@@ -247,15 +250,15 @@ def test_no_stage_loads_torch_to_print_its_options() -> None:
         "    except SystemExit: pass\n"
         "print('heavy', {'torch', 'rdkit', 'transformers', 'sklearn'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stdout.splitlines()[-1] == "heavy set()"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert completed.stdout.splitlines()[-1] == "heavy set()"
 
 
 def test_the_stages_are_listed() -> None:
-    listed = subprocess.run([KFLM2], capture_output=True, text=True, timeout=100).stdout
-    lines = [line.strip() for line in listed.splitlines() if line.startswith("  kflm2")]
+    printed = subprocess.run([KFLM2], capture_output=True, text=True, timeout=100).stdout
+    lines = [line.strip() for line in printed.splitlines() if line.startswith("  kflm2")]
     for line, (name, stage) in zip(lines, STAGES.items(), strict=True):
         assert line.startswith(f"kflm2 {name} {stage.arguments}") and line.endswith(f"  {stage.summary}")
-    done = subprocess.run([KFLM2, "trian"], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, ")
+    completed = subprocess.run([KFLM2, "trian"], capture_output=True, text=True, timeout=100)
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, ")

@@ -1,4 +1,4 @@
-"""The audit: it finds what was put in, and what is known of the published files."""
+"""The audit finds the faults of a table and the known duplicates of the published files."""
 
 import json
 import shutil
@@ -42,31 +42,31 @@ def _audit(folder: Path, text: str, task: Task = "regression") -> Path:
     return folder / "out" / "own" / "audit-given-0"
 
 
-def test_every_fault_that_was_put_in_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_fault_of_a_table_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = _audit(tmp_path, ROWS)
     assert pd.read_csv(folder / "rejected.csv")["row"].tolist() == [4, 5]
-    found = pd.read_csv(folder / "duplicates.csv")
-    groups = {tuple(own["row"]): own for _, own in found.groupby("group")}
+    duplicates = pd.read_csv(folder / "duplicates.csv")
+    groups = {tuple(group["row"]): group for _, group in duplicates.groupby("group")}
     assert set(groups) == {(1, 2), (3, 6), (9, 10)}
     for rows, agree, canonical, spread in (
         ((1, 2), False, True, 2.5),
         ((3, 6), True, True, 0),
         ((9, 10), True, False, 0),
     ):
-        own = groups[rows]
-        assert set(own["agree"]) == {agree}
-        assert set(own["canonical"]) == {canonical}
-        assert set(own["spread"]) == {spread}
+        group = groups[rows]
+        assert set(group["agree"]) == {agree}
+        assert set(group["canonical"]) == {canonical}
+        assert set(group["spread"]) == {spread}
     leaks = pd.read_csv(folder / "leakage.csv").set_index("row")
     assert leaks["seen_row"].to_dict() == {2: 1, 10: 9}
     assert leaks["agree"].to_dict() == {2: False, 10: True}
-    close = pd.read_csv(folder / "similarity.csv")
-    assert close["row"].tolist() == [2, 8, 10]
+    similarity = pd.read_csv(folder / "similarity.csv")
+    assert similarity["row"].tolist() == [2, 8, 10]
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    for line in close.itertuples():
-        prints = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in (line.smiles, line.nearest_smiles)]
-        assert line.tanimoto == pytest.approx(DataStructs.TanimotoSimilarity(*prints))
-    assert close["nearest_row"].tolist()[0] == 1
+    for row in similarity.itertuples():
+        fingerprints = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in (row.smiles, row.nearest_smiles)]
+        assert row.tanimoto == pytest.approx(DataStructs.TanimotoSimilarity(*fingerprints))
+    assert similarity["nearest_row"].tolist()[0] == 1
     summary = json.loads((folder / "audit.json").read_text())
     assert summary["rows"] == {"read": 12, "kept": 10, "rejected": 2}
     assert summary["smiles"] == {
@@ -101,20 +101,20 @@ DUPLICATES = {"Delaney": (11, 11), "Warrior": (446, 464), "BBBP": (64, 68), "Cli
 
 
 @pytest.mark.parametrize("name", DUPLICATES)
-def test_the_known_dirt_of_the_published_files_is_found(name: str, dataset_files: None, tmp_path: Path) -> None:
+def test_the_known_duplicates_of_the_published_files_are_found(name: str, dataset_files: None, tmp_path: Path) -> None:
     audit(TableConfig(dataset=name, out=tmp_path))
     (path,) = tmp_path.glob(f"{name}/audit-*/audit.json")
     summary = json.loads(path.read_text())
-    found = summary["duplicates"]
-    assert (found["same_canonical_smiles"], found["same_structure"]) == DUPLICATES[name]
+    duplicates = summary["duplicates"]
+    assert (duplicates["same_canonical_smiles"], duplicates["same_structure"]) == DUPLICATES[name]
     if name == "Llinas":
-        # the one InChIKey that is in both is a sulfonamide drawn as another tautomer
+        # the InChIKey in both parts is a sulfonamide in another tautomeric form
         assert summary["leakage"]["test_molecules"] == 132
         assert summary["leakage"]["same_canonical_smiles"] == 0
         assert summary["leakage"]["same_structure"] == 1
 
 
-def test_the_overview_says_what_is_here_and_what_is_not(
+def test_the_overview_lists_present_and_missing_datasets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(datasets.find("SAMPL").path, tmp_path / "SAMPL.csv")

@@ -1,4 +1,4 @@
-"""What drives a prediction: attributions against what is known of them, attention, tokens, and the picture."""
+"""Explanations of a prediction: known properties of attributions, attention, texts of tokens, and the picture."""
 
 import dataclasses
 import re
@@ -22,8 +22,7 @@ from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import CrossAttention, EncodedView, StatesEncoder, build
-from kflm2.stages.explain import attribution
-from kflm2.stages.explain import plots as attribution_picture
+from kflm2.stages.explain import attribution, plots
 from kflm2.stages.explain.attribution import Attribution, blank, descriptor_names, explain, integrate, mean_output
 from kflm2.stages.explain.canvas import Canvas
 from kflm2.stages.explain.plots import Explanation
@@ -59,7 +58,7 @@ def _batch(features: Features) -> Batch:
 
 
 def _ensemble(name: str, encoder: str, features: Features, std: float = 0.1, members: int = 2) -> Ensemble:
-    """Members of random weights that share the scaling of their inputs."""
+    """Members with random weights and the same scaling of their inputs."""
     config = ModelConfig(graph_encoder=encoder, graph_width=10, graph_depth=2, states_width=12)
     scaler = TargetScaler.from_moments(np.array([0.0, -3.0, 1.0]), np.array([1.0, std, 1.0]))
     fitted = []
@@ -79,103 +78,105 @@ def _views(name: str) -> tuple[str, ...]:
     return (*PIPELINES[name].views, "descriptors")
 
 
-def test_a_linear_model_gives_weight_times_distance() -> None:
+def test_attributions_of_a_linear_model_are_weight_times_difference() -> None:
     molecule = _batch(_features())
     rng = np.random.default_rng(0)
     fields = ("states", "x", "edge_attr", "descriptors")
     weights = {name: torch.tensor(rng.normal(size=getattr(molecule, name).shape)).float() for name in fields}
-    start = {name: torch.tensor(rng.normal(size=own.shape)).float() for name, own in weights.items()}
+    baseline = {name: torch.tensor(rng.normal(size=weight.shape)).float() for name, weight in weights.items()}
 
     def output(batch: Batch) -> torch.Tensor:
-        owners = {"states": batch.states_mol, "x": batch.x_mol, "descriptors": torch.arange(batch.size)}
-        owners["edge_attr"] = batch.x_mol[batch.edge_index[0]]
+        mol_index = {"states": batch.states_mol, "x": batch.x_mol, "descriptors": torch.arange(batch.size)}
+        mol_index["edge_attr"] = batch.x_mol[batch.edge_index[0]]
         total = torch.zeros(batch.size)
-        for name, own in weights.items():
-            each = (getattr(batch, name) * own.repeat(batch.size, 1)).sum(dim=1)
-            total = total + scatter(each, owners[name], dim_size=batch.size)
+        for name, weight in weights.items():
+            products = (getattr(batch, name) * weight.repeat(batch.size, 1)).sum(dim=1)
+            total = total + scatter(products, mol_index[name], dim_size=batch.size)
         return total
 
     for steps in (1, 3):
-        found = integrate(output, molecule, dataclasses.replace(molecule, **start), steps)
-        for name, own in weights.items():
-            np.testing.assert_allclose(found[name], own * (getattr(molecule, name) - start[name]), rtol=1e-4, atol=1e-6)
+        attributions = integrate(output, molecule, dataclasses.replace(molecule, **baseline), steps)
+        for name, weight in weights.items():
+            expected = weight * (getattr(molecule, name) - baseline[name])
+            np.testing.assert_allclose(attributions[name], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_product_is_shared_by_halves_and_many_passes_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factors_of_a_product_get_half_each_in_one_pass_or_several(monkeypatch: pytest.MonkeyPatch) -> None:
     molecule = _batch(_features(views=("descriptors",)))
-    one, other = molecule.descriptors[0, 1].item(), molecule.descriptors[0, 4].item()
-    nothing = dataclasses.replace(molecule, descriptors=torch.zeros(1, DESCRIPTORS))
+    first, second = molecule.descriptors[0, 1].item(), molecule.descriptors[0, 4].item()
+    baseline = dataclasses.replace(molecule, descriptors=torch.zeros(1, DESCRIPTORS))
 
     def output(batch: Batch) -> torch.Tensor:
         return batch.descriptors[:, 1] * batch.descriptors[:, 4]
 
-    for most in (attribution._ITEMS, 2):
-        monkeypatch.setattr(attribution, "_ITEMS", most)
-        found = integrate(output, molecule, nothing, 7)["descriptors"][0]
-        np.testing.assert_allclose(found, [0, one * other / 2, 0, 0, one * other / 2], rtol=1e-5, atol=1e-7)
+    for limit in (attribution._ITEMS, 2):
+        monkeypatch.setattr(attribution, "_ITEMS", limit)
+        attributions = integrate(output, molecule, baseline, 7)["descriptors"][0]
+        expected = [0, first * second / 2, 0, 0, first * second / 2]
+        np.testing.assert_allclose(attributions, expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("name", "encoder", "pooled"), CASES)
-def test_the_parts_add_up_to_the_ensembles_prediction(name: str, encoder: str, pooled: bool) -> None:
+def test_attributions_add_up_to_the_ensembles_prediction(name: str, encoder: str, pooled: bool) -> None:
     features = _features(views=_views(name))
     ensemble = _ensemble(name, encoder, features)
-    found = explain(ensemble, _batch(features), 1, pooled, 256)
-    parts = np.concatenate([found.tokens, found.atoms, found.descriptors])
-    assert found.complete
-    assert abs(found.gap) < 0.01 * np.abs(parts).sum()
-    assert abs(found.difference) > 0.03 * np.abs(parts).sum()
-    own = features
+    result = explain(ensemble, _batch(features), 1, pooled, 256)
+    parts = np.concatenate([result.tokens, result.atoms, result.descriptors])
+    assert result.complete
+    assert abs(result.gap) < 0.01 * np.abs(parts).sum()
+    assert abs(result.difference) > 0.03 * np.abs(parts).sum()
+    inputs = features
     if pooled and features.states is not None:
-        own = dataclasses.replace(features, states=Ragged.pack([features.states.values.mean(axis=0, keepdims=True)]))
-    assert found.prediction == pytest.approx(ensemble.predict(own)[0][0, 1], abs=1e-6)
+        inputs = dataclasses.replace(features, states=Ragged.pack([features.states.values.mean(axis=0, keepdims=True)]))
+    assert result.prediction == pytest.approx(ensemble.predict(inputs)[0][0, 1], abs=1e-6)
     sizes = {"graph": 11, "states": TOKENS, "descriptors": DESCRIPTORS}
-    for view, values in (("graph", found.atoms), ("states", found.tokens), ("descriptors", found.descriptors)):
+    for view, values in (("graph", result.atoms), ("states", result.tokens), ("descriptors", result.descriptors)):
         assert len(values) == (sizes[view] if view in _views(name) else 0)
         assert (np.abs(values).sum() > 1e-5) == (view in _views(name))
-    shares = found.shares
-    assert sum(shares.values()) == pytest.approx(found.total)
-    assert [view for view, own in shares.items() if own == 0] == [
+    shares = result.shares
+    assert sum(shares.values()) == pytest.approx(result.total)
+    assert [view for view, share in shares.items() if share == 0] == [
         {"states": "tokens"}.get(view, view) for view in ("graph", "states", "descriptors") if view not in _views(name)
     ]
 
 
-def test_a_view_that_is_not_listened_to_drives_nothing() -> None:
+def test_a_view_with_zero_weights_has_no_attribution() -> None:
     features = _features()
     ensemble = _ensemble("crossAtt", "gine", features)
     for member in ensemble.members:
         nn.init.zeros_(member.model.encoders["descriptors"].net[1].weight)
-    found = explain(ensemble, _batch(features), 1, False, 16)
-    assert not found.descriptors.any()
-    assert found.tokens.all() and found.atoms.all()
+    result = explain(ensemble, _batch(features), 1, False, 16)
+    assert not result.descriptors.any()
+    assert result.tokens.all() and result.atoms.all()
 
 
-def test_bonds_count_and_the_baseline_has_none() -> None:
+def test_attributions_of_bonds_are_shared_by_their_atoms() -> None:
     features = _features(views=("graph",))
     ensemble, molecule = _ensemble("gcn_indepent", "gine", features), _batch(features)
-    found = integrate(mean_output(ensemble, 1, False), molecule, blank(ensemble, molecule), 64)
-    assert np.abs(found["edge_attr"]).max() > 1e-6
-    # each bond stands in both directions and has two ends, which get half each
-    atoms = found["x"].sum(axis=1)
-    for (a, b), own in zip(molecule.edge_index.T.tolist(), found["edge_attr"].sum(axis=1), strict=True):
-        atoms[a] += own / 2
-        atoms[b] += own / 2
+    attributions = integrate(mean_output(ensemble, 1, False), molecule, blank(ensemble, molecule), 64)
+    assert np.abs(attributions["edge_attr"]).max() > 1e-6
+    # each bond is in the batch in both directions; its two atoms get half each
+    atoms = attributions["x"].sum(axis=1)
+    for (a, b), bond in zip(molecule.edge_index.T.tolist(), attributions["edge_attr"].sum(axis=1), strict=True):
+        atoms[a] += bond / 2
+        atoms[b] += bond / 2
     np.testing.assert_allclose(explain(ensemble, molecule, 1, False, 64).atoms, atoms, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "encoder"), [("crossAtt", "gine"), ("combinedSepAtt", "gcn")])
-def test_the_order_of_atoms_changes_nothing_but_their_order(name: str, encoder: str) -> None:
+def test_attributions_do_not_depend_on_the_order_of_atoms(name: str, encoder: str) -> None:
     mol = Chem.MolFromSmiles(SMILES)
     order = np.random.default_rng(1).permutation(mol.GetNumAtoms())
     features = _features(mol)
     ensemble = _ensemble(name, encoder, features)
     plain = explain(ensemble, _batch(features), 1, False, 32)
-    moved = explain(ensemble, _batch(_features(Chem.RenumberAtoms(mol, order.tolist()))), 1, False, 32)
-    np.testing.assert_allclose(moved.atoms, plain.atoms[order], rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(moved.tokens, plain.tokens, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(moved.descriptors, plain.descriptors, rtol=1e-3, atol=1e-6)
+    reordered = explain(ensemble, _batch(_features(Chem.RenumberAtoms(mol, order.tolist()))), 1, False, 32)
+    np.testing.assert_allclose(reordered.atoms, plain.atoms[order], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(reordered.tokens, plain.tokens, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(reordered.descriptors, plain.descriptors, rtol=1e-3, atol=1e-6)
 
 
-def test_tokens_of_a_pooled_model_share_what_their_mean_adds() -> None:
+def test_tokens_of_a_pooled_model_share_the_attribution_of_their_mean() -> None:
     features = _features(views=("states",))
     ensemble = _ensemble("combined_base", "gcn", features)
     whole = explain(ensemble, _batch(features), 1, True, 32)
@@ -186,66 +187,70 @@ def test_tokens_of_a_pooled_model_share_what_their_mean_adds() -> None:
     assert np.ptp(whole.tokens) > 1e-4
 
 
-def test_a_token_at_the_mean_of_training_adds_nothing() -> None:
+def test_a_token_at_the_training_mean_has_no_attribution() -> None:
     features = _features(views=("states",))
     ensemble = _ensemble("combined_base", "gcn", features)
     features.states.values[2] = ensemble.members[0].model.encoders["states"].scale.mean
     assert np.flatnonzero(explain(ensemble, _batch(features), 1, True, 8).tokens == 0).tolist() == [2]
 
 
-def test_steps_are_doubled_until_the_parts_add_up_or_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_doubled_until_attributions_add_up_or_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     features = _features()
     ensemble, molecule = _ensemble("crossAtt", "gine", features, std=1e-6), _batch(features)
-    found = explain(ensemble, molecule, 1, False, 1)
-    assert found.complete and found.steps in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    result = explain(ensemble, molecule, 1, False, 1)
+    assert result.complete and result.steps in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     monkeypatch.setattr(attribution, "MOST_STEPS", 1)
-    found = explain(ensemble, molecule, 1, False, 1)
-    assert found.steps == 1 and not found.complete
-    assert found.gap == pytest.approx(
-        found.difference - found.atoms.sum() - found.tokens.sum() - found.descriptors.sum()
+    result = explain(ensemble, molecule, 1, False, 1)
+    assert result.steps == 1 and not result.complete
+    assert result.gap == pytest.approx(
+        result.difference - result.atoms.sum() - result.tokens.sum() - result.descriptors.sum()
     )
 
 
-def test_attention_adds_up_to_1_and_pays_nothing_to_padding() -> None:
+def test_attention_adds_up_to_1_and_is_0_on_padding() -> None:
     torch.manual_seed(4)
     fusion = CrossAttention(2, True, 8, 0.1, 2).eval()
     counts = ([2, 5, 1], [3, 1, 4])
     views = [
-        EncodedView(torch.randn(3, 8), torch.randn(sum(own), 8), torch.arange(3).repeat_interleave(torch.tensor(own)))
-        for own in counts
+        EncodedView(
+            torch.randn(3, 8),
+            torch.randn(sum(sizes), 8),
+            torch.arange(3).repeat_interleave(torch.tensor(sizes)),
+        )
+        for sizes in counts
     ]
     with torch.inference_mode():
         maps = fusion.attention_maps(views)
         dense = [norm(view.dense()[0]) for norm, view in zip(fusion.norms, views, strict=True)]
-        assert [tuple(own.shape) for own in maps] == [(3, 5, 4), (3, 4, 5)]
-        for own, (asks, asked), side in zip(maps, (counts, counts[::-1]), (0, 1), strict=True):
+        assert [tuple(attention.shape) for attention in maps] == [(3, 5, 4), (3, 4, 5)]
+        for attention, (query_counts, key_counts), side in zip(maps, (counts, counts[::-1]), (0, 1), strict=True):
             for row in range(3):
-                real = own[row, : asks[row], : asked[row]]
-                assert own[row].sum() == pytest.approx(asks[row], abs=1e-5)
-                torch.testing.assert_close(real.sum(dim=1), torch.ones(asks[row]))
-                queries, keys = dense[side][row, : asks[row]], dense[1 - side][row, : asked[row]]
-                torch.testing.assert_close(real, fusion.attention[side](queries, keys, keys)[1])
+                without_padding = attention[row, : query_counts[row], : key_counts[row]]
+                assert attention[row].sum() == pytest.approx(query_counts[row], abs=1e-5)
+                torch.testing.assert_close(without_padding.sum(dim=1), torch.ones(query_counts[row]))
+                queries, keys = dense[side][row, : query_counts[row]], dense[1 - side][row, : key_counts[row]]
+                torch.testing.assert_close(without_padding, fusion.attention[side](queries, keys, keys)[1])
 
 
-def test_attention_is_the_members_mean_and_of_crossing_models_only() -> None:
+def test_attention_is_the_mean_over_members_and_none_without_cross_attention() -> None:
     features = _features()
     ensemble = _ensemble("crossAtt", "gine", features)
     maps = attribution.attention(ensemble, _batch(features))
     assert maps is not None
-    there, back = maps
-    assert (there.shape, back.shape) == ((TOKENS, 11), (11, TOKENS))
-    alone = [
-        attribution.attention(dataclasses.replace(ensemble, members=[own]), _batch(features))
-        for own in ensemble.members
+    to_atoms, to_tokens = maps
+    assert (to_atoms.shape, to_tokens.shape) == ((TOKENS, 11), (11, TOKENS))
+    of_members = [
+        attribution.attention(dataclasses.replace(ensemble, members=[member]), _batch(features))
+        for member in ensemble.members
     ]
-    np.testing.assert_allclose(there, (alone[0][0] + alone[1][0]) / 2)
-    assert np.abs(alone[0][1] - alone[1][1]).max() > 1e-3
+    np.testing.assert_allclose(to_atoms, (of_members[0][0] + of_members[1][0]) / 2)
+    assert np.abs(of_members[0][1] - of_members[1][1]).max() > 1e-3
     for name, views in (("combined", ("states", "graph")), ("crossAtt", ("graph", "descriptors"))):
         features = _features(views=views)
         assert attribution.attention(_ensemble(name, "gine", features), _batch(features)) is None
 
 
-def test_token_texts_join_to_the_smiles(tiny_decoder: Path) -> None:
+def test_token_texts_joined_are_the_smiles(tiny_decoder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
     smiles = "C[C@@H](N)C(=O)O"
     texts = token_texts(tokenizer, smiles)
@@ -255,14 +260,14 @@ def test_token_texts_join_to_the_smiles(tiny_decoder: Path) -> None:
     assert token_texts(tokenizer, "CCO") == ("<unk>", "C", "C", "O")
 
 
-def test_the_real_tokenizers_texts_join_to_the_smiles(embedded: Path) -> None:
+def test_token_texts_of_the_embedded_llm_joined_are_the_smiles(embedded: Path) -> None:
     smiles = "CC(=O)Oc1ccccc1C(=O)O"
     texts = token_texts(AutoTokenizer.from_pretrained(embedded), smiles)
     assert "".join(texts) == smiles
     assert 5 < len(texts) < len(smiles)
 
 
-def test_descriptors_have_the_names_of_the_columns_that_are_read() -> None:
+def test_descriptors_have_the_names_of_their_columns() -> None:
     names = rdkit_names()
     train = np.zeros((3, len(names) + 2048))
     columns = [names.index("TPSA"), len(names) + 123]
@@ -273,57 +278,59 @@ def test_descriptors_have_the_names_of_the_columns_that_are_read() -> None:
 
 def _explained(**changes: object) -> Explanation:
     rng = np.random.default_rng(2)
-    found = Attribution(-4.0, -3.0, rng.normal(size=16), rng.normal(size=11), np.array([0.5, -2.0, 0.0]), 64, 0.1)
-    own = Explanation(
-        SMILES, "", "y: -4", "kcal/mol", found, None, attribution.VIEWS, tuple(SMILES), ("a", "b", "c"), np.arange(3.0)
+    result = Attribution(-4.0, -3.0, rng.normal(size=16), rng.normal(size=11), np.array([0.5, -2.0, 0.0]), 64, 0.1)
+    explanation = Explanation(
+        SMILES, "", "y: -4", "kcal/mol", result, None, attribution.VIEWS, tuple(SMILES), ("a", "b", "c"), np.arange(3.0)
     )
-    return dataclasses.replace(own, **changes)
+    return dataclasses.replace(explanation, **changes)
 
 
-def test_a_hostile_name_is_text_and_nothing_else() -> None:
+def test_a_hostile_name_is_written_as_text() -> None:
     name = "<script>alert(1)</script><sub>x</sub>&amp;\x1b[31m\x00é"
-    text = attribution_picture.svg(_explained(name=name))
-    assert "<script" not in text and "<sub" not in text and "\x1b" not in text
-    root = ElementTree.fromstring(text)
+    picture = plots.svg(_explained(name=name))
+    assert "<script" not in picture and "<sub" not in picture and "\x1b" not in picture
+    root = ElementTree.fromstring(picture)
     title = root.find("{http://www.w3.org/2000/svg}title")
     assert title.text == f"<script>alert(1)</script><sub>x</sub>&amp;?[31m?? {SMILES} y: -4"
-    assert attribution_picture.png(_explained(name=name)).startswith(b"\x89PNG")
+    assert plots.png(_explained(name=name)).startswith(b"\x89PNG")
 
 
-def test_every_character_is_written_as_it_stands() -> None:
-    plain, marked = (attribution_picture.svg(_explained(name=name)) for name in ("", "<sup>2</sup> x"))
+def test_markup_in_a_name_is_drawn_as_characters() -> None:
+    plain, marked = (plots.svg(_explained(name=name)) for name in ("", "<sup>2</sup> x"))
     assert marked.count("<path") - plain.count("<path") == len("<sup>2</sup>x")
 
 
-def test_the_strip_holds_all_tokens_in_order_and_within_the_picture() -> None:
+def test_all_tokens_are_drawn_in_order_and_within_the_picture() -> None:
     tokens = ("CC", "(", "<a long name of a token>", *"[C@@H](O)" * 20)
-    lines = attribution_picture._strip(tokens)
+    lines = plots._strip(tokens)
     assert len(lines) > 1
     assert [i for line in lines for _, _, i in line] == list(range(len(tokens)))
     for line in lines:
         assert line[0][0] == 0
-        assert line[-1][0] + line[-1][1] <= attribution_picture._INNER
-        for (left, wide, i), (following, _, _) in pairwise(line):
-            assert left + wide < following
-            assert wide > Canvas.width(tokens[i], 14)
+        assert line[-1][0] + line[-1][1] <= plots._INNER
+        for (left, width, i), (following, _, _) in pairwise(line):
+            assert left + width < following
+            assert width > Canvas.width(tokens[i], 14)
 
 
-def test_colours_end_at_the_weightiest_part_and_tell_signs_apart() -> None:
-    explained = _explained()
-    largest = explained.largest
-    assert largest == np.abs(np.concatenate([explained.attribution.atoms, explained.attribution.tokens])).max()
-    assert attribution_picture.colour(0.0, largest) == (1.0, 1.0, 1.0)
-    raises, lowers = (attribution_picture.colour(sign * largest, largest) for sign in (1, -1))
+def test_colours_depend_on_sign_and_saturate_at_the_largest_attribution() -> None:
+    explanation = _explained()
+    largest = explanation.largest
+    assert largest == np.abs(np.concatenate([explanation.attribution.atoms, explanation.attribution.tokens])).max()
+    assert plots.colour(0.0, largest) == (1.0, 1.0, 1.0)
+    raises, lowers = (plots.colour(sign * largest, largest) for sign in (1, -1))
     assert raises[0] > raises[2] and lowers[2] > lowers[0]
-    assert attribution_picture.colour(9 * largest, largest) == raises
-    assert explained.weightiest() == [("b", 1.0, -2.0), ("a", 0.0, 0.5), ("c", 2.0, 0.0)]
+    assert plots.colour(9 * largest, largest) == raises
+    assert explanation.weightiest() == [("b", 1.0, -2.0), ("a", 0.0, 0.5), ("c", 2.0, 0.0)]
 
 
 @pytest.mark.parametrize("smiles", ["[Na+].[Cl-]", "C", "N[C@@H](C)C(=O)O", "C" * 150])
 def test_molecules_of_any_size_are_drawn(smiles: str) -> None:
     count = Chem.MolFromSmiles(smiles).GetNumAtoms()
-    found = Attribution(1.0, 1.0, np.zeros(len(smiles)), np.zeros(count), np.zeros(0), 64, 0.1)
-    explained = _explained(smiles=smiles, attribution=found, tokens=tuple(smiles), descriptors=(), values=np.zeros(0))
-    size = re.search(r"width='(\d+)px' height='(\d+)px'", attribution_picture.svg(explained))
+    result = Attribution(1.0, 1.0, np.zeros(len(smiles)), np.zeros(count), np.zeros(0), 64, 0.1)
+    explanation = _explained(
+        smiles=smiles, attribution=result, tokens=tuple(smiles), descriptors=(), values=np.zeros(0)
+    )
+    size = re.search(r"width='(\d+)px' height='(\d+)px'", plots.svg(explanation))
     assert size is not None and int(size[1]) == 900 and int(size[2]) < 1200
-    assert attribution_picture.png(explained).startswith(b"\x89PNG")
+    assert plots.png(explanation).startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Judging an LLM: figures that are what they say, and random numbers that stay as they were."""
+"""Evaluation of an LLM: correct metrics, and an unchanged state of the global random numbers."""
 
 import csv
 from pathlib import Path
@@ -13,7 +13,7 @@ from kflm2.data.corpus import CorpusFilter
 from kflm2.data.datasets import find
 from kflm2.data.molecules import read_table
 from kflm2.llm.decoding import load_decoder
-from kflm2.stages.finetune import evaluation as judge
+from kflm2.stages.finetune import evaluation
 from kflm2.stages.finetune.evaluation import (
     LLMEvaluation,
     SampleStatistics,
@@ -27,7 +27,7 @@ from kflm2.stages.finetune.evaluation import (
 CPU = torch.device("cpu")
 
 
-def test_shares_of_samples_are_those_of_the_moses_benchmark() -> None:
+def test_the_statistics_of_samples_are_those_of_the_moses_benchmark() -> None:
     texts = ["CCO", "OCC", "C(C)O", "c1ccccc1", "CC", "C(", "C C", ""]
     known = trained_among(texts, ["C(O)C", "CCCC", "CC"])
     assert known == {"CCO", "CC"}
@@ -38,32 +38,32 @@ def test_shares_of_samples_are_those_of_the_moses_benchmark() -> None:
     assert canonical("") is None
 
 
-def test_samples_follow_the_llms_own_probabilities(tiny_decoder: Path) -> None:
+def test_samples_follow_the_llms_probabilities(tiny_decoder: Path) -> None:
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
     torch.manual_seed(5)
     texts = sample(llm, tokenizer, ["CCO", "N"], 400, seed=1)
     after = torch.rand(1)
     torch.manual_seed(5)
-    assert torch.rand(1) == after, "the process' random numbers were used"
+    assert torch.rand(1) == after, "the global random numbers were used"
     assert texts == sample(llm, tokenizer, ["CCO", "N"], 400, seed=1)
     assert texts != sample(llm, tokenizer, ["CCO", "N"], 400, seed=2)
     assert {text[:1] for text in texts} == {"C", "N"}
-    # the second token's frequencies against the probabilities of the model itself
-    begin = torch.tensor([[tokenizer.convert_tokens_to_ids("C")]])
+    # the frequencies of the second token against the model's probabilities
+    first = torch.tensor([[tokenizer.convert_tokens_to_ids("C")]])
     with torch.inference_mode():
-        wanted = torch.softmax(llm.eval()(input_ids=begin).logits[0, -1], dim=-1)
+        expected = torch.softmax(llm.eval()(input_ids=first).logits[0, -1], dim=-1)
     ids = [tokenizer(text)["input_ids"] for text in texts[::2]]
-    ended = np.mean([len(own) == 1 for own in ids])
-    counts = np.bincount([own[1] for own in ids if len(own) > 1], minlength=len(wanted)) / len(ids)
+    end_share = np.mean([len(tokens) == 1 for tokens in ids])
+    counts = np.bincount([tokens[1] for tokens in ids if len(tokens) > 1], minlength=len(expected)) / len(ids)
     special = set(tokenizer.all_special_ids)
-    for token, share in enumerate(wanted.tolist()):
+    for token, share in enumerate(expected.tolist()):
         if token not in special:
             assert counts[token] == pytest.approx(share, abs=0.12)
-    assert ended == pytest.approx(wanted[tokenizer.eos_token_id].item(), abs=0.12)
+    assert end_share == pytest.approx(expected[tokenizer.eos_token_id].item(), abs=0.12)
 
 
 def test_rare_tokens_are_drawn_too(tiny_writer: Path) -> None:
-    """Of an LLM to which all are alike: no part of the vocabulary is cut off, as generation does by default."""
+    """With equal probabilities of all tokens, no part of the vocabulary is cut off, as generation does by default."""
     llm, tokenizer = load_decoder(tiny_writer, CPU)
     with torch.no_grad():
         llm.model.norm.weight.zero_()
@@ -76,17 +76,17 @@ def test_the_probe_is_a_cross_validated_linear_model_of_the_states(
 ) -> None:
     monkeypatch.delenv("KFLM2_DATASETS", raising=False)
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    monkeypatch.setattr(judge, "_PENALTIES", [1e-8])  # next to none: least squares, written out here
-    found = probe(llm, tokenizer, 1 << 30)
+    monkeypatch.setattr(evaluation, "_PENALTIES", [1e-8])  # almost no penalty: ordinary least squares, written out here
+    rmse = probe(llm, tokenizer, 1 << 30)
     molecules = read_table(find("SAMPL"))
     x, y = mean_states(llm, tokenizer, molecules.smiles, 1 << 30), molecules.y_true[:, 0]
     y_pred = np.zeros_like(y)
     for train, test in KFold(5, shuffle=True, random_state=0).split(x):
         y_pred[test] = LinearRegression().fit(x[train], y[train]).predict(x[test])
-    assert found["SAMPL"] == pytest.approx(np.sqrt(np.mean((y - y_pred) ** 2)), rel=1e-3)
+    assert rmse["SAMPL"] == pytest.approx(np.sqrt(np.mean((y - y_pred) ** 2)), rel=1e-3)
 
 
-def test_states_do_not_depend_on_the_batch_and_dropout_is_off(tiny_decoder: Path) -> None:
+def test_states_do_not_depend_on_the_batch_and_are_computed_without_dropout(tiny_decoder: Path) -> None:
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
     texts = ["CCO", "C1CCCCC1N", "O", "CCCCCCCC", "N"] * 9
     llm.train()
@@ -96,24 +96,24 @@ def test_states_do_not_depend_on_the_batch_and_dropout_is_off(tiny_decoder: Path
         np.testing.assert_allclose(mean_states(llm, tokenizer, [texts[i]], 24)[0], whole[i], rtol=1e-5, atol=1e-5)
 
 
-def test_before_and_after_are_compared_and_the_samples_kept(tiny_decoder: Path, tmp_path: Path) -> None:
+def test_before_and_after_are_compared_and_the_samples_are_written(tiny_decoder: Path, tmp_path: Path) -> None:
     (tmp_path / "own.smi").write_text("C\nN\nCC\nNN\n")
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    evaluation = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
-    before = evaluation.evaluate_text(llm)
-    with torch.no_grad():  # an LLM that ends at once: C and N, all of them taught
+    llm_evaluation = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
+    before = llm_evaluation.evaluate_text(llm)
+    with torch.no_grad():  # an LLM that ends at once: it samples C and N, both in the training SMILES
         llm.lm_head.weight.zero_()
         llm.lm_head.weight[tokenizer.eos_token_id] = 1e3
         llm.model.norm.weight.fill_(0.0)
         llm.lm_head.bias = torch.nn.Parameter(torch.zeros(llm.lm_head.out_features))
         llm.lm_head.bias[tokenizer.eos_token_id] = 50.0
-    after = evaluation.evaluate_text(llm)
-    figures = evaluation.compare(before, after)
-    assert figures["held_out"] == 1
-    assert figures["after"]["sampled"] == {"number": 200, "valid": 1.0, "unique": 2 / 200, "novel": 0.0}
-    assert figures["before"]["sampled"]["valid"] < 1
-    assert figures["after"]["perplexity"] > figures["before"]["perplexity"]
-    evaluation.write_samples(tmp_path / "samples.csv")
+    after = llm_evaluation.evaluate_text(llm)
+    comparison = llm_evaluation.compare(before, after)
+    assert comparison["held_out"] == 1
+    assert comparison["after"]["sampled"] == {"number": 200, "valid": 1.0, "unique": 2 / 200, "novel": 0.0}
+    assert comparison["before"]["sampled"]["valid"] < 1
+    assert comparison["after"]["perplexity"] > comparison["before"]["perplexity"]
+    llm_evaluation.write_samples(tmp_path / "samples.csv")
     with (tmp_path / "samples.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["when"] for row in rows] == ["before"] * 200 + ["after"] * 200

@@ -1,4 +1,4 @@
-"""Prompts from a table: the words that were asked for, and a line for every table that cannot be used."""
+"""Prompts from prompts.toml: their text, and an error of one line for every invalid file."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from kflm2.data.datasets import DATASETS
 from kflm2.errors import DataError
 from kflm2.stages.prompt.templates import PromptSpec, parse_number, read_prompt_spec
 
-TABLE = resources.packaged("prompts.toml")
+PROMPTS = resources.packaged("prompts.toml")
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_has_words_of_its_own(name: str) -> None:
+def test_every_dataset_has_prompts(name: str) -> None:
     dataset = DATASETS[name]
-    prompt_spec = read_prompt_spec(TABLE, name, dataset.targets[0], dataset.task)
+    prompt_spec = read_prompt_spec(PROMPTS, name, dataset.targets[0], dataset.task)
     assert len(prompt_spec.templates) == 4
-    assert f"[{name}]" in TABLE.read_text()
+    assert f"[{name}]" in PROMPTS.read_text()
     assert prompt_spec.unit == dataset.unit
     for template in prompt_spec.templates:
         prompt = prompt_spec.prompt("CCO", template)
@@ -27,38 +27,38 @@ def test_every_dataset_has_words_of_its_own(name: str) -> None:
         assert "{" not in prompt
 
 
-def test_the_papers_prompt_with_examples() -> None:
-    prompt_spec = read_prompt_spec(TABLE, "SAMPL", "expt", "regression")
+def test_the_papers_prompt_with_examples_and_the_answers() -> None:
+    prompt_spec = read_prompt_spec(PROMPTS, "SAMPL", "expt", "regression")
     assert prompt_spec.prompt("CCO", "plain") == "SMILES: CCO\nhydration free energy (kcal/mol):"
     assert prompt_spec.prompt("CCO", "plain", [("C", 2.0), ("CC", -1.834)]) == (
         "SMILES: C\nhydration free energy (kcal/mol): 2.00\n\n"
         "SMILES: CC\nhydration free energy (kcal/mol): -1.83\n\n"
         "SMILES: CCO\nhydration free energy (kcal/mol):"
     )
-    own = read_prompt_spec(TABLE, "mine", "logS", "regression")
-    assert own.prompt("CCO", "plain") == "SMILES: CCO\nlogS:"
-    tox = read_prompt_spec(TABLE, "Tox21", "SR-p53", "classification")
+    default = read_prompt_spec(PROMPTS, "mine", "logS", "regression")
+    assert default.prompt("CCO", "plain") == "SMILES: CCO\nlogS:"
+    tox = read_prompt_spec(PROMPTS, "Tox21", "SR-p53", "classification")
     assert tox.quantity == "is active in the toxicity assay SR-p53"
     assert (tox.format_answer(0.0), tox.format_answer(1.0)) == (" no", " yes")
     with pytest.raises(DataError, match=r"0\.5 is no class"):
         tox.format_answer(0.5)
 
 
-GOOD = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
-WORDING = PromptSpec({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
+VALID = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
+SPEC = PromptSpec({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
 
 
 @given(st.floats(-999_999, 999_999))
-def test_a_value_is_written_so_that_it_is_read_again(value: float) -> None:
-    text = WORDING.format_answer(value)
+def test_a_written_value_is_read_back(value: float) -> None:
+    text = SPEC.format_answer(value)
     assert text.startswith(" ")
     assert parse_number(text) == pytest.approx(value, abs=0.00501)
     assert text != " -0.00"
 
 
-def test_a_value_that_is_too_large_is_refused() -> None:
+def test_a_value_with_more_than_6_digits_is_refused() -> None:
     with pytest.raises(DataError, match="more than 6 digits before the point"):
-        WORDING.format_answer(-1e6)
+        SPEC.format_answer(-1e6)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_a_value_that_is_too_large_is_refused() -> None:
      ("about 5", None), ("", None), ("nan", None), ("inf", None), ("1e3", None), ("1_000", None), ("--1", None),
      ("+5", None), ("5.0.1", None), ("\u0665", None)],
 )  # fmt: skip
-def test_only_a_number_is_read_as_one(text: str, value: float | None) -> None:
+def test_only_plain_decimal_numbers_are_parsed(text: str, value: float | None) -> None:
     assert parse_number(text) == value
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         ("[templates", "is not TOML"),
         ("a = 1", r"no \[templates\.regression\]"),
@@ -82,18 +82,18 @@ def test_only_a_number_is_read_as_one(text: str, value: float | None) -> None:
         ("[templates.regression]\nplain = '{smiles:d}'", "must have {smiles}, and may have"),
         ("[templates.regression]\nplain = '{smiles'", "template plain: "),
         ("[templates.regression]\nplain = '{smiles}: '", "ends with a blank"),
-        (GOOD + "decimals = 9", "decimals of SAMPL is 9"),
-        (GOOD + "answers = 3", "must be two words, each with a blank"),
-        (GOOD + "answers = ['no', 'yes']", "must be two words, each with a blank"),
-        (GOOD + "answers = [' a', ' ab']", "one begins like the other"),
-        (GOOD + "units = 'x'", "unknown key 'units'; there are: quantity, unit, decimals, answers"),
-        ("default = 1\n" + GOOD, "default is no table"),
+        (VALID + "decimals = 9", "decimals of SAMPL is 9"),
+        (VALID + "answers = 3", "must be two words, each with a blank"),
+        (VALID + "answers = ['no', 'yes']", "must be two words, each with a blank"),
+        (VALID + "answers = [' a', ' ab']", "one begins like the other"),
+        (VALID + "units = 'x'", "unknown key 'units'; there are: quantity, unit, decimals, answers"),
+        ("default = 1\n" + VALID, "default is no table"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_one_line(table: str, told: str, tmp_path: Path) -> None:
+def test_the_error_of_an_invalid_prompts_file_is_one_line(table: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.toml"
     path.write_text(table)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         read_prompt_spec(path, "SAMPL", "expt", "regression")
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="No such file"):

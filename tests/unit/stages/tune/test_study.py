@@ -1,4 +1,4 @@
-"""A shared search: nothing is lost or done twice, and what is there is only gone on with where it is the same."""
+"""A shared search: no trial is lost or done twice, and a study is resumed only by the same search."""
 
 import json
 from pathlib import Path
@@ -27,8 +27,8 @@ def _space(folder: Path, table: str = TABLE) -> Space:
 
 
 def _open(folder: Path, space: Space, sampler: str = "random", **more: Any) -> Search:
-    given = {"identity": {"dataset": "a"}, "minimize": True, "prune": False, "seed": 0, **more}
-    return open_search(folder, None, "study", space, sampler, **given)
+    arguments = {"identity": {"dataset": "a"}, "minimize": True, "prune": False, "seed": 0, **more}
+    return open_search(folder, None, "study", space, sampler, **arguments)
 
 
 def _value(trial: Trial, chosen: dict[str, Any]) -> float:
@@ -39,11 +39,11 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
     space = _space(
         tmp_path, TABLE + "[learning_rate]\nfrom = 1e-4\nto = 1e-2\nscale = 'log'\n[epochs]\nfrom = 1\nto = 9\n"
     )
-    found = space.parameters
-    assert found["hidden"] == optuna.distributions.CategoricalDistribution([16, 64])
-    assert found["dropout"] == optuna.distributions.FloatDistribution(0.0, 0.5, step=0.25)
-    assert found["learning_rate"] == optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
-    assert found["epochs"] == optuna.distributions.IntDistribution(1, 9)
+    parameters = space.parameters
+    assert parameters["hidden"] == optuna.distributions.CategoricalDistribution([16, 64])
+    assert parameters["dropout"] == optuna.distributions.FloatDistribution(0.0, 0.5, step=0.25)
+    assert parameters["learning_rate"] == optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+    assert parameters["epochs"] == optuna.distributions.IntDistribution(1, 9)
     with pytest.raises(SettingError, match="learning_rate has no steps"):
         space.grid()
     grid = _space(tmp_path).grid()
@@ -52,7 +52,7 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"),
+    ("table", "message"),
     [
         ("[hidden", "is not TOML"),
         ("", "nothing to choose from"),
@@ -63,71 +63,71 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
         ("hidden = 3", "give choices, or from and to"),
     ],
 )
-def test_a_space_that_cannot_be_used_is_one_line(table: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=told) as caught:
+def test_the_error_of_an_invalid_space_is_one_line(table: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
         _space(tmp_path, table)
     assert "\n" not in str(caught.value)
 
 
 def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path), "grid")
-    tried = [own.params for own in search.run(6, _value)]
-    key = lambda own: (own["hidden"], own["dropout"])  # noqa: E731
+    tried = [trial.params for trial in search.run(6, _value)]
+    key = lambda settings: (settings["hidden"], settings["dropout"])  # noqa: E731
     assert sorted(tried, key=key) == sorted(search.space.grid(), key=key)
     assert search.study.best_trial.params == {"hidden": 16, "dropout": 0.0}
 
 
-def test_it_goes_on_where_it_ended_and_stops_at_the_number(tmp_path: Path) -> None:
+def test_a_search_resumes_and_stops_at_the_number_of_trials(tmp_path: Path) -> None:
     assert len(list(_open(tmp_path, _space(tmp_path)).run(4, _value))) == 4
-    again = _open(tmp_path, _space(tmp_path))
-    assert len(again.finished()) == 4
-    assert len(list(again.run(7, _value))) == 3
-    assert list(again.run(7, _value)) == []
-    # those of the second process are not those of the first again
-    values = [own.params["dropout"] + own.params["hidden"] for own in again.finished()]
+    resumed = _open(tmp_path, _space(tmp_path))
+    assert len(resumed.finished()) == 4
+    assert len(list(resumed.run(7, _value))) == 3
+    assert list(resumed.run(7, _value)) == []
+    # the trials of the second process are not the trials of the first one again
+    values = [trial.params["dropout"] + trial.params["hidden"] for trial in resumed.finished()]
     assert values[:3] != values[4:]
 
 
-def test_what_a_killed_process_was_at_is_tried_again(tmp_path: Path) -> None:
+def test_the_trial_of_a_killed_process_is_repeated(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path))
     trial = search._take(3)
     assert isinstance(trial, Trial)
-    # as if another process had taken it and died; the number of a process may by now be another's
+    # as if another process had taken the trial and died; its process number may now belong to another process
     trial.set_user_attr("process", [trial.user_attrs["process"][0], trial.user_attrs["process"][1], 1.0])
-    found = list(_open(tmp_path, _space(tmp_path)).run(3, _value))
-    assert found[0].params == trial.params
-    assert len(found) == 3
+    trials = list(_open(tmp_path, _space(tmp_path)).run(3, _value))
+    assert trials[0].params == trial.params
+    assert len(trials) == 3
     assert search.study.get_trials()[trial.number].state == TrialState.FAIL
 
 
-def test_what_a_living_process_is_at_is_waited_for(tmp_path: Path) -> None:
+def test_the_trial_of_a_running_process_is_waited_for(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path))
     trial = search._take(2)
     other = _open(tmp_path, _space(tmp_path))
-    found = other.run(2, _value)
-    next(found)
+    trials = other.run(2, _value)
+    next(trials)
     assert not isinstance(other._take(2), Trial | None)
     assert isinstance(trial, Trial)
     search.study.tell(trial, 1.0)
-    assert list(found) == []
+    assert list(trials) == []
     assert len(other.finished()) == 2
 
 
-def test_ctrl_c_gives_back_what_was_tried(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_repeated(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path))
-    seen = []
+    settings = []
 
-    def stopped(trial: Trial, chosen: dict[str, Any]) -> float:
-        seen.append(chosen)
+    def interrupt(trial: Trial, chosen: dict[str, Any]) -> float:
+        settings.append(chosen)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(search.run(2, stopped))
+        list(search.run(2, interrupt))
     assert search.finished() == []
-    assert next(_open(tmp_path, _space(tmp_path)).run(2, _value)).params == seen[0]
+    assert next(_open(tmp_path, _space(tmp_path)).run(2, _value)).params == settings[0]
 
 
-def test_trials_that_diverge_or_do_not_go_together_are_failed_and_counted(tmp_path: Path) -> None:
+def test_trials_with_nan_or_incompatible_settings_fail_and_are_counted(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path), "grid")
 
     def objective(trial: Trial, chosen: dict[str, Any]) -> float:
@@ -135,17 +135,17 @@ def test_trials_that_diverge_or_do_not_go_together_are_failed_and_counted(tmp_pa
             raise SettingError("hidden 64 cannot be divided")
         return float("nan") if chosen["dropout"] == 0.5 else 1.0
 
-    states = [own.state for own in search.run(6, objective)]
+    states = [trial.state for trial in search.run(6, objective)]
     assert states.count(TrialState.FAIL) == 4
     assert len(search.finished()) == 6
-    assert {own.user_attrs.get("failed") for own in search.finished()} == {
+    assert {trial.user_attrs.get("failed") for trial in search.finished()} == {
         None,
         "hidden 64 cannot be divided",
         "its predictions are no numbers",
     }
 
 
-def test_another_study_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     _open(tmp_path, _space(tmp_path))
     with pytest.raises(SettingError, match="was begun with another dataset; give another --out"):
         _open(tmp_path, _space(tmp_path), identity={"dataset": "b"})
@@ -155,7 +155,7 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path) -> None:
         _open(tmp_path, _space(tmp_path, "[hidden]\nchoices = [16, 65]"))
 
 
-def test_a_damaged_journal_names_the_line(tmp_path: Path) -> None:
+def test_the_error_of_a_damaged_journal_names_the_line(tmp_path: Path) -> None:
     list(_open(tmp_path, _space(tmp_path)).run(2, _value))
     path = tmp_path / "study.journal"
     lines = path.read_bytes().splitlines()
