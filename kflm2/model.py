@@ -423,7 +423,7 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
     """Build a model with random initial weights.
 
     Args:
-        model: a key of MODELS.
+        model: a key of PIPELINES.
         sizes: widths of the views; 0 for a view that is not used.
         targets: K.
         config: see ModelConfig.

@@ -1,4 +1,4 @@
-"""Prompt an LLM for a class on BACE, taught by unsloth with CUDA where it is installed."""
+"""Prompt an LLM for a class on BACE, fine-tuned by unsloth with CUDA where it is installed."""
 
 from kflm2.cli import prompt
 

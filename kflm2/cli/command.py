@@ -141,7 +141,9 @@ def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[st
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.OLD_NAMES.values())
     if unknown := sorted(set(values) - known):
         raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
-    return values
+    # an old name is an option too, while a field may have another one
+    options = {name: config_class.OLD_NAMES.get(name, name) for name in known}
+    return {options[name]: value for name, value in values.items()}
 
 
 def _grouped(config_class: "type[StageConfig]") -> Any:

@@ -30,7 +30,7 @@ class StageConfig:
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Settings without a name on the command line."""
     OLD_NAMES: ClassVar[dict[str, str]] = {}
-    """Field -> its earlier name, which the command line still takes and JSON files still use."""
+    """Field -> its earlier name, which the command line takes too and JSON files use."""
 
     @classmethod
     def of(cls, **values: Any) -> Self:

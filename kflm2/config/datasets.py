@@ -31,3 +31,4 @@ class DownloadConfig(StageConfig):
     """Copy from this folder instead, with the same checks."""
 
     POSITIONAL: ClassVar = ("names",)
+    OLD_NAMES: ClassVar = {"source": "from"}

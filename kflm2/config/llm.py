@@ -12,8 +12,7 @@ class LLMConfig(StageConfig):
 
     llm: str = "auto"
     """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
-    with a checkpoint, a .gguf file, a Hugging Face id, or (for stage 2) random: and one of these, the same with random
-    weights."""
+    with a checkpoint, a .gguf file, or a Hugging Face id."""
 
     GROUP: ClassVar = "LLM"
 
@@ -34,7 +33,7 @@ class LoRAConfig(StageConfig):
     """How a LoRA adapter is trained, in stages 1 and 3."""
 
     rank: int = 16
-    """Rank of LoRA."""
+    """Rank of LoRA, by default on all linear maps."""
     alpha: int = 32
     """LoRA's scale is alpha / rank."""
     dropout: float = 0.05

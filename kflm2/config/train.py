@@ -20,6 +20,9 @@ View = Literal["states", "graph", "descriptors"]
 class StatesConfig(AdapterConfig):
     """Which hidden states are read."""
 
+    llm: str = "auto"
+    """auto (DS_1.5B with CUDA where it can be had, else the embedded SmolLM2_135M), a name of the registry, a folder
+    with a checkpoint, a .gguf file, a Hugging Face id, or random: and one of these, the same with random weights."""
     layers: str = "middle"
     """Layers of the LLM whose states are read, side by side: middle (two fifths of the way up; the layers above it are
     not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""

@@ -11,7 +11,7 @@ from kflm2.data.structures import Standardization, deduplicate, standardize
 from kflm2.files import sha256_file
 
 
-class TableSettings(Protocol):
+class TableSource(Protocol):
     """What must be known to read a table; kflm2/config/table.py explains each."""
 
     @property
@@ -36,7 +36,7 @@ class TableSettings(Protocol):
     def resolved_split(self) -> str: ...
 
 
-def load(settings: TableSettings) -> Molecules:
+def load(settings: TableSource) -> Molecules:
     """The molecules that the settings name.
 
     Raises:
@@ -53,7 +53,7 @@ def load(settings: TableSettings) -> Molecules:
     return deduplicate(molecules) if settings.deduplicate else molecules
 
 
-def _dataset(settings: TableSettings) -> Dataset:
+def _dataset(settings: TableSource) -> Dataset:
     if settings.csv is None:
         assert settings.dataset is not None
         dataset = datasets.find(settings.dataset)

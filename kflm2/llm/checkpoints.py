@@ -214,5 +214,12 @@ def folder_context(folder: Path) -> int:
 
 
 def folder_depth(folder: Path) -> int:
-    """Number of layers of the checkpoint in a folder, from its config."""
-    return int(json.loads((folder / "config.json").read_text())["num_hidden_layers"])
+    """Layers of the checkpoint in a folder, from its config alone.
+
+    Raises:
+        LLMError: the config does not state it.
+    """
+    depth = json.loads((folder / "config.json").read_text()).get("num_hidden_layers")
+    if depth is None:
+        raise LLMError(f"LLM {folder}: its config.json states no num_hidden_layers")
+    return int(depth)

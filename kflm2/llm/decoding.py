@@ -1,4 +1,4 @@
-"""Decoder LLMs with vocabulary head: loading, cutting to the first layers, hidden states and losses."""
+"""Decoder LLMs with vocabulary head: loading, hidden states and losses."""
 
 import contextlib
 import importlib.util

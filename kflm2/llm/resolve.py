@@ -75,7 +75,7 @@ def resolve(llm: str, adapter: str, layers: str, base_only: str = "") -> LLMSour
             raise LLMError(f"{base_only} reads the base LLM always; --adapter {adapter} cannot be used")
     elif adapter == "auto":
         path = adapters.default_adapter(chosen)
-        print(f"adapter: {path or f'none found in models/{chosen.name}, the base LLM is used'}", flush=True)
+        print(f"adapter: {path or f'none found for {chosen.name}, the base LLM is used'}", flush=True)
     elif adapter != "none":
         path = Path(adapter)
     return LLMSource.of(chosen, path, layers)

@@ -3,7 +3,6 @@
 import math
 import tempfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -16,11 +15,8 @@ from transformers import (
 
 from kflm2.errors import LLMError
 from kflm2.llm.decoding import IGNORE
-from kflm2.trainers.lora.model import LoRAModel
-
-if TYPE_CHECKING:
-    pass
 from kflm2.llm.prompter import Prompter, Row
+from kflm2.trainers.lora.model import LoRAModel
 
 
 class _Best(TrainerCallback):

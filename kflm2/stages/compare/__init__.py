@@ -1,1 +1,1 @@
-"""Hold methods against each other."""
+"""Compare methods on the same runs."""

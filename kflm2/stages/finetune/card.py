@@ -70,7 +70,7 @@ def card(record: dict[str, Any]) -> str:
             f"base_model: {llm['hub_id'] or llm['name']}",
             "---",
             "",
-            f"# LoRA adapter for {llm['name']}, taught with {corpus['name']}",
+            f"# LoRA adapter for {llm['name']}, fine-tuned on {corpus['name']}",
             "",
             "Made by `kflm2 finetune`; its hidden states describe molecules given as SMILES.",
             "",

@@ -1,1 +1,1 @@
-"""Stage 3: ask the LLM itself."""
+"""Stage 3: prompt the LLM itself."""

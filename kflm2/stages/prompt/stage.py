@@ -69,6 +69,8 @@ def run(config: PromptConfig) -> list[PromptRun]:
     check_template(prompt_spec, config.template)
     _check_values(molecules, prompt_spec)
     source = resolve(config.llm, config.adapter, "last")
+    if config.adapter != "auto":
+        print(f"adapter: {source.adapter or 'none, the base LLM is used'}", flush=True)
     base, tokenizer = _load(source, config, device)
     builder = PromptBuilder(config, molecules, prompt_spec, tokenizer, checkpoints.folder_context(source.folder))
     molecules = builder.molecules

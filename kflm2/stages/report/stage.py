@@ -113,7 +113,7 @@ def _method(name: str, folder: Path, runs: list[SavedRun], split: str) -> SavedM
     shown = {key: value for key, value in changed.items() if key not in hidden}
     changed.pop("split_column", None)  # it cannot be used with --split
     on_scaffolds = _command("train", result.config, {**changed, "model": result.model, "split": "scaffold"})
-    return SavedMethod(name, split, saved, shlex.join(to_arguments(shown)), on_scaffolds)
+    return SavedMethod(name, split, saved, shlex.join(_arguments(shown)), on_scaffolds)
 
 
 def _changed_settings(config: dict[str, Any], stage: StageConfig, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -135,8 +135,14 @@ def _changed_settings(config: dict[str, Any], stage: StageConfig, defaults: dict
 
 def _command(stage: str, config: dict[str, Any], values: dict[str, Any]) -> str:
     """The command line of a stage for the table in the config of result.json."""
-    arguments = to_arguments({key: value for key, value in values.items() if key not in _NOT_SHOWN})
+    arguments = _arguments({key: value for key, value in values.items() if key not in _NOT_SHOWN})
     return shlex.join(["kflm2", *stage.split(), str(config.get("dataset") or config.get("csv")), *arguments])
+
+
+def _arguments(values: dict[str, Any]) -> list[str]:
+    """Settings of result.json's config as arguments, under the options' present names."""
+    names = {old: new for new, old in TrainConfig.OLD_NAMES.items()}
+    return to_arguments({names.get(key, key): value for key, value in values.items()})
 
 
 def _dataset(entries: list[SavedMethod]) -> SavedDataset:

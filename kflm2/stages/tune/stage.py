@@ -1,4 +1,4 @@
-"""The search for settings: trials judged within the molecules that are not for testing, and what a study leaves."""
+"""The hyperparameter search: trials measured on molecules that are not for testing, and what a study leaves."""
 
 import dataclasses
 import functools

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,9 +16,6 @@ from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import DataError, LLMError
 from kflm2.trainers.lora.callbacks import Curve, RandomState, Stop
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset
-
-if TYPE_CHECKING:
-    pass
 from kflm2.trainers.lora.model import LoRAModel
 
 

@@ -73,6 +73,9 @@ def test_old_names_of_options_still_work(tmp_path: Path) -> None:
     assert prompt.smiles_variants == 3 and to_json(prompt)["writings"] == 3
     compare = STAGES["compare"].read(["results", "--practical", "0.1", "--figure", "MAE"], {})
     assert compare.metric == "MAE"
+    for key in ("from", "source"):  # an option whose name is a word of Python
+        get = STAGES["datasets get"].read(["BACE", "--config", _config(tmp_path, **{key: "folder"})], {})
+        assert (get.names, get.source) == (("BACE",), Path("folder"))
 
 
 def test_the_papers_pipelines_have_the_papers_settings_as_defaults() -> None:

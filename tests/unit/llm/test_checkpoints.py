@@ -122,3 +122,9 @@ def test_the_embedded_llm_is_a_plain_checkpoint(embedded: Path) -> None:
     assert (config["num_hidden_layers"], config["hidden_size"]) == (30, 576)
     assert checkpoints.checkpoint_digest(embedded) == checkpoints.checkpoint_digest(embedded)
     assert not list(embedded.parent.glob(".making-*"))
+
+
+def test_a_config_without_a_depth_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"n_layer": 2}')
+    with pytest.raises(LLMError, match=r"its config\.json states no num_hidden_layers"):
+        checkpoints.folder_depth(tmp_path)

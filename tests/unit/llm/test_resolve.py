@@ -51,7 +51,7 @@ def test_parse_layers() -> None:
 def test_resolve_prints_what_auto_takes(capsys: pytest.CaptureFixture[str], tiny_decoder: Path) -> None:
     source = resolve.resolve(str(tiny_decoder), "auto", "last")
     assert (source.adapter, source.layers) == (None, (3,))
-    assert capsys.readouterr().out == f"adapter: none found in models/{tiny_decoder.name}, the base LLM is used\n"
+    assert capsys.readouterr().out == f"adapter: none found for {tiny_decoder.name}, the base LLM is used\n"
     assert resolve.resolve(str(tiny_decoder), "none", "1,2").layers == (1, 2)
     assert capsys.readouterr().out == ""
     # a pipeline that reads the base LLM takes no adapter, and says so where one is asked for
