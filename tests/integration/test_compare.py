@@ -313,6 +313,12 @@ def test_baselines_are_completed_or_computed_again_and_overwrite_no_other_runs(c
     shutil.copytree(copied / "gcn_indepent", copied / "forest")
     with pytest.raises(DataError, match="holds runs of gcn_indepent, where the baseline forest would go"):
         compare_stage.run(config)
+    # nor what another stage left under a baseline's name
+    other = _run_folder(copied, 0, "forest") / "result.json"
+    other.write_text(json.dumps({"seed": 0, "wording": {}}))
+    with pytest.raises(DataError, match="holds a run of stage 3, where the baseline forest would go; rename it"):
+        compare_stage.run(config)
+    assert json.loads(other.read_text()) == {"seed": 0, "wording": {}}
 
 
 def _write_classification_runs(folder: Path, name: str, values: list[float | None]) -> None:

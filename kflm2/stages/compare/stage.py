@@ -10,7 +10,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from kflm2.config.compare import CompareConfig
-from kflm2.errors import DataError, SettingError
+from kflm2.errors import DataError
 from kflm2.files import write_csv, write_text
 from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, choose_thresholds, score
 from kflm2.metrics.statistics import compare
@@ -117,19 +117,21 @@ def _is_done(folder: Path, wanted: Fold, name: str) -> bool:
     """Whether a baseline is there that saw the same molecules in the same parts.
 
     Raises:
-        KFLM2Error: what is there is no baseline's, and would be overwritten.
+        DataError: what is there is no baseline's, and would be overwritten.
     """
     if not (folder / schema.FILE).is_file():
         return False
     try:
         if not schema.is_run_result(folder):
-            raise SettingError(f"{folder} holds no run of a baseline, where the baseline {name} would go; rename it")
-        saved = SavedRun(folder, schema.read_run_result(folder))
-        fold = methods.read_fold(saved)
+            other = "a run of stage 3"
+        else:
+            saved = SavedRun(folder, schema.read_run_result(folder))
+            fold = methods.read_fold(saved)
+            other = "" if saved.result.baseline else f"runs of {saved.result.model}"
     except DataError:  # broken: it is run again
         return False
-    if not saved.result.baseline:
-        raise DataError(f"{folder} holds runs of {saved.result.model}, where the baseline {name} would go; rename it")
+    if other:
+        raise DataError(f"{folder} holds {other}, where the baseline {name} would go; rename it")
     same = (fold.parts, fold.molecules) == (wanted.parts, wanted.molecules)
     return same and saved.result.about == _about(name)
 
