@@ -85,7 +85,7 @@ def _train(name: str, options: argparse.Namespace) -> int:
 def table(model: str) -> str:
     """The table in Markdown."""
     lines = [
-        "| dataset | molecules | targets | test | figure | mean of train | published | further figures |",
+        "| dataset | molecules | targets | test | metric | mean of train | published | further metrics |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, dataset in DATASETS.items():

@@ -77,7 +77,7 @@ def data(dataset: SavedDataset, datasets: int = 1, after_method: Callable[[], ob
         "unit": record.unit or "",
         "targets": record.targets,
         "facts": _facts(dataset),
-        "figures": METRIC_NAMES[record.task],
+        "metrics": METRIC_NAMES[record.task],
         "main": PRIMARY_METRIC[record.task],
         "smaller": SMALLER_IS_BETTER,
         "parts": dataset.parts,

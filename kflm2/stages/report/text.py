@@ -22,7 +22,7 @@ def first_shown(dataset: SavedDataset) -> tuple[int, str]:
         if method.split == split and mean is not None:
             best = min(best or (1e300, 0, 0.0), (mean if metric in SMALLER_IS_BETTER else -mean, index, mean))
     if best is None:
-        return 0, "No method has a figure on validation; the first one is shown."
+        return 0, "No method has a metric on validation; the first one is shown."
     name = dataset.methods[best[1]].name
     if counts[split] == 1:
         return best[1], f"Shown first: {name}, the only method on {split} splits."

@@ -43,7 +43,7 @@ function facts(set) {
     el("details", {}, el("summary", {}, "Method by method: pipeline, LLM, adapter, settings, commit"), table("What was run, method by method", columns, set.methods)));
 }
 
-function figures(set) {
+function metrics(set) {
   const part = set.parts[state.part], tested = part === "test";
   const held = `${100 * set.methods[0].coverage.confidence}\u00a0% held`;
   const shares = (method) => method.runs.map((run) => percent(run.coverage));
@@ -54,7 +54,7 @@ function figures(set) {
         onclick: () => { state.method = set.methods.indexOf(method); render(); document.getElementById("closely").scrollIntoView(); } }, method.name) },
     { label: "split", text: (method) => method.split },
     { label: "runs", number: true, text: (method) => method.runs.length, value: (method) => method.runs.length },
-    ...set.figures.map(own),
+    ...set.metrics.map(own),
     ...(tested ? [{ label: held, number: true, value: (method) => average(shares(method)),
       text: (method) => (average(shares(method)) === null ? MISSING : fixed(average(shares(method)), 1) + (spread(shares(method)) === null ? "" : ` ± ${fixed(spread(shares(method)), 1)}`)) }] : []),
     ...(part === "valid" ? [] : [{ label: `valid ${set.main}`, number: true, text: (method) => cell((method.means.valid || {})[set.main] || [null]),
@@ -67,20 +67,20 @@ function figures(set) {
     { label: "split", text: ({ method }) => method.split },
     number("seed", ({ run }) => run.seed, 0),
     number("molecules", ({ run }) => run.sizes[part] ?? null, 0),
-    ...set.figures.map((name) => number(name, ({ run }) => (run.metrics[part] || {})[name] ?? null)),
+    ...set.metrics.map((name) => number(name, ({ run }) => (run.metrics[part] || {})[name] ?? null)),
     ...(tested ? [number(held, ({ run }) => percent(run.coverage), 1)] : []),
     { label: "best epoch", number: true, text: ({ run }) => run.best.join(", ") || MISSING, value: ({ run }) => run.best[0] ?? null },
     number("training s", ({ run }) => run.seconds, 1),
   ];
   const one = set.methods.findIndex((method) => method === set.methods[state.method]);
-  return el("section", {}, el("h2", {}, `Figures on ${part}`),
+  return el("section", {}, el("h2", {}, `Metrics on ${part}`),
     el("p", { class: "soft" }, `Mean ± standard deviation over the runs${set.targets.length > 1 ? " of the mean over the targets" : ""}`
-      + `${set.kind === "regression" && set.unit ? `; RMSE and MAE in ${set.unit}` : ""}. Every run is counted. ${set.smaller.filter((name) => set.figures.includes(name)).join(" and ")}: smaller is better.`
+      + `${set.kind === "regression" && set.unit ? `; RMSE and MAE in ${set.unit}` : ""}. Every run is counted. ${set.smaller.filter((name) => set.metrics.includes(name)).join(" and ")}: smaller is better.`
       + (new Set(set.methods.map((method) => method.split)).size > 1 ? " Splits differ in difficulty: compare methods within one." : "")
       + (set.methods.length > 1 ? " Which differences can be believed, kflm2 compare tells." : "")),
     set.parts.length > 1 ? el("p", {}, select("part", set.parts, state.part, (value) => { state.part = value; render(); })) : null,
-    table(`Methods, figures on ${part}`, columns, set.methods, { tall: set.methods.length > 12, on: (method) => set.methods.indexOf(method) === one }),
-    el("details", { open: runs.length <= 12 }, el("summary", {}, `Each of the ${runs.length} runs`), table(`Runs, figures on ${part}`, each, runs, { tall: true })));
+    table(`Methods, metrics on ${part}`, columns, set.methods, { tall: set.methods.length > 12, on: (method) => set.methods.indexOf(method) === one }),
+    el("details", { open: runs.length <= 12 }, el("summary", {}, `Each of the ${runs.length} runs`), table(`Runs, metrics on ${part}`, each, runs, { tall: true })));
 }
 
 const sizes = (shown, part) => {
@@ -271,7 +271,7 @@ function render() {
   document.getElementById("main").replaceChildren(
     el("h1", {}, set.name),
     el("p", { class: "soft" }, `${set.facts[0][1]}${set.unit ? `, ${set.unit}` : ""}; ${set.facts.find(([name]) => name === "runs")[1]}`),
-    facts(set), figures(set),
+    facts(set), metrics(set),
     // in one box, within which the bar stays in sight
     el("div", { id: "closely" }, el("h2", {}, "One method closely"), bar,
       state.method === set.first ? el("p", { class: "soft" }, set.why) : null,
