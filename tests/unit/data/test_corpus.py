@@ -56,6 +56,8 @@ def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path) -> N
 
 def test_a_corpus_is_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "project_folder", lambda: tmp_path)
+    with pytest.raises(DataError, match=r"zinc_sample\.smi; it is part of the repository, or name any file of SMILES"):
+        find_corpus("auto")
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset" / "zinc_sample.smi").write_text("CCO\n")
     assert find_corpus("auto").name == "zinc_sample"
