@@ -1,5 +1,6 @@
 """Stage 1: fine-tuning of an LLM with a LoRA adapter by transformers' Trainer, with checkpoints to resume from."""
 
+import gc
 import json
 import math
 import shutil
@@ -80,6 +81,19 @@ def finetune(
         DataError: the disk is full; the last good checkpoint is preserved.
         LLMError: training diverged.
     """
+    _train(model, dataset, collator, molecules, config, folder, callbacks)
+    _end_process_group()
+
+
+def _train(
+    model: LoRAModel,
+    dataset: CorpusDataset,
+    collator: Collator,
+    molecules: int,
+    config: FinetuneConfig,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
     arguments = _arguments(config, dataset, molecules, next(model.parameters()).device, folder)
     last = last_checkpoint(folder) if config.resume else None
     if last is not None:
@@ -111,6 +125,18 @@ def finetune(
     if stop.requested:
         print(f"stopped; --resume goes on from {last_checkpoint(folder)}", flush=True)
         raise KeyboardInterrupt
+
+
+def _end_process_group() -> None:
+    """End the communication between processes.
+
+    A thread of gloo that releases a finished all-reduce while Python shuts down aborts the process (pull request 179291
+    of PyTorch). The threads end with the last reference to the group, and DistributedDataParallel, which has one, is
+    part of a reference cycle.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
 
 def _arguments(
