@@ -45,7 +45,7 @@ class _Estimator(BaseEstimator):
         adapter: str = "auto",
         layers: str = "middle",
         descriptors: str | None = None,
-        standardize: str = "none",
+        standardize: str = "canonical",
         hidden: int | None = None,
         dropout: float | None = None,
         graph_encoder: str | None = None,

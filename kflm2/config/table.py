@@ -28,9 +28,9 @@ class DataConfig(StageConfig):
     """What its targets are; classes are 0 and 1. Default regression."""
     limit: int | None = None
     """Read the first rows only, of each file where there are several; default all."""
-    standardize: Literal["none", "parent", "tautomer"] = "none"
-    """none keeps molecules as written; parent takes the largest organic fragment, uncharged; tautomer its canonical
-    tautomer too."""
+    standardize: Literal["canonical", "none", "parent", "tautomer"] = "canonical"
+    """canonical: RDKit's canonical SMILES of every molecule, so that it does not matter how it is written; none: SMILES
+    as written; parent: the largest organic fragment, uncharged; tautomer: its canonical tautomer too."""
     deduplicate: bool = False
     """One row a structure: mean of the targets; classes that contradict each other are dropped."""
 

@@ -43,7 +43,7 @@ class Molecules:
     rows: np.ndarray
     """(n,) row number of each molecule in the file, from 1."""
     smiles: list[str]
-    """(n,) SMILES as in the file without outer blanks; or standardized, if requested."""
+    """(n,) SMILES; as in the file without outer blanks, until they are standardized."""
     y_true: np.ndarray
     """(n, K) float64 targets in the dataset's unit, NaN where the label is missing."""
     parts: list[str] | None

@@ -16,7 +16,7 @@ from kflm2.data.molecules import Molecules, Rejection, parse_smiles
 from kflm2.errors import MoleculeError
 from kflm2.files import cached_json, sha256_texts
 
-Standardization = Literal["none", "parent", "tautomer"]
+Standardization = Literal["canonical", "none", "parent", "tautomer"]
 
 # RDKit's defaults choose the larger fragment even if it is the inorganic acid, and merge enantiomers.
 _OPTIONS = {"preferOrganic": True, "tautomerRemoveSp3Stereo": False, "tautomerRemoveBondStereo": False}
@@ -54,8 +54,9 @@ def standard_smiles(smiles: str, how: Standardization) -> str:
 
     Args:
         smiles: valid.
-        how: `parent`, the largest organic fragment, cleaned up and neutralized; `tautomer`, the canonical tautomer of
-            that, with its stereochemistry; `none`, the unchanged SMILES.
+        how: `canonical`, the molecule as it is, without atom map numbers; `parent`, its largest organic fragment,
+            cleaned up and neutralized; `tautomer`, the canonical tautomer of that, with its stereochemistry; `none`,
+            the unchanged SMILES.
 
     Raises:
         MoleculeError: it has no standard form.
@@ -65,7 +66,11 @@ def standard_smiles(smiles: str, how: Standardization) -> str:
     mol = parse_smiles(smiles)
     with rdBase.BlockLogs():
         try:
-            mol = rdMolStandardize.ChargeParent(mol, _PARAMETERS)
+            if how == "canonical":
+                for atom in mol.GetAtoms():
+                    atom.SetAtomMapNum(0)
+            else:
+                mol = rdMolStandardize.ChargeParent(mol, _PARAMETERS)
             if how == "tautomer":
                 mol = rdMolStandardize.TautomerEnumerator(_PARAMETERS).Canonicalize(mol)
             text = Chem.MolToSmiles(mol)
@@ -90,7 +95,8 @@ def standardize(molecules: Molecules, how: Standardization) -> Molecules:
         "standard",
         key,
         lambda: [
-            _standard_or_reason(text, how) for text in tqdm(smiles, desc=f"standardize: {how}", unit="mol", leave=False)
+            _standard_or_reason(text, how)
+            for text in tqdm(smiles, desc=f"standardize: {how}", unit="mol", leave=False, delay=2)
         ],
     )
     reasons = {index: reason for index, (_, reason) in enumerate(results) if reason}

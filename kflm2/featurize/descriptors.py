@@ -21,6 +21,10 @@ MORGAN_BITS = 2048
 _GROUP = 256
 _WORTH_PROCESSES = 1024
 """From this number of molecules on, several processes are faster than one."""
+VERSION = 2
+"""Increase it when the meaning of the values changes, so that older ones in the cache are not read."""
+_EXACT = 2.0**53
+"""Largest integer up to which all are exact in float64."""
 
 
 def rdkit_names() -> tuple[str, ...]:
@@ -44,7 +48,7 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
         MoleculeError: RDKit cannot read a SMILES.
     """
     one_of("descriptor set", kind, DESCRIPTOR_SETS[1:])
-    cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__})
+    cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__, "version": VERSION})
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
         with tqdm(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
@@ -74,7 +78,12 @@ def _row(kind: str, smiles: str) -> np.ndarray:
     if "rdkit" in kind:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a descriptor of a one-atom molecule may divide by zero
-            values = np.array(list(Descriptors.CalcMolDescriptors(mol, missingVal=np.nan).values()), dtype=np.float64)
+            by_name = Descriptors.CalcMolDescriptors(mol, missingVal=np.nan)
+        # Both come from the coefficients of the characteristic polynomial, which are integers. Where these are no
+        # longer exact, rounding errors that depend on the order of the atoms are as large as the values.
+        if not by_name["Ipc"] < _EXACT:
+            by_name["Ipc"] = by_name["AvgIpc"] = np.nan
+        values = np.array(list(by_name.values()), dtype=np.float64)
         # values are stored as float32; a value beyond its range (Ipc of large molecules) is treated as missing
         values[~(np.abs(values) <= np.finfo(np.float32).max)] = np.nan
         columns.append(values.astype(np.float32))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import rdkit
 from rdkit import Chem
-from rdkit.Chem.rdchem import BondStereo, BondType, ChiralType, HybridizationType, ValenceType
+from rdkit.Chem.rdchem import BondStereo, BondType, ChiralType, HybridizationType
 
 from kflm2.data.molecules import parse_smiles
 from kflm2.featurize.cache import cached_arrays
@@ -26,10 +26,11 @@ def _bins(*values: object) -> dict:
 
 _ELEMENT = _bins(*(Chem.GetPeriodicTable().GetAtomicNumber(symbol) for symbol in ELEMENTS))
 _DEGREE = _bins(*range(7))
-_VALENCE = _bins(*range(7))
 _HYBRIDIZATION = _bins(
     HybridizationType.SP, HybridizationType.SP2, HybridizationType.SP3, HybridizationType.SP3D, HybridizationType.SP3D2
 )
+# All hydrogens of an atom. The original featurization also has the implicit valence, which differs between CO and
+# [CH3][OH]: hydrogens in brackets are not implicit.
 _HYDROGENS = _bins(*range(5))
 _NEUTRAL = 128  # added to charges, since features are collected as unsigned bytes
 _CHARGE = _bins(*(_NEUTRAL + charge for charge in (-2, -1, 0, 1, 2)))
@@ -45,7 +46,7 @@ _OTHER = 255
 _BY_ORDER = {1.0: BondType.SINGLE, 2.0: BondType.DOUBLE, 3.0: BondType.TRIPLE, 1.5: BondType.AROMATIC}
 _NO_DATIVE = {1, 6, 7, 8, 9, 14, 15, 16, 17, 33, 34, 35, 53}
 
-_ATOM_TABLES = (_ELEMENT, _DEGREE, _VALENCE, _HYBRIDIZATION, _HYDROGENS, _CHARGE, _CHIRALITY)
+_ATOM_TABLES = (_ELEMENT, _DEGREE, _HYBRIDIZATION, _HYDROGENS, _CHARGE, _CHIRALITY)
 _BOND_TABLES = (_BOND, _STEREO)
 
 
@@ -56,7 +57,6 @@ def _names(prefix: str, values: Iterable[object]) -> list[str]:
 ATOM_FEATURES: tuple[str, ...] = (
     *_names("element", ELEMENTS),
     *_names("degree", _DEGREE),
-    *_names("implicit valence", _VALENCE),
     *_names("hybridization", _HYBRIDIZATION),
     *_names("hydrogens", _HYDROGENS),
     *_names("charge", (-2, -1, 0, 1, 2)),
@@ -72,7 +72,7 @@ BOND_FEATURES: tuple[str, ...] = (
 )
 
 
-_FEATURES = 1
+VERSION = 2
 """Increase it when the meaning of the features changes, so that older ones in the cache are not read."""
 
 
@@ -129,7 +129,7 @@ def build_graphs(smiles: Sequence[str]) -> Graphs:
     Raises:
         MoleculeError: RDKit cannot read a SMILES.
     """
-    parts = {"graphs": _FEATURES, "rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}
+    parts = {"graphs": VERSION, "rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}
 
     def compute() -> dict[str, np.ndarray]:
         graphs = graphs_of(parse_smiles(text) for text in smiles)
@@ -167,7 +167,6 @@ def graphs_of(mols: Iterable[Chem.Mol]) -> Graphs:
             atoms += (
                 number,
                 degree,
-                atom.GetValence(ValenceType.IMPLICIT),
                 atom.GetHybridization(),
                 atom.GetTotalNumHs(),
                 atom.GetFormalCharge() + _NEUTRAL,

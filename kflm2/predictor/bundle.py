@@ -29,6 +29,7 @@ from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error
+from kflm2.featurize import descriptors, graphs
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
@@ -175,12 +176,13 @@ def probe_states(source: LLMSource, smiles: list[str], device: torch.device) -> 
 
 
 def feature_names(config: TrainConfig) -> dict[str, Any]:
-    """Names of the input features; another release of RDKit may have other descriptors."""
+    """Names and versions of the input features; another release of RDKit may have other descriptors."""
     names: dict[str, Any] = {}
     if "graph" in config.read_views:
-        names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES)}
+        names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES), "graph_version": graphs.VERSION}
     if "rdkit" in config.descriptors and "descriptors" in config.read_views:
-        names |= {"descriptors": list(rdkit_names()), "rdkit": version("rdkit")}
+        names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
+        names["rdkit"] = version("rdkit")
     return names
 
 

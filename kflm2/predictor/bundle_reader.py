@@ -111,10 +111,9 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     config.check_model()
     config.check_training()
     if (features := metadata["features"]) != feature_names(config):
-        raise BundleError(
-            f"bundle {folder} was made with other features than these (RDKit {features.get('rdkit')} there,"
-            f" {version('rdkit')} here); train it again, or predict with that release"
-        )
+        there, here = features.get("rdkit"), version("rdkit")
+        program = "an earlier kflm2" if there in (None, here) else f"RDKit {there}, and this is {here}"
+        raise BundleError(f"bundle {folder} was made with other features, by {program}: train it again")
     task: Task = metadata["kind"]
     if task not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {task!r}")

@@ -77,7 +77,7 @@ def test_every_molecule_of_a_file_has_an_explanation_or_a_reason(
         files |= set(entry["files"])
     assert {path.name for path in out.iterdir()} == files
     assert "<script" not in (out / "001.svg").read_text()
-    assert table[(table["row"] == 1) & (table["kind"] == "atom")]["label"].tolist() == ["O0", "C1", "C2"]
+    assert table[(table["row"] == 1) & (table["kind"] == "atom")]["label"].tolist() == ["C0", "C1", "O2"]
 
     # a later run deletes the pictures of an earlier one
     assert _run(stages.explain, model, "CCO", "-o", out, *llm) == 0

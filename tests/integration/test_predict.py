@@ -411,6 +411,8 @@ def test_a_bundle_with_other_features_is_refused(model: Path, tmp_path: Path) ->
     features = json.loads((model / "bundle.json").read_text())["features"]
     changed = {**features, "atoms": [*features["atoms"], "mass"]}
     assert "other features" in _refusal(_changed_copy(model, tmp_path / "b", features=changed))
+    older = {name: value for name, value in features.items() if name != "graph_version"}
+    assert "by an earlier kflm2: train it again" in _refusal(_changed_copy(model, tmp_path / "c", features=older))
 
 
 def test_a_users_llm_must_be_given_and_is_checked(tiny_decoder: Path, tiny_writer: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from rdkit import Chem
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from kflm2 import resources
@@ -86,7 +87,7 @@ def test_the_metrics_can_be_computed_from_the_predictions(tmp_path: Path) -> Non
         predictions = pd.read_csv(folder / f"random-{seed}" / "predictions.csv")
         split = json.loads((folder / f"random-{seed}" / "split.json").read_text())
         assert predictions["row"].tolist() == list(range(1, 41))
-        assert predictions["smiles"].tolist() == table["smiles"].str.strip().tolist()
+        assert predictions["smiles"].tolist() == table["smiles"].map(Chem.CanonSmiles).tolist()
         np.testing.assert_array_equal(predictions["y_true_expt"], table["expt"])
         sizes = {"train": 32, "valid": 4, "test": 4}
         assert result["split"] == {"kind": "random", "sha256": split["sha256"], "sizes": sizes}

@@ -360,7 +360,7 @@ def test_each_model_overfits_32_molecules(name: str) -> None:
 
 
 def test_sizes_of_missing_views_are_zero() -> None:
-    assert Features(graphs=_features().graphs).sizes() == Sizes(0, 84, 11, 0)
+    assert Features(graphs=_features().graphs).sizes() == Sizes(0, 76, 11, 0)
     assert isinstance(Features(graphs=_features().graphs).batch(np.array([1]), CPU), Batch)
 
 

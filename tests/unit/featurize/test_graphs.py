@@ -52,15 +52,14 @@ def test_atom_features_equal_rdkits_properties() -> None:
             expected = {
                 f"element {atom.GetSymbol()}",
                 f"degree {atom.GetDegree()}",
-                f"implicit valence {atom.GetNumImplicitHs()}",
                 f"hydrogens {atom.GetTotalNumHs()}",
                 f"charge {atom.GetFormalCharge()}",
             }
             active = _active(row, ATOM_FEATURES)
             assert expected <= active
             assert ("aromatic" in active, "in ring" in active) == (atom.GetIsAromatic(), atom.IsInRing())
-            # one bin of each of the seven tables, and the two flags
-            assert len(active - {"aromatic", "in ring"}) == 7
+            # one bin of each of the six tables, and the two flags
+            assert len(active - {"aromatic", "in ring"}) == 6
 
 
 def test_values_that_no_table_lists_are_other() -> None:
