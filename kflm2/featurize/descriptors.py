@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import joblib
 import numpy as np
 import rdkit
+from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from sklearn.preprocessing import QuantileTransformer
 from tqdm import tqdm
@@ -73,14 +74,15 @@ def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
 
 
 def _row(kind: str, smiles: str) -> np.ndarray:
-    mol = parse_smiles(smiles)
+    # Partial charges of complexes of metals depend on the order of the atoms, up to whether they can be computed.
+    mol = parse_smiles(Chem.MolToSmiles(parse_smiles(smiles)))
     columns: list[np.ndarray] = []
     if "rdkit" in kind:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a descriptor of a one-atom molecule may divide by zero
             by_name = Descriptors.CalcMolDescriptors(mol, missingVal=np.nan)
         # Both come from the coefficients of the characteristic polynomial, which are integers. Where these are no
-        # longer exact, rounding errors that depend on the order of the atoms are as large as the values.
+        # longer exact, rounding errors are as large as the values.
         if not by_name["Ipc"] < _EXACT:
             by_name["Ipc"] = by_name["AvgIpc"] = np.nan
         values = np.array(list(by_name.values()), dtype=np.float64)
