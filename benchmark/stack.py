@@ -24,6 +24,9 @@ def stacked(tables: list[pd.DataFrame], equal: bool) -> tuple[pd.DataFrame, np.n
         equal: use equal weights.
     """
     first = tables[0]
+    fixed = [name for name in first if name in ("row", "smiles", "part") or name.startswith("y_true_")]
+    if any(not table[fixed].equals(first[fixed]) for table in tables):
+        raise SystemExit("the folders hold runs on other molecules, labels or splits, which cannot be stacked")
     (target,) = (name.removeprefix("y_true_") for name in first if name.startswith("y_true_"))
     y_pred = np.stack([table.set_index("row").loc[first["row"], f"y_pred_{target}"] for table in tables], axis=1)
     valid, test = (first["part"] == part for part in ("valid", "test"))

@@ -1,49 +1,91 @@
-"""Statistical comparison of methods: tests of a metric that was measured on the same folds.
+"""Statistical comparison of methods: a metric that was measured on the same runs.
 
-Throughout, a table has one row per fold (a run: one split, one seed) and one column per method. After Ash et al.,
-Practically significant method comparison protocols for machine learning in small molecule drug discovery, J. Chem. Inf.
-Model. 2025.
+Throughout, a table has one row per run (one split, one seed) and one column per method. The runs share molecules, for
+training and for testing, so that their metrics are not independent: a test that takes them as independent finds
+differences that are not there. Here every variance is that of Nadeau and Bengio (Inference for the generalization
+error, Machine Learning 2003, 52, 239), and p-values and intervals hold for all pairs of methods at once.
+`benchmark/verdicts.py` measures how often equal methods are called different.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import scikit_posthocs
-from scipy import stats
-from statsmodels.stats.anova import AnovaRM
-from statsmodels.stats.multitest import multipletests
+from scipy.special import stdtr, stdtrit
 
 ALPHA = 0.05
-_MOST_UNEQUAL = 9.0
-"""Largest ratio of two methods' residual variances that is accepted as equal."""
+"""Probability of any false difference among all pairs of one comparison."""
+_MOST_OVERLAP = 1.5
+"""Largest overlap of test parts, relative to that of parts drawn at random, with which a verdict is given."""
 
 
 @dataclass(frozen=True)
-class Overall:
-    """A test of whether any of the methods differ."""
+class Design:
+    """What the runs of a comparison have in common."""
 
-    name: str
-    statistic: float
-    freedom: tuple[float, ...]
-    p: float
+    runs: int
+    molecules: int
+    """In the table."""
+    tested: int
+    """Distinct molecules that are in a test part of any run."""
+    test_share: float
+    """Test molecules over training molecules, mean of the runs."""
+    overlap: float
+    """Share of a test part that is in the test part of another run too, mean of all pairs of runs."""
+    expected: float
+    """The same if all test parts were drawn at random."""
 
+    @staticmethod
+    def of(tests: Sequence[Collection[object]], train_sizes: Sequence[int], molecules: int) -> "Design":
+        """The design of runs with given test molecules.
 
-@dataclass(frozen=True)
-class Assumptions:
-    """Assumptions of the analysis of variance and of Tukey's test."""
-
-    shapiro: float
-    """p of Shapiro and Wilk's test for normal residuals."""
-    variances: float
-    """Largest residual variance of a method over the smallest."""
+        Args:
+            tests: of each run, two or more.
+            train_sizes: training molecules of each run.
+            molecules: in the table.
+        """
+        sets = [frozenset(test) for test in tests]
+        overlaps = [len(a & b) / min(len(a), len(b)) for a, b in combinations(sets, 2)]
+        return Design(
+            runs=len(sets),
+            molecules=molecules,
+            tested=len(frozenset().union(*sets)),
+            test_share=float(np.mean([len(test) / size for test, size in zip(sets, train_sizes, strict=True)])),
+            overlap=float(np.mean(overlaps)),
+            expected=float(np.mean([len(test) for test in sets])) / molecules,
+        )
 
     @property
-    def hold(self) -> bool:
-        """Whether both are met."""
-        return self.shapiro >= ALPHA and self.variances <= _MOST_UNEQUAL
+    def correlation(self) -> float:
+        """Of a paired difference in two runs: at least Nadeau and Bengio's share of test molecules."""
+        return max(self.test_share / (1 + self.test_share), self.overlap)
+
+    @property
+    def error_factor(self) -> float:
+        """Standard error of the mean of a paired difference over its standard deviation among the runs."""
+        return float(np.sqrt(1 / self.runs + self.correlation / (1 - self.correlation)))
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the runs test enough different molecules for a verdict."""
+        return self.overlap <= _MOST_OVERLAP * self.expected
+
+    def resolution(self, methods: int) -> float:
+        """Smallest mean difference that can be told from chance, in standard deviations of the paired differences."""
+        return critical(methods * (methods - 1) // 2, self.runs) * self.error_factor
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Posterior probabilities of what two methods' difference is; see posterior."""
+
+    smaller: float
+    """The first has the smaller metric, by more than matters."""
+    alike: float
+    """The difference is less than matters."""
+    larger: float
 
 
 @dataclass(frozen=True)
@@ -53,172 +95,93 @@ class Pair:
     first: str
     second: str
     difference: float
-    """Mean over the folds."""
+    """Mean over the runs."""
     low: float
     high: float
-    """95 % interval of the paired difference, corrected for folds that share molecules."""
-    tukey: tuple[float, float]
-    """Simultaneous 95 % interval for all pairs."""
-    p_tukey: float
-    p_conover: float | None
-    """None for two methods only."""
-    p_wilcoxon: float
+    """Simultaneous 95 % interval: with a probability of 95 % those of all pairs hold the true differences."""
     p: float
-    """p of the test whose assumptions hold; see compare."""
+    """Adjusted for all pairs; below 0.05 where the interval leaves 0 out."""
     effect: float
     """Cohen's d of the paired differences: their mean over their standard deviation; NaN if all are equal."""
     wins: int
-    """Folds on which the first has the smaller metric."""
+    """Runs on which the first has the smaller metric."""
     losses: int
-    """Folds on which the first has the larger metric."""
+    """Runs on which the first has the larger metric."""
+    probabilities: Probabilities
 
 
-def residuals(table: pd.DataFrame) -> pd.DataFrame:
-    """Residuals after subtracting the means of fold and method: the error of a randomized block design."""
-    values = table.to_numpy()
-    errors = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
-    return pd.DataFrame(errors, table.index, table.columns)
+def compare(table: pd.DataFrame, design: Design, practical: float) -> list[Pair]:
+    """All pairs of methods, in the order of itertools.combinations.
 
-
-def assumptions(table: pd.DataFrame) -> Assumptions:
-    """Whether the residuals are normal, and of equal variance for all methods."""
-    errors = residuals(table)
-    if np.allclose(errors, 0):  # Shapiro's test is not defined for equal values
-        return Assumptions(1.0, 1.0)
-    if errors.shape[1] == 2:
-        # the two columns differ in sign only: there are only as many independent errors as folds
-        errors = errors.iloc[:, :1]
-    variances = errors.var(ddof=1)
-    ratio = float(variances.max() / variances.min()) if variances.min() > 0 else float("inf")
-    return Assumptions(float(stats.shapiro(errors.to_numpy().ravel()).pvalue), ratio)
-
-
-def repeated_anova(table: pd.DataFrame) -> Overall:
-    """Analysis of variance with repeated measures; the folds are the subjects."""
-    # columns get numbers instead of names, as a method may be named fold
-    numbered = pd.DataFrame(table.to_numpy()).rename_axis("fold").reset_index()
-    long = numbered.melt("fold", var_name="method", value_name="figure")
-    row = AnovaRM(long, "figure", "fold", within=["method"]).fit().anova_table.iloc[0]
-    return Overall(
-        "repeated-measures ANOVA",
-        float(row["F Value"]),
-        (float(row["Num DF"]), float(row["Den DF"])),
-        float(row["Pr > F"]),
-    )
-
-
-def friedman(table: pd.DataFrame) -> Overall:
-    """Friedman's test on ranks within folds; for three methods or more."""
-    statistic, p = stats.friedmanchisquare(*(table[name] for name in table))
-    return Overall("Friedman", float(statistic), (table.shape[1] - 1,), float(p))
-
-
-def wilcoxon(table: pd.DataFrame) -> Overall:
-    """Wilcoxon's signed-rank test of two methods."""
-    first, second = (table[name] for name in table)
-    result = stats.wilcoxon(first, second)
-    return Overall("Wilcoxon", float(result.statistic), (), float(result.pvalue))
-
-
-def wilcoxon_pairs(table: pd.DataFrame) -> list[float]:
-    """p of every pair of methods by Wilcoxon's signed-rank test, with Holm's correction; in the order of combinations.
-
-    Unlike in a test on mean ranks, p of two methods does not depend on the other methods (Benavoli, Corani, Mangili, J.
-    Mach. Learn. Res. 2016, 17, 5).
-    """
-    differences = [(table[first] - table[second]).to_numpy() for first, second in combinations(table.columns, 2)]
-    return holm([float(stats.wilcoxon(values).pvalue) if values.any() else 1.0 for values in differences])
-
-
-def tukey(table: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Tukey's honest significant difference with the error of repeated measures.
-
-    Returns:
-        p of every pair of methods, and the half width of the simultaneous 95 % interval of all differences.
-    """
-    folds, methods = table.shape
-    freedom = (folds - 1) * (methods - 1)
-    error = float(np.sqrt((residuals(table).to_numpy() ** 2).sum() / freedom / folds))
-    means = table.mean().to_numpy()
-    differences = np.abs(means[:, None] - means[None, :])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        q = np.where(differences == 0, 0.0, differences / error)
-    p = stats.studentized_range.sf(q, methods, freedom)
-    return pd.DataFrame(p, table.columns, table.columns), float(
-        stats.studentized_range.ppf(1 - ALPHA, methods, freedom) * error
-    )
-
-
-def conover(table: pd.DataFrame) -> pd.DataFrame:
-    """p of every pair of methods by Conover's test after Friedman's, with Holm's correction."""
-    if (table.rank(axis=1).var() == 0).all():
-        # every fold ranks the methods alike, and the formula would divide by the residual variance of the ranks, which
-        # is 0: take the smallest p of a sign test, corrected for the number of pairs
-        ranks = table.rank(axis=1).iloc[0].to_numpy()
-        pairs = table.shape[1] * (table.shape[1] - 1) / 2
-        p_sign = min(1.0, pairs * 2 * 0.5 ** len(table))
-        return pd.DataFrame(np.where(ranks[:, None] == ranks[None, :], 1.0, p_sign), table.columns, table.columns)
-    p = scikit_posthocs.posthoc_conover_friedman(table.to_numpy(), p_adjust="holm")
-    return pd.DataFrame(p.to_numpy(), table.columns, table.columns)
-
-
-def corrected_interval(differences: np.ndarray, test_share: float) -> tuple[float, float]:
-    """95 % interval of the mean paired difference over folds whose training parts overlap.
-
-    Such differences are not independent, and Student's interval is too narrow; Nadeau and Bengio (Inference for the
-    generalization error, Machine Learning 2003) add the ratio of test to training molecules to 1 / n in its variance.
+    The statistic of a pair is the corrected resampled t of Nadeau and Bengio; p is adjusted for all pairs by Holm's
+    method, the interval by Bonferroni's, so that it may hold 0 where p is a little below 0.05. The studentized range
+    (Tukey, Games and Howell) has more power, but with ten runs of ten methods it does not hold 5 %.
 
     Args:
-        differences: (n,) one per fold.
-        test_share: test molecules over training molecules; 0 gives Student's interval.
+        table: (runs, methods) of a metric for which smaller or larger values may be better; three runs or more.
+        design: of the runs.
+        practical: smallest difference that matters.
     """
-    count = len(differences)
-    error = np.sqrt((1 / count + test_share) * differences.var(ddof=1))
-    half_width = float(stats.t.ppf(1 - ALPHA / 2, count - 1) * error)
-    return float(differences.mean()) - half_width, float(differences.mean()) + half_width
-
-
-def compare(table: pd.DataFrame, test_share: float) -> tuple[Assumptions, list[Overall], list[Pair]]:
-    """All tests of a table of three folds or more.
-
-    `Pair.p` is Tukey's where the assumptions hold, else Wilcoxon's.
-
-    Args:
-        table: of a metric for which smaller or larger values may be better.
-        test_share: see corrected_interval.
-    """
-    checks = assumptions(table)
-    several = table.shape[1] > 2
-    overall = [repeated_anova(table), friedman(table) if several else wilcoxon(table)]
-    p_tukey, half_width = tukey(table)
-    p_conover = conover(table) if several else None
-    pairs = []
-    for (first, second), p_wilcoxon in zip(combinations(table.columns, 2), wilcoxon_pairs(table), strict=True):
-        differences = (table[first] - table[second]).to_numpy()
-        mean, std = float(differences.mean()), float(differences.std(ddof=1))
-        low, high = corrected_interval(differences, test_share)
-        pair_conover = None if p_conover is None else float(p_conover.loc[first, second])
-        pair_tukey = float(p_tukey.loc[first, second])
-        pairs.append(
-            Pair(
-                first,
-                second,
-                mean,
-                low,
-                high,
-                (mean - half_width, mean + half_width),
-                pair_tukey,
-                pair_conover,
-                p_wilcoxon,
-                pair_tukey if checks.hold else p_wilcoxon,
-                mean / std if std > 0 else float("nan"),
-                int((differences < 0).sum()),
-                int((differences > 0).sum()),
-            )
+    names = list(combinations(table.columns, 2))
+    differences = np.stack([(table[first] - table[second]).to_numpy() for first, second in names])
+    means, stds = differences.mean(axis=1), differences.std(axis=1, ddof=1)
+    errors = stds * design.error_factor
+    half_widths = critical(len(names), design.runs) * errors
+    p = holm([_p(mean, error, design.runs) for mean, error in zip(means, errors, strict=True)])
+    return [
+        Pair(
+            first,
+            second,
+            float(means[i]),
+            float(means[i] - half_widths[i]),
+            float(means[i] + half_widths[i]),
+            p[i],
+            float(means[i] / stds[i]) if stds[i] > 0 else float("nan"),
+            int((differences[i] < 0).sum()),
+            int((differences[i] > 0).sum()),
+            posterior(float(means[i]), float(errors[i]), design.runs, practical),
         )
-    return checks, overall, pairs
+        for i, (first, second) in enumerate(names)
+    ]
+
+
+def critical(pairs: int, runs: int) -> float:
+    """The t from which a pair is told apart by Bonferroni's method."""
+    return float(stdtrit(runs - 1, 1 - ALPHA / 2 / pairs))
+
+
+def _p(mean: float, error: float, runs: int) -> float:
+    """Of one pair by itself."""
+    if error == 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(runs - 1, -abs(mean) / error))
+
+
+def posterior(mean: float, error: float, runs: int, practical: float) -> Probabilities:
+    """Bayesian correlated t-test (Benavoli and others, J. Mach. Learn. Res. 2017, 18, 77): one pair, by itself.
+
+    With a flat prior the true difference has Student's t distribution around the mean, whose scale is the corrected
+    standard error. Unlike p it can say that two methods are alike; it is not adjusted for the number of pairs.
+
+    Args:
+        mean: of the paired differences.
+        error: its corrected standard error.
+        runs: number of differences.
+        practical: half width of the region in which a difference does not matter.
+    """
+    if error == 0:
+        return Probabilities(float(mean < -practical), float(abs(mean) <= practical), float(mean > practical))
+    smaller, larger = (float(stdtr(runs - 1, (-practical - sign * mean) / error)) for sign in (1, -1))
+    return Probabilities(smaller, max(0.0, 1 - smaller - larger), larger)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values of the same test on several datasets or pairs, corrected so that any false positive stays below 5 %."""
-    return [float(value) for value in multipletests(p, ALPHA, "holm")[1]]
+    """p-values of several pairs or datasets, corrected so that any false positive stays below 5 %.
+
+    Holm, Scand. J. Stat. 1979, 6, 65.
+    """
+    order = np.argsort(p)
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, np.asarray(p, dtype=float)[order] * factors))
+    return adjusted.tolist()

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from kflm2.data.parts import PARTS
 from kflm2.errors import DataError
 from kflm2.files import sha256_texts
 from kflm2.metrics.scores import Metrics
+from kflm2.metrics.statistics import Design
 from kflm2.results.provenance import method_settings
 from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
 from kflm2.results.schema import DatasetRecord, RunResult
@@ -24,8 +25,8 @@ class Fold:
     """Digest of which row is in which part."""
     molecules: str
     """Digest of rows, SMILES as read, and labels."""
-    tested: str
-    """Digest of the rows of the test part."""
+    tested: frozenset[str]
+    """Rows of the test part."""
     sizes: dict[str, int]
     metrics: Metrics
     """Of the test part."""
@@ -56,10 +57,11 @@ class Method:
         """(K,) names."""
         return self.record.targets
 
-    @property
-    def test_share(self) -> float:
-        """Test molecules over training molecules, mean of the folds."""
-        return float(np.mean([fold.sizes["test"] / fold.sizes["train"] for fold in self.folds.values()]))
+    def design(self, seeds: Collection[int]) -> Design:
+        """What the runs of some seeds have in common."""
+        folds = [self.folds[seed] for seed in seeds]
+        molecules = max(sum(fold.sizes[part] for part in PARTS) for fold in folds)
+        return Design.of([fold.tested for fold in folds], [fold.sizes["train"] for fold in folds], molecules)
 
 
 def split_name(word: str) -> tuple[str | None, Path]:
@@ -134,6 +136,6 @@ def read_fold(run: SavedRun) -> Fold:
         molecules = table[["row", "smiles", *labels]]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{run.folder}: predictions.csv cannot be read: {error}") from None
-    digests = [sha256_texts(cells.to_numpy().ravel().tolist()) for cells in (parts, molecules, tested)]
+    digests = [sha256_texts(cells.to_numpy().ravel().tolist()) for cells in (parts, molecules)]
     result = run.result
-    return Fold(digests[0], digests[1], digests[2], result.split.sizes, result.metrics.get("test", {}), run)
+    return Fold(digests[0], digests[1], frozenset(tested), result.split.sizes, result.metrics.get("test", {}), run)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from kflm2.metrics.scores import SMALLER_IS_BETTER
-from kflm2.metrics.statistics import ALPHA, Assumptions, Overall, Pair
+from kflm2.metrics.statistics import ALPHA, Design, Pair
 from kflm2.results.methods import Method
+
+NO_VERDICT = "no verdict"
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,7 @@ class Comparison:
     """The smallest difference that matters, given beforehand."""
     table: pd.DataFrame
     """A row a fold, a column a method, the best mean first."""
-    assumptions: Assumptions
-    overall: list[Overall]
+    design: Design
     pairs: list[Pair]
     published: list[tuple[str, str, int, float, float]]
     """Method, split, runs, mean and standard deviation."""
@@ -42,18 +43,29 @@ class Comparison:
     def verdict(self, pair: Pair, p: float | None = None) -> str:
         """What can be said of two methods.
 
-        One is called better where the test says so, the corrected interval leaves 0 out, and the difference matters;
-        they are alike where the whole interval lies within what does not matter.
+        One is called better where the test says so and the difference matters; they are alike where the whole interval
+        lies within what does not matter. Runs that test too few different molecules give no verdict.
+
+        Args:
+            pair: of this comparison.
+            p: default the pair's own.
         """
+        if not self.design.is_sound:
+            return NO_VERDICT
         p = pair.p if p is None else p
         first = (pair.difference < 0) == self.smaller_is_better
         better = pair.first if first else pair.second
         small = -self.practical <= pair.low and pair.high <= self.practical
-        if p < ALPHA and (pair.low > 0 or pair.high < 0):
+        if p < ALPHA:
             if abs(pair.difference) >= self.practical:
                 return f"{better} is better"
             return "differ by less than matters" if small else f"{better} may be better"
         return "alike" if small else "not told apart"
+
+    def against_best(self, name: str) -> Pair:
+        """The pair of the best method, which is its first, and another."""
+        best = self.ordered()[0]
+        return next(pair for pair in self.pairs if (pair.first, pair.second) == (best, name))
 
     @property
     def unit(self) -> str:

@@ -6,20 +6,10 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from kflm2 import text_table
-from kflm2.metrics.statistics import Overall, Pair, holm
+from kflm2.metrics.statistics import Pair, holm
 from kflm2.stages.compare.comparison import Comparison
 
-_PAIR_HEAD = (
-    "difference",
-    "95 % interval",
-    "Tukey 95 %",
-    "p Tukey",
-    "p Conover",
-    "p Wilcoxon",
-    "d",
-    "better on",
-    "verdict",
-)
+_PAIR_HEAD = ("difference", "95 % interval", "p", "d", "better on", "P better", "P alike", "P worse", "verdict")
 
 
 def text(comparison: Comparison) -> str:
@@ -57,12 +47,13 @@ def _lines(comparison: Comparison, table: Callable[[text_table.Rows], list[str]]
         "",
         *table([["", "mean ± sd", "rank", "better than"], *rows]),
         "",
-        *_overall(comparison),
+        *_design(comparison),
         "",
         *table([["", *_PAIR_HEAD], *(_pair_row(comparison, pair) for pair in comparison.pairs)]),
         "",
-        "difference: first minus second. 95 % interval: of the paired difference, corrected for training parts that",
-        "overlap. Tukey: of all pairs at once. d: mean over deviation of the paired differences. better on: runs.",
+        "difference: first minus second. 95 % interval, p: corrected for runs that share molecules, and for all pairs",
+        "at once. d: mean over standard deviation of the paired differences. better on: runs. P: probability that the",
+        "first is better or worse by more than matters, or that they are alike; of each pair by itself.",
     ]
     if comparison.published:
         lines += ["", "published, on splits of their own, so not paired:"]
@@ -74,33 +65,36 @@ def _lines(comparison: Comparison, table: Callable[[text_table.Rows], list[str]]
     return lines
 
 
-def _overall(comparison: Comparison) -> list[str]:
-    lines = [f"{test.name}: {_statistic(test)}, p {_p(test.p)}" for test in comparison.overall]
-    assumptions = comparison.assumptions
-    checks = (
-        f"residuals' normality (Shapiro) p {_p(assumptions.shapiro)}, variances differ {assumptions.variances:.1f}-fold"
-    )
-    return [*lines, f"{checks}: the verdicts rest on p of {'Tukey' if assumptions.hold else 'Wilcoxon'}"]
-
-
-def _statistic(test: Overall) -> str:
-    freedom = ", ".join(f"{value:g}" for value in test.freedom)
-    letter = {"repeated-measures ANOVA": "F", "Friedman": "chi2", "Wilcoxon": "W"}[test.name]
-    return f"{letter}({freedom}) = {test.statistic:.3g}" if freedom else f"{letter} = {test.statistic:.3g}"
+def _design(comparison: Comparison) -> list[str]:
+    """How many molecules the runs test, and how large a difference must be to be seen."""
+    design, methods = comparison.design, len(comparison.table.columns)
+    lines = [
+        f"the runs test {design.tested} of {design.molecules} molecules; two runs share {100 * design.overlap:.0f} % of"
+        f" their test parts ({100 * design.expected:.0f} % if drawn at random)",
+        f"{design.runs} runs of {methods} methods tell a difference from chance if it is larger than"
+        f" {design.resolution(methods):.2g} times",
+        "its standard deviation over the runs (d)",
+    ]
+    if not design.is_sound:
+        lines += [
+            "NO VERDICT: the runs test the same few molecules again and again, and cannot say how a difference would",
+            "come out on others; scaffold_cv5x5 and cluster_cv5x5 test every molecule",
+        ]
+    return lines
 
 
 def _pair_row(comparison: Comparison, pair: Pair) -> list[str]:
-    wins = (pair.wins, pair.losses) if comparison.smaller_is_better else (pair.losses, pair.wins)
+    wins, better, worse = (pair.wins, pair.losses), pair.probabilities.smaller, pair.probabilities.larger
+    if not comparison.smaller_is_better:
+        wins, better, worse = wins[::-1], worse, better
     return [
         f"{pair.first} - {pair.second}",
         f"{pair.difference:+.3f}",
         f"{pair.low:+.3f} to {pair.high:+.3f}",
-        f"{pair.tukey[0]:+.3f} to {pair.tukey[1]:+.3f}",
-        _p(pair.p_tukey),
-        "-" if pair.p_conover is None else _p(pair.p_conover),
-        _p(pair.p_wilcoxon),
+        _p(pair.p) if comparison.design.is_sound else "-",
         "-" if math.isnan(pair.effect) else f"{pair.effect:+.2f}",
         f"{wins[0]}:{wins[1]}",
+        *(f"{value:.2f}" for value in (better, pair.probabilities.alike, worse)),
         comparison.verdict(pair),
     ]
 
@@ -118,15 +112,13 @@ def pairs_table(comparison: Comparison) -> pd.DataFrame:
             "difference": pair.difference,
             "low": pair.low,
             "high": pair.high,
-            "tukey_low": pair.tukey[0],
-            "tukey_high": pair.tukey[1],
-            "p_tukey": pair.p_tukey,
-            "p_conover": pair.p_conover,
-            "p_wilcoxon": pair.p_wilcoxon,
             "p": pair.p,
             "d": pair.effect,
             "first_smaller": pair.wins,
             "second_smaller": pair.losses,
+            "probability_first_smaller": pair.probabilities.smaller,
+            "probability_alike": pair.probabilities.alike,
+            "probability_second_smaller": pair.probabilities.larger,
             "verdict": comparison.verdict(pair),
         }
         for pair in comparison.pairs

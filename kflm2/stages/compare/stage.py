@@ -62,11 +62,10 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
         table = pairing.pair(compared, metric)
         # the best first, so that pairs read as a list from the top
         table = table[list(table.mean().sort_values(ascending=metric in SMALLER_IS_BETTER).index)]
-        assumptions, overall, pairs = compare(table, reference.test_share)
+        design = reference.design(table.index)
+        pairs = compare(table, design, practical[dataset])
         others = [] if published is None else pairing.published_of(published, dataset, metric)
-        comparisons.append(
-            Comparison(reference, metric, practical[dataset], table, assumptions, overall, pairs, others)
-        )
+        comparisons.append(Comparison(reference, metric, practical[dataset], table, design, pairs, others))
     for comparison in comparisons:
         print(report.text(comparison))
         _write(comparison, config.out / comparison.reference.dataset)
@@ -85,10 +84,8 @@ def _write(comparison: Comparison, folder: Path) -> None:
     write_csv(folder / "figures.csv", pd.DataFrame(rows, columns=["seed", "method", comparison.metric]))
     write_csv(folder / "pairs.csv", report.pairs_table(comparison))
     write_text(folder / "compare.md", report.markdown(comparison))
-    plots.draw_intervals(comparison, folder / "tukey.png")
+    plots.draw_means(comparison, folder / "means.png")
     plots.draw_pairs(comparison, folder / "paired.png")
-    if len(table.columns) > 2:
-        plots.draw_ranks(comparison, folder / "ranks.png")
 
 
 def run_baseline(name: str, reference: Method, chemprop_program: Path | None = None) -> Method:
