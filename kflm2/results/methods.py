@@ -135,9 +135,9 @@ def settings_and_data(
     """The identity of runs that are yet to be made; config as JSON values."""
     data = {
         "table": dataset.name,
-        "SHA-256 of the table": dataset.sha256,
+        "SHA-256 of the table": dataset.sha256[:16],
         "targets": dataset.targets,
-        "unit": dataset.unit or None,
+        "unit": dataset.unit,
         "task": dataset.task,
     }
     settings = method_settings(config)
