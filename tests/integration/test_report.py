@@ -484,6 +484,49 @@ def test_menus_and_buttons_change_the_plots(opened: Any) -> None:
 
 
 @needs_chromium
+def test_a_wide_table_says_so_and_every_column_can_be_seen_whole(browser: Any, mixed_page: Path) -> None:
+    for width, too_wide in ((1200, False), (390, True)):
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.goto(mixed_page.as_uri())
+        _next_frame(tab)
+        box = tab.locator("[role=region][aria-label^='Methods on random splits, 24']")
+        hint = box.locator("xpath=preceding-sibling::p[1]")
+        assert hint.is_visible() == too_wide
+        assert not too_wide or "sideways" in hint.inner_text()
+        # at the end of the scroll the last column is whole, and beside the names that stay
+        box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+        heads = box.locator("thead th").evaluate_all("all => all.map(head => head.getBoundingClientRect().toJSON())")
+        frame = box.bounding_box()
+        assert heads[-1]["right"] <= frame["x"] + frame["width"] + 1
+        assert heads[-1]["left"] >= heads[0]["right"] - 1
+        cells = box.locator("tbody th, tbody td")
+        assert cells.evaluate_all("all => all.every(cell => cell.scrollWidth <= cell.clientWidth + 1)")
+        tab.close()
+
+
+@needs_chromium
+def test_one_of_several_targets_can_be_chosen_and_the_legend_counts_its_labels(browser: Any, mixed_page: Path) -> None:
+    dataset = _data(mixed_page)["datasets"][2]
+    (method,) = dataset["methods"]
+    tab = browser.new_page()
+    tab.goto(mixed_page.as_uri())
+    tab.select_option("#choice select", index=2)
+    heads = "table[aria-label^='Methods on'] thead th"
+    assert "scaled RMSE" in tab.locator(heads).all_inner_texts()[3]
+    assert not [text for text in tab.locator(heads).all_inner_texts() if text.startswith(("RMSE", "MAE"))]
+    tab.locator("form select").last.select_option(label="MW")
+    texts = [text.split("\n")[0] for text in tab.locator(heads).all_inner_texts()]
+    shown = tab.locator("table[aria-label^='Methods on'] tbody tr > *").all_inner_texts()
+    mean, std = method["target_means"][1]["test"]["RMSE"]
+    assert shown[texts.index("RMSE")] == f"{mean:.3f} ± {std:.3f}"
+    tab.select_option("#target", label="MW")
+    legend = tab.locator("figure", has_text="Predicted against measured").locator(".legend").inner_text()
+    labels = {part: counts[1] for part, counts in method["shown"]["sizes"].items()}
+    assert legend.split("\n") == [f"{part} ({labels[part]})" for part in ("train", "valid", "test")]
+    tab.close()
+
+
+@needs_chromium
 def test_a_small_touch_screen_and_the_dark_colours(opened: Any) -> None:
     light = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     opened.emulate_media(color_scheme="dark")
