@@ -24,7 +24,8 @@ class CompareConfig(StageConfig):
     """The smallest difference that matters to you, in the metric's unit: give it before you see any metric. For several
     datasets NAME=VALUE each, or one value for all."""
     metric: Annotated[str | None, tyro.conf.arg(aliases=["--figure"])] = None
-    """What is compared, on the test parts; default RMSE, for classes ROC-AUC."""
+    """What is compared, on the test parts; default RMSE (of several targets, whose units may differ, scaled RMSE), for
+    classes ROC-AUC."""
     split: SplitKind | None = None
     """Which runs; default the only kind there is."""
     baselines: tuple[Baseline, ...] = ()

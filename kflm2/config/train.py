@@ -148,6 +148,9 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
     save: Path | None = field(default=None, metadata={"group": "output"})
     """Folder in which the first run's model is saved, for kflm2 predict."""
+    again: bool = field(default=False, metadata={"group": "output"})
+    """Replace what is there already: runs of other settings or data in the folder of the results, and another model in
+    the folder of --save. Without it they are kept, and the command is refused."""
 
     FIRST: ClassVar[tuple[str, ...]] = ("model",)
 

@@ -4,21 +4,69 @@ Everything here is fitted on the validation part. The intervals then contain the
 (G. Shafer, V. Vovk, J. Mach. Learn. Res. 2008, 9, 371), provided that molecules come from the same distribution as the
 validation part. The same part is also used to choose the epoch, which may reduce the coverage; so every run measures
 the coverage on test. For other molecules the guarantee is void, which is why there is an applicability domain.
+
+The confidence is the mean over models; the intervals of one model cover more or less than that, see coverage_range.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from crepes import ConformalClassifier, ConformalRegressor
+from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
+from sklearn.model_selection import StratifiedKFold
 
 from kflm2.data.datasets import Task
 
 CONFIDENCE = 0.9
 """Default probability that an interval contains the true value."""
+_RANGE = 0.95
+"""Probability that the coverage of one model lies in its range."""
 _TINY = 1e-7
+_FOLDS = 10
+
+
+def coverage_range(count: int, confidence: float) -> tuple[float, float]:
+    """The range that holds, in 95 % of the cases, the coverage of intervals calibrated on some molecules.
+
+    Over draws of the calibration molecules the coverage is distributed as Beta(k, count + 1 - k) with
+    k = ceil((count + 1) * confidence) (V. Vovk, ACML 2012; A. N. Angelopoulos, S. Bates, arXiv:2107.07511, 2021).
+
+    Args:
+        count: calibration molecules.
+        confidence: in (0, 1).
+
+    Returns:
+        Lower and upper bound; (1, 1) where there are too few molecules, and the intervals are infinite.
+    """
+    # a rounding error must not take the next rank where the rank is a whole number
+    rank = math.ceil((count + 1) * (confidence - 1e-9))
+    if rank > count:
+        return 1.0, 1.0
+    low, high = stats.beta.interval(_RANGE, rank, count + 1 - rank)
+    return float(low), float(high)
+
+
+def promise(count: int, task: Task, confidence: float) -> str:
+    """What a confidence is worth for one model, in words.
+
+    Args:
+        count: molecules that calibrate its intervals or sets; see Calibration.fewest.
+        task: of the targets.
+        confidence: in (0, 1).
+    """
+    kind, labels = ("intervals", "labels") if task == "regression" else ("sets", "labels of the rarest class")
+    low, high = coverage_range(count, confidence)
+    if low == 1:
+        effect = "some intervals are infinitely wide" if task == "regression" else "sets do not rule that class out"
+        return f"validation has {count} {labels}, too few for {100 * confidence:g} %: {effect}"
+    return (
+        f"calibrated on {count} {labels} of validation, the {kind} of one model hold {100 * low:.0f} to"
+        f" {100 * high:.0f} % of molecules like those (95 % range)"
+    )
 
 
 @dataclass(frozen=True)
@@ -33,15 +81,38 @@ class Calibration:
     std: np.ndarray
     """(n, K) standard deviation of the ensemble's members; 0 for a single member."""
 
-    def __post_init__(self) -> None:
-        """Fit the temperatures."""
-        temperature = [1.0] * self.y_true.shape[1]
-        if self.task == "classification":
-            temperature = [_temperature(*pair) for pair in zip(self.y_true.T, self.y_pred.T, strict=True)]
-        object.__setattr__(self, "temperature", np.array(temperature))
-
-    temperature: np.ndarray = None  # type: ignore[assignment]
+    temperature: np.ndarray
     """(K,) divisors of the logits; 1 for regression."""
+
+    @classmethod
+    def fit(
+        cls, task: Task, y_true: np.ndarray, y_pred: np.ndarray, std: np.ndarray, always_scale: bool = False
+    ) -> "Calibration":
+        """The calibration of predictions; see the fields.
+
+        Args:
+            task: of the targets.
+            y_true: (n, K)
+            y_pred: (n, K)
+            std: (n, K)
+            always_scale: scale probabilities even where that does not help, as models of earlier versions do.
+        """
+        temperature = np.ones(y_true.shape[1])
+        if task == "classification":
+            find = best_temperature if always_scale else choose_temperature
+            pairs = zip(y_true.T, y_pred.T, strict=True)
+            temperature = np.array([find(*_labelled_logits(*pair)) for pair in pairs])
+        return cls(task, y_true, y_pred, std, temperature)
+
+    @property
+    def fewest(self) -> int:
+        """The fewest molecules on which intervals of a target, or sets of a class of a target, are calibrated."""
+        labels = self.y_true.T
+        if self.task == "regression":
+            return min(int((~np.isnan(column)).sum()) for column in labels)
+        # of a class without a molecule the sets say nothing: it is never excluded
+        counts = [int((column == label).sum()) for column in labels for label in (0, 1)]
+        return min(filter(None, counts), default=0)
 
     def calibrated(self, y_pred: np.ndarray) -> np.ndarray:
         """(n, K) probabilities scaled by temperature (Guo et al. 2017); regression values are unchanged."""
@@ -107,11 +178,13 @@ class Calibration:
             low, high = np.moveaxis(self.intervals(y_pred, std, confidence), -1, 0)
             covered, size = (low <= y_true) & (y_true <= high), high - low
         mean_size = float(size[labelled].mean())
-        return Coverage(confidence, float(covered[labelled].mean()), mean_size if np.isfinite(mean_size) else None)
+        has_size = np.isfinite(mean_size) and (self.task == "classification" or y_true.shape[1] == 1)
+        return Coverage(confidence, float(covered[labelled].mean()), mean_size if has_size else None)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of the arrays to save."""
-        return {"y_true": self.y_true, "y_pred": self.y_pred, "spread": self.std}
+        arrays = {"y_true": self.y_true, "y_pred": self.y_pred, "spread": self.std}
+        return arrays | ({"temperature": self.temperature} if self.task == "classification" else {})
 
 
 @dataclass(frozen=True)
@@ -123,19 +196,45 @@ class Coverage:
     share: float | None
     """Share of labels that lie in their interval or set, over all targets; None without a label."""
     size: float | None
-    """Mean width in the targets' unit, None if any is infinite; for classes the mean number of classes in a set."""
+    """Mean width in the target's unit, None if any is infinite, and of several targets, whose units may differ; for
+    classes the mean number of classes in a set."""
 
 
-def _temperature(y_true: np.ndarray, y_pred: np.ndarray) -> float:
-    """The temperature of minimal cross-entropy; 1 if a class is missing."""
+def _labelled_logits(y_true: np.ndarray, y_pred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels that are there, and the logits of their predictions."""
     labelled = ~np.isnan(y_true)
-    labels, logits = y_true[labelled], logit(y_pred[labelled].clip(_TINY, 1 - _TINY))
+    return y_true[labelled], logit(y_pred[labelled].clip(_TINY, 1 - _TINY))
+
+
+def choose_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The temperature of minimal cross-entropy where cross-validation says that it helps, else 1.
+
+    A temperature fitted on few molecules can make the probabilities of others worse.
+
+    Args:
+        labels: (n,) classes.
+        logits: (n,) of class 1.
+    """
+    folds = min(_FOLDS, *(int((labels == label).sum()) for label in (0, 1)))
+    if folds < 2:
+        return 1.0
+    scaled = np.empty(len(labels))
+    for fitted, left_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(logits, labels):
+        scaled[left_out] = logits[left_out] / best_temperature(labels[fitted], logits[fitted])
+    return best_temperature(labels, logits) if cross_entropy(labels, scaled) < cross_entropy(labels, logits) else 1.0
+
+
+def best_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The temperature of minimal cross-entropy; 1 if a class is missing."""
     if not len(labels) or np.ptp(labels) == 0:
         return 1.0
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return float(np.mean(np.logaddexp(0, scaled) - labels * scaled))
-
     # above e^3 all probabilities are near 0.5, below e^-3 all are near 0 or 1
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+    found = minimize_scalar(
+        lambda power: cross_entropy(labels, logits / np.exp(power)), bounds=(-3, 3), method="bounded"
+    )
+    return float(np.exp(found.x))
+
+
+def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean negative log-likelihood of classes 0 and 1."""
+    return float(np.mean(np.logaddexp(0, logits) - labels * logits))

@@ -53,8 +53,27 @@ METRIC_NAMES: dict[Task, tuple[str, ...]] = {
     "classification": (*_PROBABILITIES, *_DECISIONS),
 }
 PRIMARY_METRIC: dict[Task, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
-"""The metric of each task that tables show first."""
-SMALLER_IS_BETTER = ("RMSE", "MAE", "Brier")
+"""The metric of one target that tables show first."""
+SCALED_RMSE = "scaled RMSE"
+"""RMSE over the standard deviation of the target's training labels: it has no unit, so targets have a mean of it."""
+IN_UNITS = ("RMSE", "MAE")
+"""Metrics in the target's unit; the mean over targets of several units would mean nothing."""
+SMALLER_IS_BETTER = (SCALED_RMSE, "RMSE", "MAE", "Brier")
+
+
+def target_metrics(task: Task, targets: int) -> tuple[str, ...]:
+    """Metrics that each of some targets has."""
+    return ((SCALED_RMSE,) if task == "regression" and targets > 1 else ()) + METRIC_NAMES[task]
+
+
+def mean_metrics(task: Task, targets: int) -> tuple[str, ...]:
+    """Metrics that have a mean over some targets: of several, those without a unit; the primary one first."""
+    return tuple(name for name in target_metrics(task, targets) if targets <= 1 or name not in IN_UNITS)
+
+
+def primary_metric(task: Task, targets: int) -> str:
+    """The metric that tables of some targets show first, and by which methods are compared."""
+    return mean_metrics(task, targets)[0]
 
 
 def choose_thresholds(y_true: np.ndarray, y_pred: np.ndarray) -> np.ndarray:
@@ -99,12 +118,20 @@ class Scores:
 
     @property
     def mean(self) -> Metrics:
-        """Mean of each metric over the targets that have it; None if no target has it."""
+        """Mean of each metric of mean_metrics over the targets that have it; None if no target has it."""
         evaluated = [target for target in self.targets if target]
-        return {name: summarize([target[name] for target in evaluated])[0] for name in METRIC_NAMES[self.task]}
+        names = mean_metrics(self.task, len(self.targets))
+        return {name: summarize([target[name] for target in evaluated])[0] for name in names}
+
+    @property
+    def primary(self) -> str:
+        """Name of the metric to look at first."""
+        return primary_metric(self.task, len(self.targets))
 
 
-def score(y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray) -> Scores:
+def score(
+    y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray, y_train: np.ndarray | None = None
+) -> Scores:
     """Evaluate the predictions of one part of a split; an undefined metric is None.
 
     Args:
@@ -113,9 +140,23 @@ def score(y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.nda
             balanced accuracy.
         task: task of the targets.
         thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Not used for regression.
+        y_train: (m, K) labels of the training part, NaN where missing; only several targets of regression need them.
     """
     columns = zip(y_true.T, y_pred.T, thresholds, strict=True)
-    return Scores([_metrics(*_labelled(true, pred), task, threshold) for true, pred, threshold in columns], task)
+    targets = [_metrics(*_labelled(true, pred), task, threshold) for true, pred, threshold in columns]
+    if SCALED_RMSE in target_metrics(task, len(targets)):
+        assert y_train is not None
+        targets = [_with_scaled(metrics, labels) for metrics, labels in zip(targets, y_train.T, strict=True)]
+    return Scores(targets, task)
+
+
+def _with_scaled(metrics: Metrics | None, y_train: np.ndarray) -> Metrics | None:
+    if metrics is None:
+        return None
+    labels = y_train[~np.isnan(y_train)]
+    scale = float(np.std(labels)) if len(labels) else 0.0
+    rmse = metrics["RMSE"]
+    return {SCALED_RMSE: rmse / scale if scale and rmse is not None else None, **metrics}
 
 
 def _metrics(y_true: np.ndarray, y_pred: np.ndarray, task: Task, threshold: float) -> Metrics | None:

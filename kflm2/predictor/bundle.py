@@ -33,7 +33,7 @@ from kflm2.featurize import descriptors, graphs
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
-from kflm2.files import atomic, sha256_file, write_json
+from kflm2.files import atomic, read_json, sha256_file, write_json
 from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
@@ -168,6 +168,15 @@ def check_destination(folder: Path) -> Path:
     if not os.access(folder.parent, os.W_OK):
         raise BundleError(f"{folder} cannot be written: its parent folder is closed to you")
     return folder
+
+
+def saved_as(folder: Path) -> dict[str, Any] | None:
+    """What a folder's bundle says of how it was made, {} for nothing; None where there is no bundle.
+
+    Raises:
+        BundleError: bundle.json cannot be read.
+    """
+    return read_json(folder / JSON, "bundle", BundleError).get("made", {}) if (folder / JSON).is_file() else None
 
 
 def probe_states(source: LLMSource, smiles: list[str], device: torch.device) -> np.ndarray:

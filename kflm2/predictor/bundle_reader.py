@@ -6,6 +6,7 @@ before memory is allocated; an LLM comes from the registry, or from where the us
 
 import csv
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -144,12 +145,15 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     domain = ApplicabilityDomain(smiles, _finite_array(arrays["domain.vectors"], (len(smiles), config.hidden)), *bounds)
     valid = _with_prefix(arrays, "calibration.")
     shape = (len(valid["y_true"]), len(targets))
-    calibration = Calibration(
+    calibration = Calibration.fit(
         task,
         valid["y_true"].reshape(shape),
         _finite_array(valid["y_pred"], shape),
         _finite_array(valid["spread"], shape),
+        always_scale=True,
     )
+    if "temperature" in valid:  # models of earlier versions have none on file, and scale always
+        calibration = replace(calibration, temperature=_finite_array(valid["temperature"], (len(targets),)))
     source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
     if source is not None:
         _check_llm(source, metadata["llm"], smiles, arrays["probe"], device)

@@ -6,8 +6,10 @@ import numpy as np
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
-from kflm2.metrics.scores import METRIC_NAMES
+from kflm2.metrics.conformal import CONFIDENCE, promise
+from kflm2.metrics.scores import mean_metrics
 from kflm2.predictor.bundle import Bundle
+from kflm2.results.provenance import method_settings
 from kflm2.results.runs import Run, result
 from kflm2.results.schema import to_json
 
@@ -32,7 +34,7 @@ def make_bundle(run: Run) -> Bundle:
         return [run.molecules.smiles[i] for i in rows], fused[rows]
 
     record = to_json(result(run))
-    keys = ("dataset", "model", "seed", "split", "rows", "metrics", "coverage", "versions", "commit")
+    keys = ("dataset", "model", "seed", "split", "rows", "llm", "metrics", "coverage", "versions", "commit")
     return Bundle(
         config=run.config,
         targets=dataset.targets,
@@ -43,7 +45,12 @@ def make_bundle(run: Run) -> Bundle:
         thresholds=run.thresholds,
         calibration=run.calibration,
         domain=ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid)),
-        provenance={"quantity": dataset.quantity, **{key: record[key] for key in keys}},
+        provenance={
+            "quantity": dataset.quantity,
+            **{key: record[key] for key in keys},
+            # without the paths of the machine
+            "config": method_settings(record["config"]),
+        },
     )
 
 
@@ -61,7 +68,7 @@ def card(bundle: Bundle, name: str) -> str:
     parts = [part for part, size in record["split"]["sizes"].items() if part != "train" and size]
     metrics = [
         f"| {metric} | " + " | ".join(_number(record["metrics"][part][metric]) for part in parts) + " |"
-        for metric in METRIC_NAMES[bundle.task]
+        for metric in mean_metrics(bundle.task, len(bundle.targets))
     ]
     coverage = [
         f"{100 * values['confidence']:g} % {'intervals' if bundle.task == 'regression' else 'sets of classes'} hold"
@@ -69,6 +76,7 @@ def card(bundle: Bundle, name: str) -> str:
         for part, values in record["coverage"].items()
         if values["share"] is not None
     ]
+    worth = promise(bundle.calibration.fewest, bundle.task, CONFIDENCE)
     llm = "none" if source is None else f"{source.name}, layers {', '.join(map(str, source.layers))}"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
     sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
@@ -101,7 +109,8 @@ def card(bundle: Bundle, name: str) -> str:
             *metrics,
             "",
             *coverage,
-            *([""] if coverage else []),
+            f"{worth[0].upper()}{worth[1:]}.",
+            "",
             "## How far to trust it",
             "",
             f"The split is {record['split']['kind']}. Molecules of another kind than those are predicted worse, and",

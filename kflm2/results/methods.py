@@ -1,5 +1,6 @@
 """Methods whose metrics can be compared: folders of results, checked and read fold by fold."""
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ from kflm2.metrics.scores import Metrics
 from kflm2.metrics.statistics import Design
 from kflm2.results.provenance import method_settings
 from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
-from kflm2.results.schema import DatasetRecord, RunResult
+from kflm2.results.schema import DatasetRecord, LLMRecord, RunResult
+
+_SHOWN = 3
+"""Differences that are told."""
+_LONGEST = 40
+"""Characters of a value that are told."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +117,50 @@ def read(name: str, folder: Path, runs: list[SavedRun], split: str | None) -> Me
     for run in runs:
         if run.result.dataset != first.result.dataset:
             raise DataError(f"{run.folder} was measured on another {first.result.dataset.name} than {first.folder}")
-        settings, others = _settings(first.result), _settings(run.result)
-        if differ := sorted(key for key in settings.keys() | others.keys() if settings.get(key) != others.get(key)):
-            raise DataError(f"{run.folder} and {first.folder} are runs of different settings: {', '.join(differ)}")
+        if differ := differences(identity(run.result), identity(first.result)):
+            raise DataError(f"{run.folder} and {first.folder} are runs of different settings: {differ}")
     folds = {run.seed: read_fold(run) for run in runs}
     return Method(name, first.result.dataset, split, dict(sorted(folds.items())), first.result.baseline)
 
 
-def _settings(result: RunResult) -> dict[str, Any]:
-    """What must be the same for runs to be of one method."""
-    return {**method_settings(result.config), "model": result.model, "LLM": result.llm, "about": result.about}
+def identity(result: RunResult) -> dict[str, Any]:
+    """What must be the same for runs to be of one method: data, settings and LLM; see differences."""
+    return {
+        **settings_and_data(result.dataset, result.model, result.llm, result.config),
+        **({"about": result.about} if result.about else {}),
+    }
+
+
+def settings_and_data(
+    dataset: DatasetRecord, model: str, llm: LLMRecord | None, config: dict[str, Any]
+) -> dict[str, Any]:
+    """The identity of runs that are yet to be made; config as JSON values."""
+    data = {
+        "table": dataset.name,
+        "SHA-256 of the table": dataset.sha256[:16],
+        "targets": dataset.targets,
+        "unit": dataset.unit,
+        "task": dataset.task,
+    }
+    settings = method_settings(config)
+    settings.pop("target_columns", None)  # the targets, where they are not the default
+    return {**data, **settings, "model": model, "LLM": None if llm is None else dataclasses.asdict(llm)}
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """In which entries two identities differ, in words, as `epochs 1, not 2`; the first few; '' if they are equal."""
+    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
+    shown = [f"{name} {_words(first.get(name))}, not {_words(second.get(name))}" for name in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):  # an LLM
+        return " ".join(str(part)[:_LONGEST] for part in value.values() if isinstance(part, str))
+    if isinstance(value, list):
+        return ", ".join(map(str, value))[:_LONGEST] or "none"
+    return "none" if value is None else str(value)[:_LONGEST]
 
 
 def read_fold(run: SavedRun) -> Fold:

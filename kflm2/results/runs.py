@@ -1,7 +1,6 @@
 """One run of stage 2 in memory, and the files it leaves: result.json, predictions.csv, split.json, rejected.csv."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from kflm2.data.splits import Split
 from kflm2.files import atomic, write_csv, write_json
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import Calibration, Coverage
-from kflm2.metrics.scores import METRIC_NAMES, Metrics, Scores, summarize
+from kflm2.metrics.scores import Metrics, Scores, summarize, target_metrics
 from kflm2.results import schema
 from kflm2.results.provenance import commit, peak_memory_mb, versions
+from kflm2.results.saved_runs import runs_in
 from kflm2.results.schema import DatasetRecord, LLMRecord, RowCounts, RunResult, SplitRecord
 from kflm2.trainers.supervised import Ensemble
 
+_HIDDEN = "hidden.safetensors"
 _HIDDEN_ROWS = 2000
 """Molecules whose hidden states are written: as many dots as a map can show."""
 
@@ -63,8 +64,10 @@ def write_run(run: Run, folder: Path) -> None:
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
     rows = {part: molecules.rows[index].tolist() for part, index in split.parts.items()}
     write_json(folder / "split.json", {"kind": split.kind, "seed": run.seed, "sha256": split.sha256, "rows": rows})
+    # those of an earlier run would be of other weights
+    (folder / _HIDDEN).unlink(missing_ok=True)
     if run.hidden is not None:
-        _write_hidden(run, folder / "hidden.safetensors")
+        _write_hidden(run, folder / _HIDDEN)
     schema.write_result(folder, result(run))
 
 
@@ -117,45 +120,53 @@ def result(run: Run) -> RunResult:
     )
 
 
-def write_summary(runs: Sequence[Run], path: Path) -> None:
-    """Write mean, sample standard deviation and every value over the runs."""
-    scores = {part: [run.scores[part] for run in runs] for part in runs[0].scores}
-    names = METRIC_NAMES[runs[0].molecules.dataset.task]
+def write_summary(folder: Path, split: str) -> None:
+    """Write mean, sample standard deviation and every value over all runs of a kind of split in a method's folder.
+
+    These may come from several commands; their settings and data must be the same.
+    """
+    saved = [run for run in runs_in(folder) if run.split_kind == split]
+    runs = [run.result for run in sorted(saved, key=lambda run: run.seed)]
+    first, record = runs[0], runs[0].dataset
     metrics = {
-        part: {name: _over([each.mean[name] for each in part_scores]) for name in names}
-        for part, part_scores in scores.items()
+        part: {name: _over([run.metrics.get(part, {}).get(name) for run in runs]) for name in record.mean_metrics}
+        for part in first.metrics
     }
     targets = {
         part: {
-            target: {name: _over([_value(each.targets[k], name) for each in part_scores]) for name in names}
-            for k, target in enumerate(runs[0].molecules.dataset.targets)
+            target: {
+                name: _over([_value(run.targets.get(part, {}).get(target), name) for run in runs])
+                for name in target_metrics(record.task, len(record.targets))
+            }
+            for target in record.targets
         }
-        for part, part_scores in scores.items()
+        for part in first.targets
     }
-    first = schema.to_json(result(runs[0]))
+    coverage = {
+        part: {
+            "confidence": one.confidence,
+            "share": _over([run.coverage[part].share for run in runs if part in run.coverage]),
+            "size": _over([run.coverage[part].size for run in runs if part in run.coverage]),
+        }
+        for part, one in first.coverage.items()
+    }
+    values = schema.to_json(first)
     write_json(
-        path,
+        folder / f"summary-{split}.json",
         {
-            **{key: first[key] for key in ("dataset", "model", "rows", "llm")},
-            "split": runs[0].split.kind,
+            **{key: values[key] for key in ("dataset", "model", "rows", "llm")},
+            "split": split,
             "seeds": [run.seed for run in runs],
             "metrics": metrics,
             "targets": targets,
-            "coverage": {
-                part: {
-                    "confidence": coverage.confidence,
-                    "share": _over([run.coverage[part].share for run in runs]),
-                    "size": _over([run.coverage[part].size for run in runs]),
-                }
-                for part, coverage in runs[0].coverage.items()
-            },
-            **{key: first[key] for key in ("config", "versions", "commit")},
+            "coverage": coverage,
+            **{key: values[key] for key in ("config", "versions", "commit")},
         },
     )
 
 
 def _value(metrics: Metrics | None, name: str) -> float | None:
-    return metrics[name] if metrics else None
+    return metrics.get(name) if metrics else None
 
 
 def _over(values: list[float | None]) -> dict[str, Any]:

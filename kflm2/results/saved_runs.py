@@ -94,7 +94,7 @@ class SavedRun:
         """Learnt on validation, without the standard deviation of the ensemble's members, which is not on disk."""
         valid = self.rows_of("valid")
         std = np.zeros((int(valid.sum()), len(self.targets)))
-        return Calibration(self.task, self.y_true[valid], self.y_pred[valid], std)
+        return Calibration.fit(self.task, self.y_true[valid], self.y_pred[valid], std)
 
     @functools.cached_property
     def coverage(self) -> RunCoverage:

@@ -18,7 +18,7 @@ from kflm2.errors import DataError
 from kflm2.files import read_json, write_json
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import Coverage
-from kflm2.metrics.scores import Metrics
+from kflm2.metrics.scores import Metrics, mean_metrics
 
 T = TypeVar("T")
 
@@ -41,6 +41,16 @@ class DatasetRecord:
         """The record of a table."""
         dataset = molecules.dataset
         return DatasetRecord(dataset.name, molecules.sha256, list(dataset.targets), dataset.unit, dataset.task)
+
+    @property
+    def mean_metrics(self) -> tuple[str, ...]:
+        """Metrics that a run has for all targets together, the primary one first."""
+        return mean_metrics(self.task, len(self.targets))
+
+    @property
+    def primary_metric(self) -> str:
+        """The first of them, by which methods are compared."""
+        return self.mean_metrics[0]
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ class RunResult:
     split: SplitRecord
     rows: RowCounts
     metrics: dict[str, Metrics]
-    """Part -> metric -> mean over the targets."""
+    """Part -> metric -> mean over the targets, of metrics that have one."""
     config: dict[str, Any]
     """Settings as JSON values; --config reads them back."""
     seconds: dict[str, float] = field(default_factory=dict)

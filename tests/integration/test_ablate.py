@@ -78,13 +78,21 @@ def test_every_combination_of_views_is_trained_once_and_compared(
     deleted.unlink()
     ablate.run(config)
     assert [path for path, time in modification_times().items() if before[path] != time] == [deleted]
-    # with other settings the runs are repeated; runs of seeds that are not requested stay and are not compared
-    ablate.run(dataclasses.replace(config, epochs=2, seed=1, runs=3))
+    # runs of other settings are not replaced unasked
+    before = modification_times()
+    other = dataclasses.replace(config, epochs=2, seed=1, runs=3)
+    with pytest.raises(SettingError, match=r"holds 3 runs of other settings or data \(epochs 1, not 2\): --out OUT"):
+        ablate.run(other)
+    assert modification_times() == before
+    capsys.readouterr()
+    ablate.run(dataclasses.replace(other, again=True))
     assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
-    assert all(
-        json.loads(path.read_text())["config"]["epochs"] == (1 if "random-0" in str(path) else 2)
-        for path in modification_times()
-    )
+    results = [json.loads(path.read_text()) for path in modification_times()]
+    assert {(result["seed"], result["config"]["epochs"]) for result in results} == {(1, 2), (2, 2), (3, 2)}
+    # runs of seeds that are not requested stay and are not compared
+    ablate.run(dataclasses.replace(other, seed=2))
+    assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
+    assert {json.loads(path.read_text())["seed"] for path in modification_times()} == {1, 2, 3, 4}
 
 
 @pytest.mark.usefixtures("embedded")

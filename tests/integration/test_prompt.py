@@ -58,6 +58,9 @@ def test_a_regression_is_prompted_evaluated_and_compared(
         assert all(row["prompt"].count("SMILES: ") == 3 for row in rows), "two examples and the question"
         assert all(row["prompt"].endswith(f"{row['smiles']}\nhydration free energy (kcal/mol):") for row in rows)
         assert all(float(row["answer"]) == pytest.approx(float(row["y_pred_expt"])) for row in rows)
+    # stage 2 was run seed by seed, and its summary is of all of them
+    summary = json.loads((folder / "stage_2" / "SAMPL" / "gcn_indepent" / "summary-random.json").read_text())
+    assert summary["seeds"] == [0, 1]
     printed = capsys.readouterr().out
     for text in (
         "mean of train",

@@ -1,6 +1,7 @@
 """`kflm2 report` of real runs: the data of the page, and the page in a headless Chromium."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -78,9 +79,11 @@ def test_the_data_of_the_page_equal_the_runs_results(results: Path, page_file: P
     data = _data(page_file)
     assert [entry["name"] for entry in data["datasets"]] == ["classes", f"own{HOSTILE}"]
     dataset = _regression(page_file)
+    # kinds of split apart, and of each the best method first
+    rmse = {entry["name"]: entry["means"]["test"]["RMSE"][0] for entry in dataset["methods"][:2]}
+    assert set(rmse) == {HOSTILE, "gcn_indepent"}
     assert [(entry["name"], entry["split"]) for entry in dataset["methods"]] == [
-        (HOSTILE, "random"),
-        ("gcn_indepent", "random"),
+        *((name, "random") for name in sorted(rmse, key=rmse.__getitem__)),
         ("gcn_indepent", "scaffold"),
     ]
     for method in dataset["methods"]:
@@ -172,7 +175,7 @@ def test_the_error_of_invalid_arguments_is_one_line(
 
 
 def test_the_commands_on_the_page_are_accepted(results: Path) -> None:
-    regression, classes = report_stage.collect((str(results / f"own{HOSTILE}"), str(results / "classes")))
+    (regression, classes), _ = report_stage.collect((str(results / f"own{HOSTILE}"), str(results / "classes")))
     for method in (*regression.methods, *classes.methods):
         program, stage, *arguments = shlex.split(method.on_scaffolds)
         assert (program, stage) == ("kflm2", "train")
@@ -192,16 +195,151 @@ def test_folders_that_cannot_be_used_are_refused(results: Path, tmp_path: Path) 
     with pytest.raises(DataError, match="two methods of classes are named gcn_indepent; name them by NAME=FOLDER"):
         report_stage.collect((str(results / "classes"), str(tmp_path / "twice")))
     renamed = f"mine={tmp_path / 'twice' / 'gcn_indepent'}"
-    (dataset,) = report_stage.collect((str(results / "classes"), renamed))
+    (dataset,), _ = report_stage.collect((str(results / "classes"), renamed))
     assert [method.name for method in dataset.methods] == ["gcn_indepent", "mine"]
     with pytest.raises(DataError, match="holds a folder for each of 2 methods, not one named mine"):
         report_stage.collect((f"mine={results / f'own{HOSTILE}'}",))
     run = tmp_path / "twice" / "gcn_indepent" / "random-0"
     table = pd.read_csv(run / "predictions.csv")
     table.drop(columns="y_pred_odd").to_csv(run / "predictions.csv", index=False)
-    with pytest.raises(DataError, match="no column y_pred_odd; there are row, smiles, part"):
+    (tmp_path / "twice" / "gcn_indepent" / "random-1" / "result.json").write_text("{")
+    with pytest.raises(DataError, match=r"no result.json of a run of stage 2 .*; twice/gcn_indepent/random-0: predict"):
         report_stage.run(ReportConfig.of(results=(str(tmp_path / "twice"),), out=tmp_path / "page.html"))
     assert not (tmp_path / "page.html").exists()
+
+
+def test_runs_that_do_not_fit_are_left_out_and_named(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "results" / "own"
+    shutil.copytree(results / f"own{HOSTILE}", folder)
+    for seed in (0, 1):  # as older runs, of other settings
+        path = folder / "gcn_indepent" / f"random-{seed}" / "result.json"
+        result = json.loads(path.read_text())
+        result["config"]["epochs"] = 77
+        path.write_text(json.dumps(result))
+    # in the minority of a method's runs is one whose table has changed, and one is damaged
+    shutil.copytree(folder / HOSTILE / "random-0", folder / HOSTILE / "random-5")
+    path = folder / HOSTILE / "random-5" / "result.json"
+    path.write_text(path.read_text().replace('"sha256": "', '"sha256": "0', 1).replace('"seed": 0', '"seed": 5'))
+    table = folder / "gcn_indepent" / "scaffold-1" / "predictions.csv"
+    table.write_text(table.read_text().replace("y_pred_expt", "y_pred"))
+    data = _data(report_stage.run(ReportConfig.of(results=(str(folder),), out=tmp_path / "page.html")))
+    (dataset,) = data["datasets"]
+    runs = {(method["name"], method["split"]): [run["seed"] for run in method["runs"]] for method in dataset["methods"]}
+    assert runs == {(HOSTILE, "random"): [0, 1], ("gcn_indepent", "random"): [0, 1], ("gcn_indepent", "scaffold"): [0]}
+    why = dict(data["left_out"])
+    assert set(why) == {
+        "own/gcn_indepent/random-2",
+        f"own/{HOSTILE}/random-5",
+        "own/gcn_indepent/scaffold-1",
+    }
+    assert "than the 2 runs shown: epochs 3, not 77" in why["own/gcn_indepent/random-2"]
+    assert "SHA-256 of the table" in why[f"own/{HOSTILE}/random-5"]
+    assert "predictions.csv: no column y_pred_expt" in why["own/gcn_indepent/scaffold-1"]
+    assert "left out  own/gcn_indepent/random-2: other settings" in capsys.readouterr().out
+
+
+def test_of_equally_many_runs_the_newer_are_shown(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(results / f"own{HOSTILE}" / HOSTILE, folder / "method")
+    for seed, age in ((0, 1000), (1, 0)):
+        path = folder / "method" / f"random-{seed}" / "result.json"
+        result = json.loads(path.read_text())
+        result["config"]["hidden"] = 8 + seed
+        path.write_text(json.dumps(result))
+        stamp = path.stat().st_mtime - age
+        os.utime(path, (stamp, stamp))
+    (dataset,), left_out = report_stage.collect((str(folder),))
+    assert [run.seed for run in dataset.methods[0].runs] == [1]
+    assert list(left_out) == ["own/method/random-0"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Path:
+    """Methods of one table on different molecules, an LLM with random weights, several targets, and equal names."""
+    folder = tmp_path_factory.mktemp("mixed")
+    frame = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(60)
+    frame = frame[frame["smiles"].str.len() < 20].head(40)
+    frame = frame.assign(MW=100 * frame["expt"] + 300, logS=frame["expt"])[["smiles", "expt", "logS", "MW"]]
+    frame.loc[frame.index[::3], "MW"] = None
+    frame.to_csv(folder / "SAMPL.csv", index=False)
+    llm, own = {"llm": str(tiny_decoder), "adapter": "none"}, {"csv": folder / "SAMPL.csv"}
+    random_llm = {"llm": f"random:{tiny_decoder}", "adapter": "none"}
+    for model, values in (
+        ("gcn_indepent", {"dataset": "SAMPL", "limit": 40, "epochs": 3}),
+        ("gcn_indepent", {"dataset": "SAMPL", "limit": 40, "epochs": 1, "name": "poor"}),
+        ("gcn_indepent", {"dataset": "SAMPL", "limit": 50, "name": "more"}),
+        ("combined", own | llm | {"target_columns": ("expt",), "out": folder / "own"}),
+        ("combined", own | random_llm | {"target_columns": ("expt",), "name": "placebo", "out": folder / "own"}),
+        (
+            "combined",
+            own | llm | {"views": ("states",), "target_columns": ("expt",), "name": "llm", "out": folder / "own"},
+        ),
+        ("gcn_indepent", own | {"target_columns": ("logS", "MW"), "out": folder / "two"}),
+    ):
+        common: dict[str, Any] = {"fractions": (0.6, 0.2, 0.2), "out": folder / "results", "runs": 2, "epochs": 1}
+        config = TrainConfig.of(model, **{**common, **values})
+        config.check()
+        train_stage.run(config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed_page(mixed: Path) -> Path:
+    """The page of all of them."""
+    folders = tuple(str(mixed / name) for name in ("results", "own", "two"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFLM2_CACHE", str(mixed / "cache"))
+        return report_stage.run(ReportConfig.of(results=folders, out=mixed / "report.html"))
+
+
+def test_methods_that_were_tested_on_other_molecules_share_no_table(mixed_page: Path) -> None:
+    dataset = _data(mixed_page)["datasets"][0]
+    names = [method["name"] for method in dataset["methods"]]
+    first, other = dataset["groups"]
+    assert [names[index] for index in other["methods"]] == ["more"]
+    assert {names[index] for index in first["methods"]} == {"gcn_indepent", "poor"}
+    assert (first["title"], other["title"]) == (
+        "random splits, 24 train / 8 valid / 8 test",
+        "random splits, 30 train / 10 valid / 10 test",
+    )
+    # the best first, and the method that is shown first is of the larger group
+    rmse = [dataset["methods"][index]["means"]["test"]["RMSE"][0] for index in first["methods"]]
+    assert rmse == sorted(rmse)
+    assert dataset["first"] in first["methods"] and "best of the 2 methods on random" in dataset["why"]
+
+
+def test_an_ablation_says_what_it_reads(mixed_page: Path) -> None:
+    methods = {
+        entry["name"]: entry["reads"] for dataset in _data(mixed_page)["datasets"] for entry in dataset["methods"]
+    }
+    assert methods["combined"] == "untaught LLM + graph"
+    assert methods["placebo"] == "random LLM + graph"
+    assert methods["llm"] == "untaught LLM"
+    assert methods["poor"] == "graph"
+
+
+def test_datasets_of_the_same_name_are_told_apart(mixed: Path, mixed_page: Path) -> None:
+    names = [dataset["name"] for dataset in _data(mixed_page)["datasets"]]
+    path = mixed / "SAMPL.csv"
+    assert names == ["SAMPL (registry)", f"SAMPL ({path}; expt)", f"SAMPL ({path}; logS, MW)"]
+
+
+def test_each_of_several_targets_has_its_metrics_and_its_labels(mixed: Path, mixed_page: Path) -> None:
+    dataset = _data(mixed_page)["datasets"][2]
+    assert dataset["metrics"] == ["scaled RMSE", "R2", "Pearson", "Spearman"] and dataset["main"] == "scaled RMSE"
+    (method,) = dataset["methods"]
+    folders = [mixed / "two" / "SAMPL" / "gcn_indepent" / f"random-{seed}" for seed in (0, 1)]
+    rmse = []
+    for folder in folders:
+        test = pd.read_csv(folder / "predictions.csv").query("part == 'test'")
+        rmse.append(np.sqrt(((test["y_true_MW"] - test["y_pred_MW"]) ** 2).mean()))
+    expected = (np.mean(rmse), np.std(rmse, ddof=1))
+    assert method["target_means"][1]["test"]["RMSE"] == pytest.approx(expected, rel=1e-4)
+    labels = pd.read_csv(folders[0] / "predictions.csv").groupby("part")[["y_true_logS", "y_true_MW"]].count()
+    assert method["shown"]["sizes"] == {part: row.tolist() for part, row in labels.iterrows()}
+    assert labels.loc["train", "y_true_MW"] < labels.loc["train", "y_true_logS"]
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +394,9 @@ def test_tables_are_sorted_by_click_and_by_key_and_numbers_by_value(opened: Any)
     opened.keyboard.press("Enter")
     assert [float(text) for text in _column(opened, "Runs", 5)] == values[::-1]
     assert head.get_attribute("aria-sort") == "descending"
-    opened.locator("table[aria-label^='Methods'] thead button", has_text="method").click()
-    assert _column(opened, "Methods", 1) == [HOSTILE, "gcn_indepent", "gcn_indepent"]
+    opened.locator("table[aria-label^='Methods on random'] thead button", has_text="method").click()
+    assert _column(opened, "Methods on random", 1) == [HOSTILE, "gcn_indepent"]
+    assert _column(opened, "Methods on scaffold", 1) == ["gcn_indepent"]
 
 
 @needs_chromium
@@ -342,6 +481,49 @@ def test_menus_and_buttons_change_the_plots(opened: Any) -> None:
     opened.select_option("#target", label="odd")
     assert opened.locator("figure", has_text="ROC").locator(".legend").inner_text() != areas
     assert opened.locator(".worst li").count() > 5
+
+
+@needs_chromium
+def test_a_wide_table_says_so_and_every_column_can_be_seen_whole(browser: Any, mixed_page: Path) -> None:
+    for width, too_wide in ((1200, False), (390, True)):
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.goto(mixed_page.as_uri())
+        _next_frame(tab)
+        box = tab.locator("[role=region][aria-label^='Methods on random splits, 24']")
+        hint = box.locator("xpath=preceding-sibling::p[1]")
+        assert hint.is_visible() == too_wide
+        assert not too_wide or "sideways" in hint.inner_text()
+        # at the end of the scroll the last column is whole, and beside the names that stay
+        box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+        heads = box.locator("thead th").evaluate_all("all => all.map(head => head.getBoundingClientRect().toJSON())")
+        frame = box.bounding_box()
+        assert heads[-1]["right"] <= frame["x"] + frame["width"] + 1
+        assert heads[-1]["left"] >= heads[0]["right"] - 1
+        cells = box.locator("tbody th, tbody td")
+        assert cells.evaluate_all("all => all.every(cell => cell.scrollWidth <= cell.clientWidth + 1)")
+        tab.close()
+
+
+@needs_chromium
+def test_one_of_several_targets_can_be_chosen_and_the_legend_counts_its_labels(browser: Any, mixed_page: Path) -> None:
+    dataset = _data(mixed_page)["datasets"][2]
+    (method,) = dataset["methods"]
+    tab = browser.new_page()
+    tab.goto(mixed_page.as_uri())
+    tab.select_option("#choice select", index=2)
+    heads = "table[aria-label^='Methods on'] thead th"
+    assert "scaled RMSE" in tab.locator(heads).all_inner_texts()[3]
+    assert not [text for text in tab.locator(heads).all_inner_texts() if text.startswith(("RMSE", "MAE"))]
+    tab.locator("form select").last.select_option(label="MW")
+    texts = [text.split("\n")[0] for text in tab.locator(heads).all_inner_texts()]
+    shown = tab.locator("table[aria-label^='Methods on'] tbody tr > *").all_inner_texts()
+    mean, std = method["target_means"][1]["test"]["RMSE"]
+    assert shown[texts.index("RMSE")] == f"{mean:.3f} ± {std:.3f}"
+    tab.select_option("#target", label="MW")
+    legend = tab.locator("figure", has_text="Predicted against measured").locator(".legend").inner_text()
+    labels = {part: counts[1] for part, counts in method["shown"]["sizes"].items()}
+    assert legend.split("\n") == [f"{part} ({labels[part]})" for part in ("train", "valid", "test")]
+    tab.close()
 
 
 @needs_chromium

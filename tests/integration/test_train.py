@@ -233,8 +233,10 @@ def test_several_classes_with_missing_labels_two_test_sets_and_duplicates(tmp_pa
     arguments += ("--class-weight", "balanced", "--standardize", "parent", "--deduplicate")
     completed = _kflm2("train", _assays(tmp_path), *arguments, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
-    assert "left out of the mean: odd, of which test has one class only" in completed.stdout
-    assert "left out of the mean: odd, of which test_far has one class only" in completed.stdout
+    assert "left out of the mean on test: odd, which has one class only there\n" in completed.stdout
+    assert "left out of the mean on test_far: odd, which has one class only there\n" in completed.stdout
+    # its mean on train has the target
+    assert "left out of the mean on train" not in completed.stdout
     folder = tmp_path / "results" / "assays" / "gcn_indepent"
     result = json.loads((folder / "given-0" / "result.json").read_text())
     assert result["rows"] == {"read": 122, "kept": 121, "rejected": 1}

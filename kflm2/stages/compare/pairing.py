@@ -10,7 +10,7 @@ import pandas as pd
 
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import DataError
-from kflm2.metrics.scores import PRIMARY_METRIC, score
+from kflm2.metrics.scores import score
 from kflm2.results.methods import Method, split_name
 
 _SHOWN = 5
@@ -21,13 +21,13 @@ def pair(methods: Sequence[Method], metric: str | None) -> pd.DataFrame:
 
     Args:
         methods: of one dataset.
-        metric: None takes RMSE, or for classes ROC-AUC.
+        metric: None takes RMSE (scaled where there are several targets), or for classes ROC-AUC.
 
     Raises:
         DataError: data, splits or runs differ, and which.
     """
     first = methods[0]
-    metric = metric or PRIMARY_METRIC[first.record.task]
+    metric = metric or first.record.primary_metric
     names = [method.name for method in methods]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"two methods of {first.dataset} are named {repeated}; name them by NAME=FOLDER")
@@ -111,15 +111,19 @@ def read_external(word: str, reference: Method) -> Method:
     folds = {}
     for seed, fold in reference.folds.items():
         assert fold.run is not None
-        tested = pd.read_csv(fold.run.folder / "predictions.csv").query("part.str.startswith('test')")
+        predictions = pd.read_csv(fold.run.folder / "predictions.csv")
+        tested = predictions.query("part.str.startswith('test')")
         predicted = table[table["seed"] == seed].set_index("row")
         y_pred = _aligned(predicted, tested, columns, f"predictions {path}", seed)
         if reference.record.task == "classification" and not ((y_pred >= 0) & (y_pred <= 1)).all():
             row = tested["row"].to_numpy()[~((y_pred >= 0) & (y_pred <= 1)).all(axis=1)][0]
             raise DataError(f"predictions {path}: row {row} of seed {seed} has no probability, from 0 to 1")
-        y_true = tested[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
+        labels = [f"y_true_{target}" for target in reference.targets]
+        y_true, y_train = (
+            table[labels].to_numpy(dtype=float) for table in (tested, predictions.query("part == 'train'"))
+        )
         # probabilities of another program come without a threshold
-        metrics = score(y_true, y_pred, reference.record.task, np.full(len(columns), 0.5)).mean
+        metrics = score(y_true, y_pred, reference.record.task, np.full(len(columns), 0.5), y_train).mean
         folds[seed] = dataclasses.replace(fold, metrics=metrics, run=None)
     return Method(name or path.stem, reference.record, reference.split, folds)
 

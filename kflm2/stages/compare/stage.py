@@ -12,7 +12,7 @@ from tqdm import tqdm
 from kflm2.config.compare import CompareConfig
 from kflm2.errors import DataError
 from kflm2.files import write_csv, write_text
-from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, choose_thresholds, score
+from kflm2.metrics.scores import SMALLER_IS_BETTER, choose_thresholds, score
 from kflm2.metrics.statistics import compare
 from kflm2.results import methods, schema
 from kflm2.results.methods import Fold, Method
@@ -51,7 +51,7 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
     comparisons = []
     for dataset in datasets:
         compared = [method for method in saved if method.dataset == dataset]
-        metric = config.metric or PRIMARY_METRIC[compared[0].record.task]
+        metric = config.metric or compared[0].record.primary_metric
         # a mismatch among the saved runs should show before hours of baselines
         pairing.pair(compared, metric)
         reference = compared[0]
@@ -175,7 +175,10 @@ def _run_fold(
         seed=reference.seed,
         split=reference.split,
         rows=reference.rows,
-        metrics={which: score(y_true[mask], y_pred[mask], task, thresholds).mean for which, mask in masks.items()},
+        metrics={
+            which: score(y_true[mask], y_pred[mask], task, thresholds, y_true[train]).mean
+            for which, mask in masks.items()
+        },
         config={key: reference.config.get(key) for key in ("dataset", "csv", "split", "limit")},
         seconds={"training": round(time.perf_counter() - start, 3)},
         peak_memory_mb=peak_memory_mb(),

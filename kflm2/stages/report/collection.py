@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kflm2.config.pipelines import PIPELINES
+from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import DATASETS
 from kflm2.data.similarity import Fingerprints, fingerprints, nearest
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import sha256_texts
+from kflm2.llm.registry import PLACEBO
 from kflm2.results.saved_runs import SavedRun, is_test
 from kflm2.results.schema import DatasetRecord
 
@@ -56,6 +59,8 @@ class SavedMethod:
     """Its settings that differ from the pipeline's defaults, as command line options."""
     on_scaffolds: str
     """The command that runs the method on scaffold splits."""
+    tested: dict[int, str] = field(default_factory=dict)
+    """Seed -> digest of the rows of the test part."""
 
     @property
     def first(self) -> SavedRun:
@@ -66,9 +71,52 @@ class SavedMethod:
     def baseline(self) -> bool:
         return self.first.result.baseline
 
-    def values(self, part: str, metric: str) -> list[float | None]:
-        """A metric of every run, None where a run does not have it."""
-        return [run.result.metrics.get(part, {}).get(metric) for run in self.runs]
+    @property
+    def reads(self) -> str:
+        """The views that it reads, and whether its LLM was taught; '' for a baseline."""
+        result = self.first.result
+        if result.baseline or result.model not in PIPELINES:
+            return ""
+        descriptors, views = result.config.get("descriptors", "none"), tuple(result.config.get("views") or ())
+        words = {view: view for view in ("graph", "descriptors")}
+        if result.llm is not None:
+            is_random = str(result.config.get("llm", "")).startswith(PLACEBO)
+            words["states"] = f"{'random' if is_random else 'taught' if result.llm.adapter else 'untaught'} LLM"
+        read = TrainConfig(model=result.model, descriptors=descriptors, views=views).read_views
+        return " + ".join(words.get(view, "LLM") for view in read)
+
+    def values(self, part: str, metric: str, target: str | None = None) -> list[float | None]:
+        """A metric of every run, None where a run does not have it.
+
+        Args:
+            part: of the split.
+            metric: name.
+            target: None for the mean over the targets.
+        """
+        results = [run.result for run in self.runs]
+        if target is None:
+            return [result.metrics.get(part, {}).get(metric) for result in results]
+        return [(result.targets.get(part, {}).get(target) or {}).get(metric) for result in results]
+
+    def can_be_compared(self, other: "SavedMethod") -> bool:
+        """Whether both were tested on the same molecules, as far as they have runs in common."""
+        common = self.tested.keys() & other.tested.keys()
+        if self.split != other.split:
+            return False
+        if not common:
+            return self.first.result.split.sizes == other.first.result.split.sizes
+        return all(self.tested[seed] == other.tested[seed] for seed in common)
+
+
+def comparable(methods: list[SavedMethod]) -> list[list[SavedMethod]]:
+    """Groups of methods of one kind of split that were tested on the same molecules."""
+    groups: list[list[SavedMethod]] = []
+    for method in methods:
+        fits = (group for group in groups if all(method.can_be_compared(other) for other in group))
+        if (group := next(fits, None)) is None:
+            groups.append(group := [])
+        group.append(method)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -86,6 +134,17 @@ class SavedDataset:
     def record(self) -> DatasetRecord:
         """Name, digest, targets, unit and task."""
         return self.methods[0].first.result.dataset
+
+    @property
+    def groups(self) -> list[list[SavedMethod]]:
+        """The methods that can be compared with each other; methods of different groups cannot."""
+        return comparable(self.methods)
+
+    @property
+    def source(self) -> str:
+        """Where the table comes from: the registry, or a file of the user."""
+        config = self.methods[0].first.result.config
+        return "registry" if config.get("dataset") else str(config.get("csv"))
 
     @property
     def quantity(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from kflm2 import __version__
 from kflm2.config.pipelines import PIPELINES
-from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
+from kflm2.metrics.scores import IN_UNITS, SMALLER_IS_BETTER, summarize, target_metrics
 from kflm2.results import schema
 from kflm2.results.saved_runs import SavedRun
 from kflm2.stages.report import plot_data, text
@@ -56,11 +56,17 @@ class _Molecules:
         }
 
 
-def data(dataset: SavedDataset, datasets: int = 1, after_method: Callable[[], object] = lambda: None) -> dict[str, Any]:
+def data(
+    dataset: SavedDataset,
+    name: str | None = None,
+    datasets: int = 1,
+    after_method: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
     """The page's data of a dataset, as JSON values.
 
     Args:
         dataset: methods and runs.
+        name: by which the dataset is told from others of the page; default its own.
         datasets: number of datasets on the page, which share its drawings.
         after_method: called after each method.
     """
@@ -72,14 +78,17 @@ def data(dataset: SavedDataset, datasets: int = 1, after_method: Callable[[], ob
         after_method()
     first, why = text.first_shown(dataset)
     return {
-        "name": record.name,
+        "name": name or record.name,
         "kind": record.task,
         "unit": record.unit or "",
         "targets": record.targets,
         "facts": _facts(dataset),
-        "metrics": METRIC_NAMES[record.task],
-        "main": PRIMARY_METRIC[record.task],
+        "metrics": record.mean_metrics,
+        "target_metrics": target_metrics(record.task, len(record.targets)),
+        "main": record.primary_metric,
         "smaller": SMALLER_IS_BETTER,
+        "in_units": IN_UNITS,
+        "groups": _groups(dataset),
         "parts": dataset.parts,
         "first": first,
         "why": why,
@@ -111,20 +120,47 @@ def _drawing_order(methods: list[dict[str, Any]]) -> Iterable[int]:
         yield from method["shown"]["mol"]
 
 
+def _groups(dataset: SavedDataset) -> list[dict[str, Any]]:
+    """The tables of metrics: methods that can be compared, and how their molecules are split."""
+    groups = []
+    for group in dataset.groups:
+        sizes = group[0].first.result.split.sizes
+        groups.append(
+            {
+                "methods": [dataset.methods.index(method) for method in group],
+                "title": f"{group[0].split} splits, {' / '.join(f'{size:,} {part}' for part, size in sizes.items())}",
+            }
+        )
+    return groups
+
+
 def _method(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) -> dict[str, Any]:
     targets = range(len(dataset.record.targets))
     classes = dataset.record.task == "classification"
+    record = dataset.record
     means = {
-        part: {name: summarize(method.values(part, name)) for name in METRIC_NAMES[dataset.record.task]}
-        for part in dataset.parts
+        part: {name: summarize(method.values(part, name)) for name in record.mean_metrics} for part in dataset.parts
     }
+    # of one target the mean is the target's
+    target_means = [
+        {
+            part: {
+                name: _round(summarize(method.values(part, name, target)))
+                for name in target_metrics(record.task, len(record.targets))
+            }
+            for part in dataset.parts
+        }
+        for target in (record.targets if len(record.targets) > 1 else [])
+    ]
     return {
         "name": method.name,
         "split": method.split,
         "baseline": method.baseline,
         "about": _about(method),
         "runs": [_run(run) for run in method.runs],
+        "reads": method.reads,
         "means": means,
+        "target_means": target_means,
         "coverage": {"confidence": method.first.coverage.confidence, "now": method.first.coverage.recomputed},
         "promise": text.promise(method, dataset),
         "shown": _shown(method, dataset, molecules),
@@ -160,9 +196,11 @@ def _shown(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) ->
     run = method.first
     table = plot_data.dots(run, dataset.similarity)
     position = table["position"].to_numpy()
+    parts = sorted(run.table["part"].unique())
     return {
         "seed": run.seed,
-        "sizes": {part: int(count) for part, count in run.table["part"].value_counts(sort=False).sort_index().items()},
+        # labels of each target, of which there may be fewer than molecules
+        "sizes": {part: (~np.isnan(run.y_true[run.table["part"] == part])).sum(axis=0).tolist() for part in parts},
         "mol": molecules(table["smiles"]),
         "part": table["part"].tolist(),
         "row": table["row"].tolist(),
@@ -204,6 +242,7 @@ def _about(method: SavedMethod) -> dict[str, str]:
     rows = {
         "pipeline": result.model,
         "what it is": result.about or (PIPELINES[result.model].about if result.model in PIPELINES else ""),
+        "reads": method.reads,
         "split": method.split,
         "seeds": f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds)),
         "LLM": llm,
@@ -277,12 +316,14 @@ def _round(value: Any, digits: int = 5) -> Any:
     return value
 
 
-def html(datasets: list[dict[str, Any]]) -> str:
+def html(datasets: list[dict[str, Any]], left_out: dict[str, str] | None = None) -> str:
     """The page's text.
 
     Args:
         datasets: data of each dataset; see data.
+        left_out: folder of a run that is not on the page -> reason.
     """
+    values = {"version": __version__, "datasets": datasets, "left_out": list((left_out or {}).items())}
     files = resources.files(__package__).joinpath(_FILES)
     script = "\n".join(files.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -293,7 +334,7 @@ def html(datasets: list[dict[str, Any]]) -> str:
         ("{{hash}}", digest),
         ("{{style}}", style),
         ("{{script}}", script),
-        ("{{data}}", escaped({"version": __version__, "datasets": datasets})),
+        ("{{data}}", escaped(values)),
     ):
         page = page.replace(marker, content, 1)
     return page

@@ -2,32 +2,35 @@
 
 from typing import Any
 
-from kflm2.metrics.scores import PRIMARY_METRIC, SMALLER_IS_BETTER, summarize
+from kflm2.metrics import conformal
+from kflm2.metrics.scores import SMALLER_IS_BETTER, summarize
 from kflm2.stages.report.collection import SavedDataset, SavedMethod
 
 
 def first_shown(dataset: SavedDataset) -> tuple[int, str]:
     """Index of the method to show first, and the reason: the best by the validation metric, not by the test metric."""
-    metric = PRIMARY_METRIC[dataset.record.task]
-    counts: dict[str, int] = {}
-    for method in dataset.methods:
-        counts[method.split] = counts.get(method.split, 0) + 1
-    # metrics on different kinds of split cannot be compared: take the kind with most methods, and of equal kinds the
-    # first of this order
+    metric = dataset.record.primary_metric
+    # metrics on different molecules cannot be compared: take the kind of split with most methods, and of equal kinds
+    # the first of this order
     order = ["random", "cv5x5", "given", "scaffold"]
-    split = min(counts, key=lambda kind: (-counts[kind], order.index(kind) if kind in order else len(order), kind))
+
+    def importance(group: list[SavedMethod]) -> tuple[int, int, str]:
+        kind = group[0].split
+        return -len(group), order.index(kind) if kind in order else len(order), kind
+
+    group = min(dataset.groups, key=importance)
     best: tuple[float, int, float] | None = None
     for index, method in enumerate(dataset.methods):
         mean, _ = summarize(method.values("valid", metric))
-        if method.split == split and mean is not None:
+        if method in group and mean is not None:
             best = min(best or (1e300, 0, 0.0), (mean if metric in SMALLER_IS_BETTER else -mean, index, mean))
     if best is None:
         return 0, "No method has a metric on validation; the first one is shown."
-    name = dataset.methods[best[1]].name
-    if counts[split] == 1:
-        return best[1], f"Shown first: {name}, the only method on {split} splits."
+    name, split = dataset.methods[best[1]].name, group[0].split
+    if len(group) == 1:
+        return best[1], f"Shown first: {name}, the only method on {split} splits of its molecules."
     return best[1], (
-        f"Shown first: {name}, the best of the {counts[split]} methods on {split} splits by validation {metric}"
+        f"Shown first: {name}, the best of the {len(group)} methods on {split} splits by validation {metric}"
         f" ({best[2]:.3f}, mean over its runs). The test part had no say in that."
     )
 
@@ -51,8 +54,11 @@ def promise(method: SavedMethod, dataset: SavedDataset) -> dict[str, Any]:
     confidence = method.first.coverage.confidence
     same_name = [entry for entry in dataset.methods if entry.name == method.name]
     shares = "; ".join(f"on {entry.split} splits {share_of(entry)} ({_run_count(entry)})" for entry in same_name)
+    fewest = min(run.calibration.fewest for run in method.runs)
+    worth = conformal.promise(fewest, dataset.record.task, confidence)
     lines = [
         f"Promised: {100 * confidence:g} % of the {sets} hold {target}. Found for {method.name}: {shares}.",
+        f"{worth[0].upper()}{worth[1:]}.",
         "The promise stands on new molecules being like those of the validation part. New scaffolds are a shift that"
         " breaks it: for them nothing is promised.",
     ]

@@ -71,8 +71,11 @@ def evaluate(
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
         thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
-    scores = {part: score(y_true[rows], y_pred[rows], task, thresholds) for part, rows in split.parts.items()}
-    calibration = Calibration(task, y_true[split.valid], y_pred[split.valid], std[split.valid])
+    scores = {
+        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.train])
+        for part, rows in split.parts.items()
+    }
+    calibration = Calibration.fit(task, y_true[split.valid], y_pred[split.valid], std[split.valid])
     coverage = {
         part: calibration.coverage(y_true[rows], y_pred[rows], std[rows], CONFIDENCE)
         for part, rows in split.parts.items()

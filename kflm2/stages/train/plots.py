@@ -43,7 +43,7 @@ def _title(run: Run) -> str:
 
 
 def _parity(run: Run) -> Figure:
-    """Predicted against measured, a dot a molecule."""
+    """Predicted against measured, a dot a molecule that has a label."""
     dataset = run.molecules.dataset
     figure, axes = _panels(run)
     for k, axis in enumerate(axes):
@@ -55,8 +55,9 @@ def _parity(run: Run) -> Figure:
         axis.plot(limits, limits, color=INK, linewidth=0.8, zorder=1)
         for part in PARTS:
             rows = getattr(run.split, part)
-            rmse = float(np.sqrt(np.nanmean((true[rows] - predicted[rows]) ** 2)))
-            label = f"{part} ({len(rows)}), RMSE {rmse:.2f}"
+            rows = rows[~np.isnan(true[rows])]
+            rmse = float(np.sqrt(np.mean((true[rows] - predicted[rows]) ** 2))) if len(rows) else np.nan
+            label = f"{part} ({len(rows)}), RMSE {rmse:.2f}" if len(rows) else f"{part} (no label)"
             size = 10 if part == "train" else 20
             axis.scatter(
                 true[rows],

@@ -6,7 +6,16 @@ from pathlib import Path
 from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
 from kflm2.llm.resolve import LLMSource
-from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, Scores, summarize
+from kflm2.metrics.conformal import promise
+from kflm2.metrics.scores import (
+    IN_UNITS,
+    METRIC_NAMES,
+    PRIMARY_METRIC,
+    SCALED_RMSE,
+    Scores,
+    mean_metrics,
+    summarize,
+)
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.runs import Run
 from kflm2.text_table import aligned, mean_and_std
@@ -16,7 +25,7 @@ _SHOWN = 5
 
 def validation_metric(valid: Scores) -> str:
     """The primary metric on validation, for a progress bar."""
-    name = PRIMARY_METRIC[valid.task]
+    name = valid.primary
     value = valid.mean[name]
     return "" if value is None else f"valid {name} {value:.3f}"
 
@@ -75,24 +84,25 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
     """A row a metric, a column a part."""
     parts, dataset = tuple(runs[0].scores), runs[0].molecules.dataset
     rows = [["", *parts, ""]]
-    for name in METRIC_NAMES[dataset.task]:
+    remarks = dict.fromkeys(IN_UNITS, dataset.unit) | {SCALED_RMSE: "RMSE / sd of the target in train"}
+    for name in mean_metrics(dataset.task, len(dataset.targets)):
         cells = [mean_and_std(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
-        has_unit = dataset.task == "regression" and name in ("RMSE", "MAE")
-        rows.append([name, *cells, dataset.unit if has_unit else ""])
+        rows.append([name, *cells, remarks.get(name, "")])
     return aligned(rows, left=(0, len(parts) + 1))
 
 
 def _targets(runs: Sequence[Run]) -> list[str]:
-    """The primary metric on test, target by target, where there are several."""
+    """Metrics on test, target by target, where there are several: for classes the primary one only."""
     dataset = runs[0].molecules.dataset
     if len(dataset.targets) == 1:
         return []
-    name = PRIMARY_METRIC[dataset.task]
-    rows = []
+    names = METRIC_NAMES["regression"] if dataset.task == "regression" else (PRIMARY_METRIC[dataset.task],)
+    rows = [["test", *names]]
     for k, target in enumerate(dataset.targets):
         metrics = [run.scores["test"].targets[k] for run in runs]
-        rows.append([mean_and_std(*summarize([values[name] if values else None for values in metrics])), target])
-    return ["", f"test {name} of each target", *aligned(rows, left=(1,))]
+        cells = [summarize([values[name] if values else None for values in metrics]) for name in names]
+        rows.append([target, *(mean_and_std(*cell) for cell in cells)])
+    return ["", *aligned(rows)]
 
 
 def _left_out(runs: Sequence[Run]) -> list[str]:
@@ -107,7 +117,7 @@ def _left_out(runs: Sequence[Run]) -> list[str]:
             if seeds:
                 which = "" if len(seeds) == len(runs) else f" of seed {', '.join(seeds)}"
                 fallback = "; its threshold is 0.5" if part == "valid" and not regression else ""
-                lines.append(f"left out of the mean: {target}, of which {part}{which} has {reason}{fallback}")
+                lines.append(f"left out of the mean on {part}{which}: {target}, which has {reason} there{fallback}")
     return ["", *lines] if lines else []
 
 
@@ -115,17 +125,21 @@ def _coverage(runs: Sequence[Run]) -> list[str]:
     """How often intervals that were calibrated on validation hold the true value on test."""
     first = runs[0]
     regression = first.molecules.dataset.task == "regression"
+    if not first.coverage:
+        return []
     lines = [""]
     for part, coverage in first.coverage.items():
         share = mean_and_std(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
         sizes = summarize([run.coverage[part].size for run in runs])
         size = mean_and_std(*sizes, digits=2)
-        width = f"wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f"of {size} classes"
+        width = f", wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f", of {size} classes"
         if sizes[0] is None:
-            width = "some of infinite width: validation is too small for this confidence"
+            width = ""  # no label in the part, or a width in several units, or an infinite one, of which below
         kind = "intervals" if regression else "sets"
-        lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}, {width}")
-    return lines
+        lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}{width}")
+    fewest = min(run.calibration.fewest for run in runs)
+    confidence = next(iter(first.coverage.values())).confidence
+    return [*lines, promise(fewest, first.molecules.dataset.task, confidence)]
 
 
 def _percent(share: float | None) -> float | None:

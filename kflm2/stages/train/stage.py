@@ -1,9 +1,11 @@
 """Stage 2 from a table to measured predictions: every seed is trained, measured and written."""
 
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -13,12 +15,12 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
-from kflm2.predictor.bundle import check_destination
+from kflm2.errors import DataError, SettingError
+from kflm2.predictor.bundle import check_destination, saved_as
 from kflm2.predictor.export import export_bundle
-from kflm2.results import schema
-from kflm2.results.provenance import method_settings
+from kflm2.results import methods, schema
 from kflm2.results.runs import Run, write_run, write_summary
-from kflm2.results.schema import LLMRecord
+from kflm2.results.schema import DatasetRecord, LLMRecord, RunResult
 from kflm2.stages.train import plots, report
 from kflm2.stages.train.experiment import Prepared, evaluate, prepare, train
 
@@ -37,7 +39,7 @@ def run(config: TrainConfig) -> list[Run]:
     """
     plan = _plan(config)
     runs = list(_runs(plan, plan.splits))
-    write_summary(runs, plan.folder / f"summary-{plan.config.split}.json")
+    write_summary(plan.folder, runs[0].split.kind)
     print(report.table(runs, plan.folder))
     if plan.config.save is not None:
         export_bundle(runs[0], plan.config.save)
@@ -48,6 +50,8 @@ def run(config: TrainConfig) -> list[Run]:
 def run_missing(config: TrainConfig, molecules: Molecules | None = None) -> tuple[Path, Molecules]:
     """Make the runs that are not there yet; those of the same settings, data, split and LLM are kept.
 
+    With the setting `again` all are made.
+
     Args:
         config: checked.
         molecules: default those of the table.
@@ -56,8 +60,8 @@ def run_missing(config: TrainConfig, molecules: Molecules | None = None) -> tupl
         The runs' folder, and the molecules that the pipeline can read. No table is printed and no summary written: the
         runs may come from several processes.
     """
-    plan = _plan(config, molecules)
-    missing = {seed: split for seed, split in plan.splits.items() if not _is_done(plan, seed, split)}
+    plan = _plan(config, molecules, elsewhere="--out OUT")
+    missing = {seed: split for seed, split in plan.splits.items() if config.again or not _is_done(plan, seed, split)}
     for _ in _runs(plan, missing):
         pass
     return plan.folder, plan.prepared.molecules
@@ -76,7 +80,7 @@ class _Plan:
     folder: Path
 
 
-def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
+def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: str = "--name NAME") -> _Plan:
     config = config.resolved()
     if config.save is not None:
         check_destination(config.save)  # a folder that cannot be written should show now, not after training
@@ -91,7 +95,79 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
     folder = config.out / molecules.dataset.name / name
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should show now, not after training
-    return _Plan(config, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+    # a file of settings must not replace anything by itself
+    plan = _Plan(replace(config, again=False), device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+    if config.save is not None and not config.again:
+        _check_model(plan, config.save)
+    _check_runs(plan, config.again, elsewhere)
+    return plan
+
+
+def _check_model(plan: _Plan, folder: Path) -> None:
+    """Refuse to replace a saved model by one of other settings or data.
+
+    Raises:
+        KFLM2Error: another model is there, or one that cannot be read.
+    """
+    made = saved_as(folder)
+    if made is None:
+        return
+    try:
+        result = schema.parse(RunResult, made, folder)
+        differ = methods.differences({"seed": result.seed, **methods.identity(result)}, _identity(plan, seeded=True))
+    except DataError:
+        differ = "made by an earlier version, which did not keep its settings"
+    if differ:
+        raise SettingError(
+            f"save: {folder} holds another model ({differ}): name another folder, or replace it by --again"
+        )
+
+
+def _check_runs(plan: _Plan, again: bool, elsewhere: str) -> None:
+    """Refuse to mix runs of other settings or data with those that are to be made, or remove them.
+
+    Raises:
+        SettingError: there are such runs, and they may not be removed.
+        DataError: a run cannot be read, and may not be removed.
+    """
+    others = {}
+    for path in sorted(plan.folder.glob(f"{plan.config.split}-*/{schema.FILE}")):
+        if differ := _difference(plan, path.parent, again):
+            others[path.parent] = differ
+    if not others:
+        return
+    if not again:
+        count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
+        raise SettingError(
+            f"{plan.folder} holds {count} of other settings or data ({next(iter(others.values()))}): {elsewhere} writes"
+            f" to another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
+        )
+    (plan.folder / f"summary-{plan.config.split}.json").unlink(missing_ok=True)
+    for folder in others:
+        shutil.rmtree(folder)
+
+
+def _difference(plan: _Plan, folder: Path, again: bool) -> str:
+    """In what a run's folder differs from the runs that are to be made; '' if in nothing."""
+    try:
+        if not schema.is_run_result(folder):
+            return "a run of stage 3"
+        return methods.differences(methods.identity(schema.read_run_result(folder)), _identity(plan))
+    except DataError:
+        if not again:
+            raise
+        return "unreadable"
+
+
+def _identity(plan: _Plan, seeded: bool = False) -> dict[str, Any]:
+    """What the runs that are to be made must share with others of their folder; see methods.identity."""
+    config, prepared = plan.config, plan.prepared
+    return {
+        **({"seed": config.seed} if seeded else {}),
+        **methods.settings_and_data(
+            DatasetRecord.of(prepared.molecules), config.model, LLMRecord.of(prepared.source), to_json(config)
+        ),
+    }
 
 
 def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
@@ -116,12 +192,5 @@ def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     """Whether a run is there that would come out the same."""
     folder = plan.folder / f"{plan.config.split}-{seed}"
-    if not (folder / schema.FILE).is_file():
-        return False
-    saved = schema.read_run_result(folder)
-    return (
-        method_settings(to_json(plan.config)) == method_settings(saved.config)
-        and saved.split.sha256 == split.sha256
-        and saved.dataset.sha256 == plan.prepared.molecules.sha256
-        and saved.llm == LLMRecord.of(plan.prepared.source)
-    )
+    # runs of other settings are not here, see _check_runs; another version may split otherwise
+    return (folder / schema.FILE).is_file() and schema.read_run_result(folder).split.sha256 == split.sha256

@@ -17,8 +17,9 @@ from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
 from kflm2.files import write_json
-from kflm2.metrics.scores import PRIMARY_METRIC, score, summarize
+from kflm2.metrics.scores import SCALED_RMSE, score, summarize
 from kflm2.results.provenance import commit, versions
+from kflm2.results.schema import DatasetRecord
 from kflm2.stages.train.experiment import Prepared, prepare, train
 from kflm2.stages.train.stage import run as run_training
 from kflm2.stages.tune import report
@@ -51,9 +52,11 @@ def run(config: TuneConfig) -> None:
     outer = []
     for seed, split in zip(seeds, splits, strict=True):
         chosen = _search(resolved, space, molecules, split, seed, folder / f"outer-{seed}")
-        (outer_run,) = run_training(config.train_config(**chosen, seed=seed, runs=1, out=folder / f"outer-{seed}"))
+        outer_out = folder / f"outer-{seed}"
+        # what a longer search chose replaces what a shorter one did
+        (outer_run,) = run_training(config.train_config(**chosen, seed=seed, runs=1, out=outer_out, again=True))
         outer.append((seed, chosen, outer_run.scores["test"].mean))
-    name = PRIMARY_METRIC[molecules.dataset.task]
+    name = DatasetRecord.of(molecules).primary_metric
     mean, std = summarize([metrics[name] for _, _, metrics in outer])
     rows = [{"seed": seed, "chosen": chosen, "test": metrics} for seed, chosen, metrics in outer]
     nested = {"split": resolved.split, "figure": name, "mean": mean, "sd": std, "outer": rows}
@@ -70,13 +73,17 @@ def _search(
     """One study; what its best trial chose."""
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
-    task = molecules.dataset.task
+    task, metric = molecules.dataset.task, DatasetRecord.of(molecules).primary_metric
     fixed = to_json(config.train_config())
     identity = {
         "dataset": molecules.sha256,
         "split": split.sha256,
-        "settings": {name: value for name, value in fixed.items() if name not in (*space.parameters, "out", "device")},
+        "settings": {
+            name: value for name, value in fixed.items() if name not in (*space.parameters, "out", "device", "again")
+        },
         "inner": config.inner,
+        # a study of several targets that averaged their RMSE cannot go on
+        **({"metric": metric} if metric == SCALED_RMSE else {}),
     }
     search = open_search(
         folder,
@@ -99,11 +106,11 @@ def _search(
         with tqdm(total=config.trials, initial=done, desc="trials", unit="trial") as bar:
             for _ in search.run(config.trials, objective):
                 bar.update(len(search.finished()) - bar.n)
-                bar.set_postfix_str(report.best_so_far(search.study, PRIMARY_METRIC[task]))
+                bar.set_postfix_str(report.best_so_far(search.study, metric))
             bar.update(len(search.finished()) - bar.n)
     finally:
         # Ctrl-C too leaves what was found so far
-        chosen = _write(config, search, identity, folder, PRIMARY_METRIC[task])
+        chosen = _write(config, search, identity, folder, metric)
     return chosen
 
 
@@ -156,8 +163,9 @@ class Objective:
             y_pred = train(config, prepared, split, number, self.device).y_pred
             if not np.isfinite(y_pred).all():
                 return float("nan")
-            scores = score(y_true[split.test], y_pred[split.test], task, np.full(y_true.shape[1], 0.5))
-            value = scores.mean[PRIMARY_METRIC[task]]
+            thresholds = np.full(y_true.shape[1], 0.5)
+            scores = score(y_true[split.test], y_pred[split.test], task, thresholds, y_true[split.train])
+            value = scores.mean[scores.primary]
             if value is None:
                 return float("nan")
             values.append(value)

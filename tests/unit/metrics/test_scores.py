@@ -10,23 +10,54 @@ from kflm2.metrics.scores import choose_thresholds, pearson, score, summarize
 NO_THRESHOLDS = np.full(3, np.nan)
 
 
-def test_regression_metrics_are_means_over_targets_without_missing_labels() -> None:
+def test_regression_metrics_are_means_over_targets_without_missing_labels_and_units() -> None:
     rng = np.random.default_rng(0)
     y_true, noise = rng.normal(size=(20, 3)), rng.normal(size=(20, 3))
     y_pred = y_true + noise
     y_true[rng.random((20, 3)) < 0.3] = np.nan
-    scores = score(y_true, y_pred, "regression", NO_THRESHOLDS)
-    expected: dict[str, list[float]] = {"RMSE": [], "MAE": [], "R2": [], "Pearson": [], "Spearman": []}
-    for true, predicted in zip(y_true.T, y_pred.T, strict=True):
+    y_train = rng.normal(size=(12, 3)) * [1, 2, 5]
+    y_train[:4, 1] = np.nan
+    scores = score(y_true, y_pred, "regression", NO_THRESHOLDS, y_train)
+    names = ["scaled RMSE", "RMSE", "MAE", "R2", "Pearson", "Spearman"]
+    expected: dict[str, list[float]] = {name: [] for name in names}
+    for true, predicted, train in zip(y_true.T, y_pred.T, y_train.T, strict=True):
         mask = ~np.isnan(true)
         expected["RMSE"].append(np.sqrt(((true - predicted)[mask] ** 2).mean()))
+        expected["scaled RMSE"].append(expected["RMSE"][-1] / np.nanstd(train))
         expected["MAE"].append(np.abs(true - predicted)[mask].mean())
         expected["R2"].append(metrics.r2_score(true[mask], predicted[mask]))
         expected["Pearson"].append(stats.pearsonr(true[mask], predicted[mask]).statistic)
         expected["Spearman"].append(stats.spearmanr(true[mask], predicted[mask]).statistic)
-    assert scores.mean == pytest.approx({name: np.mean(values) for name, values in expected.items()})
+    # RMSE and MAE are in the targets' units, which may differ
+    means = {name: np.mean(values) for name, values in expected.items() if name not in ("RMSE", "MAE")}
+    assert scores.mean == pytest.approx(means)
+    assert next(iter(scores.mean)) == scores.primary == "scaled RMSE"
     for index, target in enumerate(scores.targets):
         assert target == pytest.approx({name: values[index] for name, values in expected.items()})
+
+
+def test_the_unit_of_a_target_does_not_change_a_mean() -> None:
+    rng = np.random.default_rng(3)
+    y_train, y_true, y_pred = (rng.normal(size=(count, 2)) for count in (15, 9, 9))
+    unit = np.array([1.0, 300.0])
+    first = score(y_true, y_pred, "regression", NO_THRESHOLDS[:2], y_train)
+    second = score(unit * y_true, unit * y_pred, "regression", NO_THRESHOLDS[:2], unit * y_train)
+    assert second.mean == pytest.approx(first.mean)
+    assert second.targets[1]["RMSE"] == pytest.approx(300 * first.targets[1]["RMSE"])
+    # of a target that is constant in train nothing is scaled
+    y_train[:, 1] = 4.0
+    scores = score(y_true, y_pred, "regression", NO_THRESHOLDS[:2], y_train)
+    assert scores.targets[1]["scaled RMSE"] is None
+    assert scores.mean["scaled RMSE"] == scores.targets[0]["scaled RMSE"]
+
+
+def test_one_target_has_its_rmse_and_nothing_else_is_added() -> None:
+    rng = np.random.default_rng(4)
+    y_true, y_pred = rng.normal(size=(9, 1)), rng.normal(size=(9, 1))
+    scores = score(y_true, y_pred, "regression", NO_THRESHOLDS[:1])
+    assert list(scores.mean) == ["RMSE", "MAE", "R2", "Pearson", "Spearman"]
+    assert scores.mean == scores.targets[0]
+    assert scores.primary == "RMSE"
 
 
 def test_classes_are_evaluated_by_probability_and_by_the_threshold() -> None:

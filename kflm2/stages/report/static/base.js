@@ -34,7 +34,7 @@ function pairs(list) {
 
 /** A table that is sorted by the buttons in its head.
  *  columns: {label, number, long, text(row), value(row), node(row)}; the first one names the row.
- *  sorted: [column, whether downwards] to begin with. */
+ *  sorted: [column, whether downwards] to begin with. Returns the table and a hint that is shown where it is too wide. */
 function table(label, columns, rows, { tall = false, on = () => false, sorted = null } = {}) {
   const body = el("tbody");
   const heads = columns.map((column, index) =>
@@ -61,8 +61,12 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
   }
   body.append(...lines);
   if (sorted) sort(...sorted);
-  return el("div", { class: tall ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": label },
+  const box = el("div", { class: tall ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": label },
     el("table", { "aria-label": label }, el("thead", {}, el("tr", {}, heads)), body));
+  // a cut column looks like the last one: say that there is more
+  const hint = el("p", { class: "hint", hidden: true }, "Scroll the table sideways for more columns \u2192");
+  new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth; }).observe(box);
+  return [hint, box];
 }
 
 // The molecules of the dataset that is shown; an image of SVG can run no script, whatever it holds.

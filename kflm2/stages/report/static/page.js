@@ -1,7 +1,7 @@
 // The page: what a dataset's data become.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const state = { dataset: 0, method: 0, target: 0, part: 0, flat: "pca" };
+const state = { dataset: 0, method: 0, target: 0, part: 0, mean: 0, flat: "pca" };
 const css = (name) => `var(--${name})`;
 const TESTS = ["test", "test-2", "class-1", "class-0"];
 
@@ -43,22 +43,34 @@ function facts(set) {
     el("details", {}, el("summary", {}, "Method by method: pipeline, LLM, adapter, settings, commit"), table("What was run, method by method", columns, set.methods)));
 }
 
+/** Runs that are not on the page, and why. */
+function leftOut() {
+  if (!data.left_out.length) return null;
+  return el("section", {}, el("h2", {}, "Left out"),
+    el("p", {}, el("span", { class: "alarm" }, "Look: "), `${data.left_out.length} run${data.left_out.length === 1 ? " does" : "s do"} not fit, and nothing of this page is of ${data.left_out.length === 1 ? "it" : "them"}.`),
+    el("ul", { class: "words" }, data.left_out.map(([folder, why]) => el("li", {}, el("code", {}, folder), `: ${why}`))));
+}
+
 function metrics(set) {
   const part = set.parts[state.part], tested = part === "test";
+  // of several targets the mean, or one of them with metrics in its unit
+  const several = set.targets.length > 1, one = several && state.mean > 0 ? state.mean - 1 : null;
+  const names = one === null ? set.metrics : set.target_metrics, main = one === null ? set.main : set.target_metrics.find((name) => !several || !name.startsWith("scaled"));
+  const means = (method) => (one === null ? method.means : method.target_means[one]);
   const held = `${100 * set.methods[0].coverage.confidence}\u00a0% held`;
   const shares = (method) => method.runs.map((run) => percent(run.coverage));
-  const own = (name) => ({ label: name, number: true, text: (method) => cell(method.means[part][name]), value: (method) => method.means[part][name][0] });
+  const own = (name) => ({ label: name, number: true, text: (method) => cell(means(method)[part][name]), value: (method) => means(method)[part][name][0] });
   const columns = [
     { label: "method", text: (method) => method.name, value: (method) => method.name,
       node: (method) => el("button", { type: "button", class: "plain", title: "show this method below",
         onclick: () => { state.method = set.methods.indexOf(method); render(); document.getElementById("closely").scrollIntoView(); } }, method.name) },
-    { label: "split", text: (method) => method.split },
+    ...(set.methods.some((method) => method.reads) ? [{ label: "reads", text: (method) => method.reads || MISSING }] : []),
     { label: "runs", number: true, text: (method) => method.runs.length, value: (method) => method.runs.length },
-    ...set.metrics.map(own),
+    ...names.map(own),
     ...(tested ? [{ label: held, number: true, value: (method) => average(shares(method)),
       text: (method) => (average(shares(method)) === null ? MISSING : fixed(average(shares(method)), 1) + (spread(shares(method)) === null ? "" : ` ± ${fixed(spread(shares(method)), 1)}`)) }] : []),
-    ...(part === "valid" ? [] : [{ label: `valid ${set.main}`, number: true, text: (method) => cell((method.means.valid || {})[set.main] || [null]),
-      value: (method) => ((method.means.valid || {})[set.main] || [null])[0] }]),
+    ...(part === "valid" ? [] : [{ label: `valid ${main}`, number: true, text: (method) => cell((means(method).valid || {})[main] || [null]),
+      value: (method) => ((means(method).valid || {})[main] || [null])[0] }]),
   ];
   const runs = set.methods.flatMap((method) => method.runs.map((run) => ({ method, run })));
   const number = (name, get, digits) => ({ label: name, number: true, text: (row) => fixed(get(row), digits), value: get });
@@ -72,20 +84,28 @@ function metrics(set) {
     { label: "best epoch", number: true, text: ({ run }) => run.best.join(", ") || MISSING, value: ({ run }) => run.best[0] ?? null },
     number("training s", ({ run }) => run.seconds, 1),
   ];
-  const one = set.methods.findIndex((method) => method === set.methods[state.method]);
+  const sorted = [columns.findIndex((column) => column.label === main), !set.smaller.includes(main)];
+  const chosen = set.methods[state.method], scaled = names.includes("scaled RMSE");
+  const smaller = set.smaller.filter((name) => names.includes(name));
   return el("section", {}, el("h2", {}, `Metrics on ${part}`),
-    el("p", { class: "soft" }, `Mean ± standard deviation over the runs${set.targets.length > 1 ? " of the mean over the targets" : ""}`
-      + `${set.kind === "regression" && set.unit ? `; RMSE and MAE in ${set.unit}` : ""}. Every run is counted. ${set.smaller.filter((name) => set.metrics.includes(name)).join(" and ")}: smaller is better.`
-      + (new Set(set.methods.map((method) => method.split)).size > 1 ? " Splits differ in difficulty: compare methods within one." : "")
+    el("p", { class: "soft" }, `Mean ± standard deviation over the runs${!several ? "" : one === null ? " of the mean over the targets" : ` of ${set.targets[one]}`}`
+      + `${set.kind === "regression" && set.unit && names.includes("RMSE") ? `; RMSE and MAE in ${set.unit}` : ""}. Every run is counted. The best is first. ${smaller.join(" and ")}: smaller is better.`
+      + (scaled ? " Scaled RMSE: over the standard deviation of the target in train; RMSE and MAE are in the target's unit, and each target has its own." : "")
+      + (set.methods.some((method) => /\bLLM\b/.test(method.reads)) ? " Taught: the LLM with an adapter of stage 1; untaught: without; random: with random weights." : "")
       + (set.methods.length > 1 ? " Which differences can be believed, kflm2 compare tells." : "")),
-    set.parts.length > 1 ? el("p", {}, select("part", set.parts, state.part, (value) => { state.part = value; render(); })) : null,
-    table(`Methods, metrics on ${part}`, columns, set.methods, { tall: set.methods.length > 12, on: (method) => set.methods.indexOf(method) === one }),
+    set.groups.length > 1 ? el("p", {}, el("span", { class: "alarm" }, "Look: "), "methods of different tables were tested on other molecules, or by another kind of split. Compare within a table.") : null,
+    el("form", {},
+      set.parts.length > 1 ? select("part", set.parts, state.part, (value) => { state.part = value; render(); }) : null,
+      several ? select("of", ["mean of the targets", ...set.targets], state.mean, (value) => { state.mean = value; render(); }) : null),
+    set.groups.map((group) => [el("h3", { class: "over" }, group.title),
+      table(`Methods on ${group.title}, metrics on ${part}`, columns, group.methods.map((index) => set.methods[index]), { tall: group.methods.length > 12, on: (method) => method === chosen, sorted })]),
     el("details", { open: runs.length <= 12 }, el("summary", {}, `Each of the ${runs.length} runs`), table(`Runs, metrics on ${part}`, each, runs, { tall: true })));
 }
 
+/** How many labels of the chosen target a part has, and how many of them are drawn. */
 const sizes = (shown, part) => {
-  const drawn = shown.part.filter((one) => one === part).length;
-  return drawn < shown.sizes[part] ? `${count(drawn)} of ${count(shown.sizes[part])} drawn` : count(drawn);
+  const drawn = shown.part.filter((one, i) => one === part && isNumber(shown.true[state.target][i])).length, all = shown.sizes[part][state.target];
+  return drawn < all ? `${count(drawn)} of ${count(all)} drawn` : count(drawn);
 };
 
 function dotsOf(set, method, get, wanted = () => true, extra = () => []) {
@@ -271,7 +291,7 @@ function render() {
   document.getElementById("main").replaceChildren(
     el("h1", {}, set.name),
     el("p", { class: "soft" }, `${set.facts[0][1]}${set.unit ? `, ${set.unit}` : ""}; ${set.facts.find(([name]) => name === "runs")[1]}`),
-    facts(set), metrics(set),
+    ...[leftOut()].filter(Boolean), facts(set), metrics(set),
     // in one box, within which the bar stays in sight
     el("div", { id: "closely" }, el("h2", {}, "One method closely"), bar,
       state.method === set.first ? el("p", { class: "soft" }, set.why) : null,
@@ -292,7 +312,7 @@ function again(id) {
 }
 
 function start(dataset) {
-  Object.assign(state, { dataset, method: data.datasets[dataset].first, target: 0, part: 0 });
+  Object.assign(state, { dataset, method: data.datasets[dataset].first, target: 0, part: 0, mean: 0 });
 }
 
 document.getElementById("foot").textContent = `Made by kflm2 ${data.version} from files of the runs; the same files give the same page.`;

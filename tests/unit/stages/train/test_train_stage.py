@@ -1,0 +1,189 @@
+"""Runs and saved models are never mixed up with others, nor replaced unasked; in this process, by a graph network."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kflm2.cli import stages
+from kflm2.results import schema
+
+ROOT = Path(__file__).parents[4]
+SMALL = ["--model", "gcn_indepent", "--epochs", "1", "--fractions", "0.6", "0.2", "0.2"]
+
+
+@pytest.fixture(autouse=True)
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """my.csv in the working folder: 40 molecules, two targets of different scale, the second with missing labels."""
+    monkeypatch.chdir(tmp_path)
+    frame = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(40)
+    frame = pd.DataFrame({"smiles": frame["smiles"], "logS": frame["expt"], "MW": 100 * frame["expt"] + 300})
+    frame.loc[::4, "MW"] = None
+    frame.to_csv("my.csv", index=False)
+    return tmp_path / "my.csv"
+
+
+def _train(*arguments: object) -> None:
+    stages.train.from_command_line([*SMALL, *map(str, arguments)])
+
+
+def _own(*arguments: object, targets: tuple[str, ...] = ("logS",), csv: str = "my.csv") -> None:
+    _train("--csv", csv, "--target-columns", *targets, *arguments)
+
+
+def _refused(capsys: pytest.CaptureFixture[str], *arguments: object, **values: Any) -> str:
+    """The one line by which a command is refused before it trains."""
+    capsys.readouterr()
+    before = _written()
+    with pytest.raises(SystemExit) as stop:
+        _own(*arguments, **values)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "epoch" not in error.partition("error: ")[0]
+    assert _written() == before
+    return error
+
+
+def _written() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file() and "cache" not in path.parts}
+
+
+def _result(folder: str) -> dict[str, Any]:
+    return json.loads((Path("results") / folder / "result.json").read_text())
+
+
+def test_runs_of_another_target_are_neither_lost_nor_mixed(capsys: pytest.CaptureFixture[str]) -> None:
+    _own("--runs", 2)
+    error = _refused(capsys, "--runs", 1, targets=("MW",))
+    assert "results/my/gcn_indepent holds 2 runs of other settings or data" in error
+    assert "targets logS, not MW" in error and "--name NAME" in error and "--again" in error
+    _own("--runs", 1, "--name", "weight", targets=("MW",))
+    assert _result("my/weight/random-0")["dataset"]["targets"] == ["MW"]
+    assert _result("my/gcn_indepent/random-0")["dataset"]["targets"] == ["logS"]
+    # --again: the other runs go, those of seeds that are not asked for too, and their summary
+    _own("--runs", 1, "--again", targets=("MW",))
+    folder = Path("results/my/gcn_indepent")
+    assert sorted(path.name for path in folder.iterdir()) == ["random-0", "summary-random.json"]
+    assert json.loads((folder / "summary-random.json").read_text())["dataset"]["targets"] == ["MW"]
+    # the option is of one command, and must not be read back from its result
+    assert _result("my/gcn_indepent/random-0")["config"]["again"] is False
+
+
+def test_a_table_of_the_same_name_with_other_content_or_other_settings_is_refused(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _own("--runs", 1)
+    assert "epochs 1, not 2" in _refused(capsys, "--runs", 1, "--epochs", 2)
+    assert "limit none, not 30" in _refused(capsys, "--runs", 1, "--limit", 30)
+    # seeds that are not there yet belong to the same method
+    assert "epochs 1, not 2" in _refused(capsys, "--seed", 7, "--runs", 1, "--epochs", 2)
+    # another kind of split is another folder
+    _own("--runs", 1, "--epochs", 2, "--split", "cv5x5")
+    text = table.read_text()
+    table.write_text(text.replace("logS", "logS", 1) + "CCCCCCO,1.5,\n")
+    assert "SHA-256 of the table" in _refused(capsys, "--runs", 1)
+    # the same content from elsewhere is the same table
+    (table.parent / "moved").mkdir()
+    (table.parent / "moved" / "my.csv").write_text(text)
+    _own("--runs", 1, csv="moved/my.csv")
+
+
+def test_the_same_command_can_be_repeated_and_runs_can_be_added() -> None:
+    _own("--runs", 1)
+    before = Path("results/my/gcn_indepent/random-0/predictions.csv").read_bytes()
+    _own("--runs", 3)
+    assert Path("results/my/gcn_indepent/random-0/predictions.csv").read_bytes() == before
+    _own("--seed", 10, "--runs", 1)
+    _own("--seed", 1, "--runs", 1)
+    # the summary is of all runs that are there, whichever command made them
+    summary = json.loads(Path("results/my/gcn_indepent/summary-random.json").read_text())
+    assert summary["seeds"] == [0, 1, 2, 10]
+    values = [_result(f"my/gcn_indepent/random-{seed}")["metrics"]["test"]["RMSE"] for seed in (0, 1, 2, 10)]
+    rmse = summary["metrics"]["test"]["RMSE"]
+    assert rmse["values"] == values
+    assert (rmse["mean"], rmse["sd"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
+    assert summary["targets"]["test"]["logS"]["RMSE"]["values"] == values
+    shares = [_result(f"my/gcn_indepent/random-{seed}")["coverage"]["test"]["share"] for seed in (0, 1, 2, 10)]
+    assert summary["coverage"]["test"]["share"]["values"] == shares
+    # hidden states are of a command's first run, and never of an earlier command's weights
+    hidden = sorted(path.parent.name for path in Path("results").rglob("hidden.safetensors"))
+    assert hidden == ["random-0", "random-1", "random-10"]
+
+
+def test_an_incomplete_or_unreadable_run_is_replaced_only_where_that_is_safe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _own("--runs", 1)
+    result = Path("results/my/gcn_indepent/random-0") / schema.FILE
+    result.write_text("{")
+    assert "is not JSON" in _refused(capsys, "--runs", 2)
+    _own("--runs", 2, "--again")
+    result.unlink()  # as a killed run leaves it
+    _own("--runs", 1, "--epochs", 1)
+    # a run of stage 3 in the way
+    result.write_text('{"wording": {}}')
+    assert "a run of stage 3" in _refused(capsys, "--runs", 1)
+
+
+def test_a_saved_model_is_not_replaced_by_another(capsys: pytest.CaptureFixture[str]) -> None:
+    _own("--ensemble", 1, "--save", "model")
+    _own("--ensemble", 1, "--save", "model")  # the same command
+    before = Path("model/bundle.json").read_bytes()
+    error = _refused(capsys, "--ensemble", 1, "--save", "model", "--name", "other", targets=("MW",))
+    assert "model holds another model (targets logS, not MW" in error and "--again" in error
+    # another seed is another model, though a run of the same method
+    error = _refused(capsys, "--ensemble", 1, "--save", "model", "--seed", 1)
+    assert "seed 0, not 1" in error
+    assert Path("model/bundle.json").read_bytes() == before
+    _own("--ensemble", 1, "--save", "model", "--name", "other", "--again", targets=("MW",))
+    assert json.loads(Path("model/bundle.json").read_text())["targets"] == ["MW"]
+    # paths of this machine stay here
+    assert not {"csv", "out", "save"} & set(json.loads(Path("model/bundle.json").read_text())["made"]["config"])
+
+
+def test_several_targets_have_means_without_a_unit_and_each_its_own_metrics(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _own("--runs", 2, targets=("logS", "MW"))
+    printed = capsys.readouterr().out
+    means, _, rest = printed.partition("\ntest ")
+    assert "RMSE / sd of the target in train" in means
+    assert not re.search(r"^(RMSE|MAE) ", means, re.MULTILINE)
+    rows = {line.split()[0]: line.split()[1:] for line in rest.splitlines()[:3]}
+    assert rows["RMSE"] == ["MAE", "R2", "Pearson", "Spearman"]
+    # in the target's unit: molecular weights are off by a hundred times what logS is off
+    assert float(rows["MW"][0]) > 20 * float(rows["logS"][0]) > 0
+    result = _result("my/gcn_indepent/random-0")
+    predictions = pd.read_csv("results/my/gcn_indepent/random-0/predictions.csv")
+    train, test = (predictions[predictions["part"] == part] for part in ("train", "test"))
+    scaled = []
+    for target in ("logS", "MW"):
+        rmse = np.sqrt(((test[f"y_true_{target}"] - test[f"y_pred_{target}"]) ** 2).mean())
+        scaled.append(rmse / train[f"y_true_{target}"].std(ddof=0))
+        assert result["targets"]["test"][target]["RMSE"] == pytest.approx(rmse)
+        assert result["targets"]["test"][target]["scaled RMSE"] == pytest.approx(scaled[-1])
+    assert result["metrics"]["test"]["scaled RMSE"] == pytest.approx(np.mean(scaled))
+    assert "RMSE" not in result["metrics"]["test"] and result["coverage"]["test"]["size"] is None
+    summary = json.loads(Path("results/my/gcn_indepent/summary-random.json").read_text())
+    assert summary["metrics"]["test"]["scaled RMSE"]["values"][0] == result["metrics"]["test"]["scaled RMSE"]
+    assert set(summary["targets"]["test"]["MW"]) >= {"RMSE", "MAE", "scaled RMSE"}
+
+
+def test_the_printed_coverage_says_what_it_promises_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+    _train("--dataset", "SAMPL", "--limit", 60, "--runs", 1, "--save", "model", "--ensemble", 1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("calibrated on")]
+    # 12 molecules: the largest error, Beta(12, 1), whose quantile is a power
+    low, high = (100 * share ** (1 / 12) for share in (0.025, 0.975))
+    promise = f"calibrated on 12 labels of validation, the intervals of one model hold {low:.0f} to {high:.0f} % of"
+    assert line.startswith(promise)
+    assert promise[1:] in Path("model/README.md").read_text()
+
+
+def test_of_many_differences_a_few_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    _own("--runs", 1)
+    error = _refused(capsys, "--epochs", 2, "--hidden", 8, "--dropout", 0.2, "--limit", 30)
+    assert "; and 1 more)" in error and len(error) < 300
