@@ -59,7 +59,7 @@ class SavedMethod:
     """Its settings that differ from the pipeline's defaults, as command line options."""
     on_scaffolds: str
     """The command that runs the method on scaffold splits."""
-    tested: dict[int, str] = field(default_factory=dict)
+    tested: dict[int, frozenset[str]] = field(default_factory=dict)
     """Seed -> digest of the rows of the test part."""
 
     @property
