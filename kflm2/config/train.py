@@ -8,7 +8,7 @@ from kflm2.config.base import check_at_least, check_below_one, check_not_negativ
 from kflm2.config.llm import AdapterConfig
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.table import TableConfig
-from kflm2.data.parts import FOLDS, REPEATS
+from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
@@ -141,7 +141,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     """All settings of stage 2."""
 
     runs: int | None = field(default=None, metadata={"group": "split"})
-    """How many seeds; every run is reported. Default 10, 25 for cv5x5, and 1 with --save."""
+    """How many seeds; every run is reported. Default 10, 25 for a 5x5-fold cross-validation, and 1 with --save."""
     device: str = field(default="auto", metadata={"group": "training"})
     """auto, cpu, cuda or cuda:N."""
     name: str | None = field(default=None, metadata={"group": "output"})
@@ -186,7 +186,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     def resolved(self) -> Self:
         """The same settings with the defaults that depend on others filled in: split, runs and ensemble."""
         split = self.resolved_split
-        runs = 1 if self.save else FOLDS * REPEATS - self.seed if split == "cv5x5" else 10
+        runs = 1 if self.save else FOLDS * REPEATS - self.seed if split in CROSS_VALIDATIONS else 10
         return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
 
     def train_config(self, **changes: Any) -> "TrainConfig":

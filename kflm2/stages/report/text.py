@@ -14,7 +14,7 @@ def first_shown(dataset: SavedDataset) -> tuple[int, str]:
         counts[method.split] = counts.get(method.split, 0) + 1
     # metrics on different kinds of split cannot be compared: take the kind with most methods, and of equal kinds the
     # first of this order
-    order = ["random", "cv5x5", "given", "scaffold"]
+    order = ["random", "cv5x5", "given", "scaffold_cv5x5", "scaffold"]
     split = min(counts, key=lambda kind: (-counts[kind], order.index(kind) if kind in order else len(order), kind))
     best: tuple[float, int, float] | None = None
     for index, method in enumerate(dataset.methods):

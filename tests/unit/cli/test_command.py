@@ -96,6 +96,7 @@ def test_the_default_split_and_runs_depend_on_the_dataset_and_each_other() -> No
     assert resolved("--split", "scaffold", dataset="Llinas") == ("scaffold", 10)
     assert resolved("--split", "cv5x5") == ("cv5x5", 25)
     assert resolved("--split", "cv5x5", "--seed", "20") == ("cv5x5", 5)
+    assert resolved("--split", "scaffold_cv5x5") == ("scaffold_cv5x5", 25)
     table = ("--csv", "x.csv", "--target-columns", "y", "--split-column", "part")
     assert resolved(*table, dataset=None) == ("given", 10)
 
@@ -134,6 +135,7 @@ def test_the_config_in_a_result_can_be_read_back(tmp_path: Path) -> None:
         (("--class-weight", "balanced"), "class_weight balanced goes with classes"),
         (("--split", "scaffold", "--split-column", "part"), "it does not go with --split scaffold"),
         (("--split", "cv5x5", "--runs", "26"), "cv5x5 has the seeds 0 to 24"),
+        (("--split", "cluster_cv5x5", "--seed", "20", "--runs", "6"), "cluster_cv5x5 has the seeds 0 to 24"),
         (("--seed", "-1"), "seed is -1"),
         (("--fractions", "0.5", "0.5", "0.5"), "0.5 + 0.5 + 0.5 = 1.5"),
         (("--runs", "0"), "runs is 0"),
