@@ -1,5 +1,6 @@
 """Every setting of stage 2. Nothing heavy is imported here."""
 
+import functools
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -137,6 +138,38 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """What the search saw that chose the settings; best.json holds it."""
+
+    dataset: str
+    split: str
+    seed: int
+    """The split and the seed whose test part was set aside."""
+    seen: str
+    """Digests of the structures that it saw, with blanks between them."""
+
+    @staticmethod
+    def read(values: Any) -> "SearchRecord":
+        """The record in a JSON file.
+
+        Raises:
+            SettingError: it is none.
+        """
+        try:
+            record = SearchRecord(**values)
+            if not record.digests or not isinstance(record.seed, int):
+                raise ValueError
+        except (TypeError, ValueError, AttributeError):
+            raise SettingError("search is not what `kflm2 tune` writes; take its best.json as it is") from None
+        return record
+
+    @functools.cached_property
+    def digests(self) -> frozenset[str]:
+        """Of the structures that it saw."""
+        return frozenset(self.seen.split())
+
+
+@dataclass(frozen=True)
 class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, TableConfig):
     """All settings of stage 2."""
 
@@ -149,7 +182,13 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     save: Path | None = field(default=None, metadata={"group": "output"})
     """Folder in which the first run's model is saved, for kflm2 predict."""
 
+    development: bool = field(default=False, metadata={"group": "split"})
+    """With the settings of a search: also make runs whose test molecules the search saw, and mark them."""
+    search: SearchRecord | None = None
+    """What the search saw that chose the settings; only best.json gives it."""
+
     FIRST: ClassVar[tuple[str, ...]] = ("model",)
+    NOT_OPTIONS: ClassVar[tuple[str, ...]] = ("search",)
 
     @classmethod
     def of(cls, model: str = PipelineConfig.model, **values: Any) -> Self:
@@ -160,6 +199,12 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         """
         one_of("model", model, tuple(PIPELINES))
         return super().of(**{**PIPELINES[model].defaults, **values, "model": model})
+
+    @classmethod
+    def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """What the search saw, of best.json."""
+        search = values.get("search")
+        return {"search": None if search is None else SearchRecord.read(search)}
 
     def check(self) -> None:
         """Refuse values that cannot work.

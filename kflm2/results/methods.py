@@ -13,7 +13,7 @@ from kflm2.files import sha256_texts
 from kflm2.metrics.scores import Metrics
 from kflm2.results.provenance import method_settings
 from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
-from kflm2.results.schema import DatasetRecord, RunResult
+from kflm2.results.schema import DatasetRecord, RunResult, development_note
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,12 @@ class Method:
     def targets(self) -> list[str]:
         """(K,) names."""
         return self.record.targets
+
+    @property
+    def development(self) -> str:
+        """A sentence on runs whose test molecules a search saw; '' where there are none."""
+        runs = [fold.run for fold in self.folds.values() if fold.run is not None]
+        return development_note([run.result.development for run in runs])
 
     @property
     def test_share(self) -> float:

@@ -63,9 +63,10 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
         # the best first, so that pairs read as a list from the top
         table = table[list(table.mean().sort_values(ascending=metric in SMALLER_IS_BETTER).index)]
         assumptions, overall, pairs = compare(table, reference.test_share)
+        notes = {method.name: method.development for method in compared if method.development}
         others = [] if published is None else pairing.published_of(published, dataset, metric)
         comparisons.append(
-            Comparison(reference, metric, practical[dataset], table, assumptions, overall, pairs, others)
+            Comparison(reference, metric, practical[dataset], table, assumptions, overall, pairs, others, notes)
         )
     for comparison in comparisons:
         print(report.text(comparison))

@@ -22,7 +22,7 @@ from kflm2.stages.report.collection import SavedDataset, SavedMethod
 
 _DEPTH = 2
 """Maximum depth of methods in a folder of results: it may contain datasets, which contain methods with runs."""
-_NOT_SHOWN = ("seed", "runs", "save", "device", "dataset", "csv")
+_NOT_SHOWN = ("seed", "runs", "save", "device", "dataset", "csv", "development", "search")
 """Settings that are not part of a method."""
 
 

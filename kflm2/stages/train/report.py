@@ -9,6 +9,7 @@ from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, Scores, summarize
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.runs import Run
+from kflm2.results.schema import development_note
 from kflm2.text_table import aligned, mean_and_std
 
 _SHOWN = 5
@@ -52,6 +53,7 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
         *_metrics(runs),
+        *_development(runs),
         *_targets(runs),
         *_left_out(runs),
         *_coverage(runs),
@@ -63,6 +65,11 @@ def table(runs: Sequence[Run], folder: Path) -> str:
     if (peak := peak_memory_mb()) is not None:
         lines.append(f"memory    {peak} MB at most")
     return "\n".join([*lines, f"results   {folder}"])
+
+
+def _development(runs: Sequence[Run]) -> list[str]:
+    note = development_note([run.development for run in runs])
+    return ["", note] if note else []
 
 
 def _llm(source: LLMSource | None) -> str:

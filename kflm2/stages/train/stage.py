@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,8 +18,9 @@ from kflm2.predictor.export import export_bundle
 from kflm2.results import schema
 from kflm2.results.provenance import method_settings
 from kflm2.results.runs import Run, write_run, write_summary
-from kflm2.results.schema import LLMRecord
+from kflm2.results.schema import DevelopmentRecord, LLMRecord
 from kflm2.stages.train import plots, report
+from kflm2.stages.train.development import check_seen
 from kflm2.stages.train.experiment import Prepared, evaluate, prepare, train
 
 
@@ -73,6 +74,8 @@ class _Plan:
     prepared: Prepared
     splits: dict[int, Split]
     """Seed -> split."""
+    seen: dict[int, DevelopmentRecord]
+    """Of the runs whose test molecules the search saw that chose the settings."""
     folder: Path
 
 
@@ -87,11 +90,13 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None) -> _Plan:
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    by_seed = dict(zip(seeds, splits, strict=True))
+    seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
     folder = config.out / molecules.dataset.name / name
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should show now, not after training
-    return _Plan(config, device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+    return _Plan(config, device, prepared, by_seed, seen, folder)
 
 
 def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
@@ -105,7 +110,7 @@ def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
             trained = train(config, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            run = evaluate(config, prepared, split, seed, trained, seconds)
+            run = replace(evaluate(config, prepared, split, seed, trained, seconds), development=plan.seen.get(seed))
             bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
             folder = plan.folder / f"{config.split}-{seed}"
             write_run(run, folder)
@@ -122,6 +127,7 @@ def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     return (
         method_settings(to_json(plan.config)) == method_settings(saved.config)
         and saved.split.sha256 == split.sha256
+        and saved.development == plan.seen.get(seed)
         and saved.dataset.sha256 == plan.prepared.molecules.sha256
         and saved.llm == LLMRecord.of(plan.prepared.source)
     )

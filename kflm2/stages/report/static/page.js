@@ -80,6 +80,7 @@ function metrics(set) {
       + (set.methods.length > 1 ? " Which differences can be believed, kflm2 compare tells." : "")),
     set.parts.length > 1 ? el("p", {}, select("part", set.parts, state.part, (value) => { state.part = value; render(); })) : null,
     table(`Methods, metrics on ${part}`, columns, set.methods, { tall: set.methods.length > 12, on: (method) => set.methods.indexOf(method) === one }),
+    tested ? development(set) : null,
     el("details", { open: runs.length <= 12 }, el("summary", {}, `Each of the ${runs.length} runs`), table(`Runs, metrics on ${part}`, each, runs, { tall: true })));
 }
 
@@ -96,6 +97,11 @@ function dotsOf(set, method, get, wanted = () => true, extra = () => []) {
     const [x, y] = get(i);
     return [{ x, y, color: colorOf(part, parts), ...told(set, shown, i, extra(i)) }];
   }));
+}
+
+/** Which methods' test metrics are of molecules that a search saw. */
+function development(set) {
+  return set.methods.filter((method) => method.development).map((method) => el("p", {}, `${method.name} (${method.split}): ${method.development}.`));
 }
 
 function parity(set, method) {
