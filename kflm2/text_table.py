@@ -1,6 +1,6 @@
 """Tables as text: aligned columns for a terminal, or Markdown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 Rows = Sequence[Sequence[str]]
 
@@ -37,6 +37,13 @@ def markdown(rows: Rows, left: Collection[int] = (0,)) -> list[str]:
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     rule = "|".join("---" if index in left else "--:" for index in range(len(rows[0])))
     return [head, f"|{rule}|", *body]
+
+
+def percent_range(shares: Iterable[float]) -> str:
+    """Lowest and highest share, as a percentage; one number where both are the same when rounded."""
+    values = sorted(shares)
+    low, high = (f"{100 * value:.2g}" if value < 0.01 else f"{100 * value:.0f}" for value in (values[0], values[-1]))
+    return f"{high} %" if low == high else f"{low} to {high} %"
 
 
 def mean_and_std(mean: float | None, std: float | None, digits: int = 3) -> str:

@@ -84,6 +84,8 @@ class Stage:
         config_class: type[StageConfig] = pkgutil.resolve_name(self.config)
         new_names = {old: new for new, old in config_class.OLD_NAMES.items()}
         values = _config_file(_last_value(args, "config"), config_class)
+        unlisted = config_class.unlisted(values, {*script, *_named(args)})
+        values = {name: value for name, value in values.items() if name not in config_class.NOT_OPTIONS}
         first = {name: value for name in config_class.FIRST if (value := _last_value(args, name) or values.get(name))}
         script = {new_names.get(name, name): value for name, value in script.items()}
         grouped = _grouped(config_class)
@@ -96,7 +98,7 @@ class Stage:
             description=self.description,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        config = config_class(**_flat(settings))
+        config = config_class(**_flat(settings), **unlisted)
         config.check()
         return config
 
@@ -123,6 +125,12 @@ def _last_value(args: list[str], option: str) -> str | None:
         elif word.startswith(f"--{option}="):
             value = word.partition("=")[2]
     return value
+
+
+def _named(args: list[str]) -> set[str]:
+    """Names of the settings that have an option among the arguments."""
+    words = (word[2:].partition("=")[0].replace("-", "_") for word in args if word.startswith("--"))
+    return {word.removeprefix("no_") for word in words}
 
 
 def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[str, Any]:
@@ -159,6 +167,8 @@ def _grouped(config_class: "type[StageConfig]") -> Any:
     }
     groups: dict[str, list[Any]] = {}
     for field in dataclasses.fields(config_class):
+        if field.name in config_class.NOT_OPTIONS:
+            continue
         owner = owners[field.name]
         group = field.metadata.get("group", vars(owner).get("GROUP", ""))
         explanation = tyro.conf.arg(help=_explanations(owner)[field.name])

@@ -29,6 +29,8 @@ class StageConfig:
     """Settings on which the defaults of others depend."""
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Settings without a name on the command line."""
+    NOT_OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """Fields that are no option of the command line; a JSON file may have them."""
     OLD_NAMES: ClassVar[dict[str, str]] = {}
     """Field -> its earlier name, which the command line takes too and JSON files use."""
 
@@ -36,6 +38,16 @@ class StageConfig:
     def of(cls, **values: Any) -> Self:
         """Settings from the given values, else the defaults; not yet checked."""
         return cls(**values)
+
+    @classmethod
+    def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """The fields that are no options.
+
+        Args:
+            values: of the JSON file.
+            given: names of the settings that the command line or a script gives.
+        """
+        return {}
 
     def check(self) -> None:
         """Refuse values that cannot work.

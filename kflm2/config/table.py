@@ -8,7 +8,7 @@ import tyro
 
 from kflm2.config.base import StageConfig, check_at_least
 from kflm2.data.datasets import DATASETS, Task
-from kflm2.data.parts import FOLDS, REPEATS, SplitKind, check_fractions
+from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS, SplitKind, check_fractions
 from kflm2.errors import SettingError, one_of
 
 
@@ -44,8 +44,9 @@ class SplitConfig(StageConfig):
     split: SplitKind | None = None
     """random; scaffold: no Bemis-Murcko scaffold in two parts, balanced as in D-MPNN; scaffold_moleculenet: the largest
     scaffolds to train, one split for all seeds; cluster: no cluster of similar molecules in two parts; given: by
-    --split-column or the dataset's own files; cv5x5: five-fold cross-validation five times over. Default given where
-    there are given parts, else random."""
+    --split-column or the dataset's own files; cv5x5: five-fold cross-validation five times over; scaffold_cv5x5 and
+    cluster_cv5x5: the same with whole scaffolds or clusters, so that every molecule is tested in every repeat. Default
+    given where there are given parts, else random."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, valid and test."""
     split_column: str | None = None
@@ -106,9 +107,9 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
         check_at_least(self, 0, "seed")
 
     def check_seeds(self, runs: int) -> None:
-        """Refuse seeds that cv5x5 does not have."""
-        if self.split == "cv5x5" and self.seed + runs > FOLDS * REPEATS:
-            raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
+        """Refuse seeds that a cross-validation does not have."""
+        if self.split in CROSS_VALIDATIONS and self.seed + runs > FOLDS * REPEATS:
+            raise SettingError(f"{self.split} has the seeds 0 to {FOLDS * REPEATS - 1}; --seed and --runs leave them")
 
     @property
     def resolved_task(self) -> Task:

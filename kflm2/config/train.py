@@ -1,5 +1,6 @@
 """Every setting of stage 2. Nothing heavy is imported here."""
 
+import functools
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -8,7 +9,7 @@ from kflm2.config.base import check_at_least, check_below_one, check_not_negativ
 from kflm2.config.llm import AdapterConfig
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.table import TableConfig
-from kflm2.data.parts import FOLDS, REPEATS
+from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
@@ -137,11 +138,43 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class SearchRecord:
+    """What the search saw that chose the settings; best.json holds it."""
+
+    dataset: str
+    split: str
+    seed: int
+    """The split and the seed whose test part was set aside."""
+    seen: str
+    """Digests of the structures that it saw, with blanks between them."""
+
+    @staticmethod
+    def read(values: Any) -> "SearchRecord":
+        """The record in a JSON file.
+
+        Raises:
+            SettingError: it is none.
+        """
+        try:
+            record = SearchRecord(**values)
+            if not record.digests or not isinstance(record.seed, int):
+                raise ValueError
+        except (TypeError, ValueError, AttributeError):
+            raise SettingError("search is not what `kflm2 tune` writes; take its best.json as it is") from None
+        return record
+
+    @functools.cached_property
+    def digests(self) -> frozenset[str]:
+        """Of the structures that it saw."""
+        return frozenset(self.seen.split())
+
+
+@dataclass(frozen=True)
 class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, TableConfig):
     """All settings of stage 2."""
 
     runs: int | None = field(default=None, metadata={"group": "split"})
-    """How many seeds; every run is reported. Default 10, 25 for cv5x5, and 1 with --save."""
+    """How many seeds; every run is reported. Default 10, 25 for a 5x5-fold cross-validation, and 1 with --save."""
     device: str = field(default="auto", metadata={"group": "training"})
     """auto, cpu, cuda or cuda:N."""
     name: str | None = field(default=None, metadata={"group": "output"})
@@ -152,7 +185,13 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     """Replace what is there already: runs of other settings or data in the folder of the results, and another model in
     the folder of --save. Without it they are kept, and the command is refused."""
 
+    development: bool = field(default=False, metadata={"group": "split"})
+    """With the settings of a search: also make runs whose test molecules the search saw, and mark them."""
+    search: SearchRecord | None = None
+    """What the search saw that chose the settings; only best.json gives it."""
+
     FIRST: ClassVar[tuple[str, ...]] = ("model",)
+    NOT_OPTIONS: ClassVar[tuple[str, ...]] = ("search",)
 
     @classmethod
     def of(cls, model: str = PipelineConfig.model, **values: Any) -> Self:
@@ -163,6 +202,12 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         """
         one_of("model", model, tuple(PIPELINES))
         return super().of(**{**PIPELINES[model].defaults, **values, "model": model})
+
+    @classmethod
+    def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """What the search saw, of best.json."""
+        search = values.get("search")
+        return {"search": None if search is None else SearchRecord.read(search)}
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -189,7 +234,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     def resolved(self) -> Self:
         """The same settings with the defaults that depend on others filled in: split, runs and ensemble."""
         split = self.resolved_split
-        runs = 1 if self.save else FOLDS * REPEATS - self.seed if split == "cv5x5" else 10
+        runs = 1 if self.save else FOLDS * REPEATS - self.seed if split in CROSS_VALIDATIONS else 10
         return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
 
     def train_config(self, **changes: Any) -> "TrainConfig":

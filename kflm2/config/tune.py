@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from kflm2.config.base import check_at_least
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
+from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError
 
 TUNABLE = (
@@ -45,13 +46,31 @@ class SearchConfig:
 class TuneConfig(SearchConfig, TrainConfig):
     """Settings of stage 2, of which a search chooses some."""
 
+    given: tuple[str, ...] = ()
+    """Names of the settings that the command line, a script or a caller gives; these are not searched."""
+
     FIRST: ClassVar = ("model", "csv")
+    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "given")
     CSV_REPLACES_DATASET: ClassVar = True
+
+    @classmethod
+    def of(cls, model: str = TrainConfig.model, **values: Any) -> Self:
+        """As in TrainConfig; the values that are given are not searched."""
+        return super().of(model, **{"given": tuple(values), **values})
+
+    @classmethod
+    def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """What an earlier search saw, and what is not searched: not what a file gives, since best.json gives all."""
+        return {**super().unlisted(values, given), "given": tuple(sorted(given & set(TUNABLE)))}
 
     def check(self) -> None:
         """Refuse values that cannot work."""
         super().check()
         check_at_least(self, 1, "trials", "inner")
         check_at_least(self, 0, "nested")
+        if self.split in CROSS_VALIDATIONS and self.inner > FOLDS * REPEATS:
+            raise SettingError(f"inner is {self.inner}; {self.split} has {FOLDS * REPEATS} splits")
+        if self.nested and self.search:
+            raise SettingError("a nested search begins with settings that no search chose; leave its best.json out")
         if self.nested and self.storage:
             raise SettingError("nested searches are several studies, each in a file of its own; leave --storage out")

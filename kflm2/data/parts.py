@@ -6,8 +6,12 @@ from kflm2.errors import SettingError
 
 PARTS = ("train", "valid", "test")
 
-SplitKind = Literal["random", "scaffold", "scaffold_moleculenet", "cluster", "given", "cv5x5"]
+SplitKind = Literal[
+    "random", "scaffold", "scaffold_moleculenet", "cluster", "given", "cv5x5", "scaffold_cv5x5", "cluster_cv5x5"
+]
 SPLITS: tuple[str, ...] = get_args(SplitKind)
+CROSS_VALIDATIONS: tuple[str, ...] = ("cv5x5", "scaffold_cv5x5", "cluster_cv5x5")
+"""Kinds with FOLDS times REPEATS seeds: a seed is a fold of a repeat."""
 
 FOLDS = 5
 REPEATS = 5

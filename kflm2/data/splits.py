@@ -64,12 +64,13 @@ def make_splits(
         kind: `random`; `scaffold`, whole Bemis-Murcko scaffolds in random order (the balanced form of D-MPNN);
             `scaffold_moleculenet`, whole scaffolds, the largest to train (one split, whatever the seed); `cluster`,
             whole Butina clusters of Morgan fingerprints in random order; `given`, by `parts`; `cv5x5`, five-fold
-            cross-validation five times over, where seed 7 is fold 2 of repeat 1. In the whole-group forms all molecules
-            of one structure stay together, however their SMILES are written.
+            cross-validation five times over, where seed 7 is fold 2 of repeat 1; `scaffold_cv5x5`, the same with whole
+            scaffolds, acyclic molecules by cluster; `cluster_cv5x5`, with whole clusters. In the whole-group forms all
+            molecules of one structure stay together, however their SMILES are written.
         smiles: (n,) valid SMILES.
-        seeds: one per split; for cv5x5 0 to 24.
+        seeds: one per split; for a cross-validation 0 to 24.
         fractions: of train, valid and test. A given split uses only the fraction of valid, if `parts` has no valid;
-            cv5x5 uses only the ratio of train and valid.
+            a cross-validation uses only the ratio of train and valid.
         parts: (n,) train, valid, and test or test_NAME for several test sets, for `given`.
 
     Raises:
@@ -90,6 +91,12 @@ def make_splits(
     elif kind == "scaffold_moleculenet":
         split = _largest_first(_groups([murcko_scaffold(text) for text in smiles], smiles), n, fractions)
         splits = [split for _ in seeds]
+    elif kind == "scaffold_cv5x5":
+        groups = _groups(_scaffolds_and_clusters(smiles), smiles)
+        splits = [_group_fold(kind, groups, n, seed, fractions) for seed in seeds]
+    elif kind == "cluster_cv5x5":
+        groups = _groups(_clusters(smiles), smiles)
+        splits = [_group_fold(kind, groups, n, seed, fractions) for seed in seeds]
     else:
         keys = _clusters(smiles) if kind == "cluster" else [murcko_scaffold(text) for text in smiles]
         groups = _groups(keys, smiles)
@@ -122,14 +129,66 @@ def _random(n: int, seed: int, fractions: Fractions) -> Split:
 
 def _fold(n: int, seed: int, fractions: Fractions) -> Split:
     """Fold seed % 5 of repeat seed // 5 is the test part; valid is drawn from the rest."""
-    if not 0 <= seed < FOLDS * REPEATS:
-        raise SettingError(f"cv5x5 has the seeds 0 to {FOLDS * REPEATS - 1}, and {seed} is none of them")
-    repeat, fold = divmod(seed, FOLDS)
+    repeat, fold = _repeat_and_fold("cv5x5", seed)
     folds = np.array_split(np.random.default_rng(repeat).permutation(n), FOLDS)
     rest = np.concatenate([rows for i, rows in enumerate(folds) if i != fold])
-    n_valid = int(len(rest) * fractions[1] / (fractions[0] + fractions[1]) + 1e-9)
+    n_valid = _valid_size(len(rest), fractions)
     rest = np.random.default_rng([repeat, fold]).permutation(rest)
     return _split("cv5x5", rest[n_valid:], rest[:n_valid], folds[fold])
+
+
+def _repeat_and_fold(kind: str, seed: int) -> tuple[int, int]:
+    if not 0 <= seed < FOLDS * REPEATS:
+        raise SettingError(f"{kind} has the seeds 0 to {FOLDS * REPEATS - 1}, and {seed} is none of them")
+    return divmod(seed, FOLDS)
+
+
+def _valid_size(rest: int, fractions: Fractions) -> int:
+    """Size of valid among the molecules that a fold leaves."""
+    return int(rest * fractions[1] / (fractions[0] + fractions[1]) + 1e-9)
+
+
+def _group_fold(kind: str, groups: list[list[int]], n: int, seed: int, fractions: Fractions) -> Split:
+    """As _fold with whole groups, in valid too, so that validation is as hard as the test.
+
+    Valid takes, in random order, each group for which it has room. Where it has room for none, it is the smallest one.
+    """
+    repeat, fold = _repeat_and_fold(kind, seed)
+    folds = _whole_folds(groups, n, np.random.default_rng(repeat))
+    rest = [group for i, members in enumerate(folds) if i != fold for group in members]
+    n_valid = _valid_size(sum(map(len, rest)), fractions)
+    valid: list[int] = []
+    train: list[int] = []
+    for i in np.random.default_rng([repeat, fold]).permutation(len(rest)):
+        (valid if len(valid) + len(rest[i]) <= n_valid else train).extend(rest[i])
+    if not valid and len(rest) > 1:
+        valid = min(rest, key=len)
+        train = [index for group in rest if group is not valid for index in group]
+    return _split(kind, train, valid, [index for group in folds[fold] for index in group])
+
+
+def _whole_folds(groups: list[list[int]], n: int, rng: np.random.Generator) -> list[list[list[int]]]:
+    """Five folds of whole groups, of nearly equal size.
+
+    The largest group comes first, equal ones in random order, and each goes into a random fold that has room for it,
+    so that large groups meet others in every repeat and small ones fill the folds up. A group that is larger than its
+    fold's share of the molecules is a fold by itself; the others are shared by the other folds.
+    """
+    queue = sorted((groups[i] for i in rng.permutation(len(groups))), key=len, reverse=True)
+    alone: list[list[list[int]]] = []
+    left = n
+    while queue and len(alone) < FOLDS - 1 and len(queue[0]) > left / (FOLDS - len(alone)):
+        left -= len(queue[0])
+        alone.append([queue.pop(0)])
+    shared: list[list[list[int]]] = [[] for _ in range(FOLDS - len(alone))]
+    room = np.full(len(shared), -(-left // len(shared)))
+    for group in queue:
+        fitting = np.flatnonzero(room >= len(group))
+        fold = int(rng.choice(fitting) if len(fitting) else room.argmax())
+        shared[fold].append(group)
+        room[fold] -= len(group)
+    folds = [*alone, *shared]
+    return [folds[i] for i in rng.permutation(FOLDS)]
 
 
 def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
@@ -146,6 +205,15 @@ def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
     for index, label in enumerate(connected_components(graph, directed=False)[1][: len(smiles)]):
         groups[label].append(index)
     return list(groups.values())
+
+
+def _scaffolds_and_clusters(smiles: list[str]) -> list[Hashable]:
+    """(n,) scaffold of each molecule; of an acyclic one, which has none, the number of its cluster among these."""
+    keys: list[Hashable] = [murcko_scaffold(text) for text in smiles]
+    acyclic = [index for index, key in enumerate(keys) if not key]
+    for index, cluster in zip(acyclic, _clusters([smiles[index] for index in acyclic]), strict=True):
+        keys[index] = cluster
+    return keys
 
 
 def _clusters(smiles: list[str]) -> list[int]:

@@ -1,5 +1,6 @@
 """Structures of molecules, however their SMILES are written: identity, scaffold, standard form, duplicates."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +35,11 @@ def identity(smiles: str) -> str:
     mol = parse_smiles(smiles)
     with rdBase.BlockLogs():
         return Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
+
+
+def structure_digests(smiles: Sequence[str]) -> list[str]:
+    """A short digest of each structure, equal for all SMILES of it; of a million, two agree with p = 0.2 %."""
+    return [hashlib.sha256(identity(text).encode()).hexdigest()[:12] for text in smiles]
 
 
 def murcko_scaffold(smiles: str) -> str:

@@ -20,7 +20,7 @@ from kflm2.metrics.scores import Metrics, Scores, summarize, target_metrics
 from kflm2.results import schema
 from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.results.saved_runs import runs_in
-from kflm2.results.schema import DatasetRecord, LLMRecord, RowCounts, RunResult, SplitRecord
+from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RowCounts, RunResult, SplitRecord
 from kflm2.trainers.supervised import Ensemble
 
 _HIDDEN = "hidden.safetensors"
@@ -53,6 +53,8 @@ class Run:
     hidden: dict[str, np.ndarray] | None
     """(n, H) states of each view and of the fusion, of the first model; of the first run only."""
     seconds: dict[str, float]
+    development: DevelopmentRecord | None = None
+    """What the search saw of the test part, if it did."""
 
 
 def write_run(run: Run, folder: Path) -> None:
@@ -115,6 +117,7 @@ def result(run: Run) -> RunResult:
         seconds=run.seconds,
         peak_memory_mb=peak_memory_mb(),
         config=to_json(run.config),
+        development=run.development,
         versions=versions(),
         commit=commit(),
     )
@@ -157,6 +160,7 @@ def write_summary(folder: Path, split: str) -> None:
             **{key: values[key] for key in ("dataset", "model", "rows", "llm")},
             "split": split,
             "seeds": [run.seed for run in runs],
+            "development": [run.development and run.development.seen for run in runs],
             "metrics": metrics,
             "targets": targets,
             "coverage": coverage,

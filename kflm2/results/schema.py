@@ -7,6 +7,7 @@ field has another name than its key, because keys do not change, the metadata sa
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from kflm2.files import read_json, write_json
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import Coverage
 from kflm2.metrics.scores import Metrics, mean_metrics
+from kflm2.text_table import percent_range
 
 T = TypeVar("T")
 
@@ -108,6 +110,18 @@ class LLMRecord:
 
 
 @dataclass(frozen=True)
+class DevelopmentRecord:
+    """The search that chose the settings saw test molecules of a run, so that its test metrics are too good."""
+
+    dataset: str
+    split: str
+    seed: int
+    """What the search was on, and the split and seed whose test part it set aside."""
+    seen: float
+    """Share of the run's test molecules that it saw."""
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One run of stage 2, or of a baseline on the same split."""
 
@@ -128,6 +142,8 @@ class RunResult:
     commit: str | None = None
 
     # of stage 2 alone
+    development: DevelopmentRecord | None = None
+    """None where no search saw a test molecule."""
     llm: LLMRecord | None = None
     targets: dict[str, dict[str, Metrics | None]] = field(default_factory=dict)
     """Part -> target -> metrics."""
@@ -150,7 +166,7 @@ class RunResult:
     """Target -> what validation chose."""
 
 
-_OF_TRAINING = ("llm", "targets", "thresholds", "coverage", "best_epoch", "history", "parameters")
+_OF_TRAINING = ("development", "llm", "targets", "thresholds", "coverage", "best_epoch", "history", "parameters")
 _OF_BASELINES = ("baseline", "about", "chosen")
 
 
@@ -182,6 +198,15 @@ class PromptResult:
     config: dict[str, Any]
     versions: dict[str, str]
     commit: str | None
+
+
+def development_note(records: Sequence[DevelopmentRecord | None]) -> str:
+    """A sentence on the runs, one record each, whose test molecules a search saw; '' where there are none."""
+    seen = [record.seen for record in records if record is not None]
+    if not seen:
+        return ""
+    which = "" if len(seen) == len(records) else f" in {len(seen)} of {len(records)} runs"
+    return f"development: the search saw {percent_range(seen)} of these test molecules{which}"
 
 
 def to_json(record: Any) -> dict[str, Any]:

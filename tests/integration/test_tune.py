@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from rdkit import Chem
 
 from kflm2.cli import stages
+from kflm2.cli.command import Stage
 from kflm2.config.tune import TuneConfig
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
@@ -56,8 +59,10 @@ def test_two_processes_share_a_study_and_no_trial_of_a_killed_process_is_lost(tm
     best = json.loads((folder / "tune.json").read_text())["best"]
     assert best["RMSE"] == min(float(trial["RMSE"]) for trial in trials if trial["state"] == "complete")
     assert best_config["hidden"] == best["chosen"]["hidden"]
+    # a limit is for trying a search out, and not for what is trained with its result
+    assert "limit" not in best_config and best_config["runs"] == 1
     completed = subprocess.run(
-        [KFLM2, "train", "--config", str(folder / "best.json"), "--runs", "1"],
+        [KFLM2, "train", "--config", str(folder / "best.json"), "--limit", "80"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert completed.returncode == 0, completed.stderr
@@ -108,3 +113,136 @@ def test_a_nested_search_chooses_settings_for_each_outer_split(
         assert result["metrics"]["test"] == record["test"]
         assert result["config"]["hidden"] == record["chosen"]["hidden"]
     assert "nested search: test RMSE" in capsys.readouterr().out
+
+
+SMALL = ("--dataset", "SAMPL", "--limit", "80", "--epochs", "1", "--inner", "1", "--trials", "2")
+
+
+def _tune(folder: Path, space: str, *arguments: str, model: str = "gcn_indepent") -> Path:
+    """The folder of a search."""
+    (folder / "space.toml").write_text(space)
+    stages.tune.from_command_line([*SMALL, "--model", model, "--space", str(folder / "space.toml"), *arguments])
+    return Path("results") / "SAMPL" / model / "tune-tpe"
+
+
+def _refused(stage: Stage, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line on stderr of a command that ends with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        stage.from_command_line(list(arguments))
+    assert error.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_runs_whose_test_molecules_the_search_saw_are_refused_or_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = _tune(tmp_path, SPACE) / "best.json"
+    arguments = ("--config", str(best), "--limit", "80")
+    line = _refused(stages.train, capsys, *arguments, "--runs", "3")
+    assert "of seed 1, 2 (random)" in line
+    for way in ("--seed 0 --runs 1", "kflm2 tune --nested", "--development"):
+        assert way in line
+    assert not (tmp_path / "results" / "SAMPL" / "gcn_indepent" / "random-0").exists()
+
+    stages.train.from_command_line([*arguments, "--runs", "3", "--development"])
+    printed = capsys.readouterr().out
+    folder = tmp_path / "results" / "SAMPL" / "gcn_indepent"
+    tested = {}
+    for seed in range(3):
+        table = pd.read_csv(folder / f"random-{seed}" / "predictions.csv")
+        smiles = table.loc[table["part"] == "test", "smiles"]
+        tested[seed] = [Chem.MolToInchiKey(Chem.MolFromSmiles(text)) for text in smiles]
+        record = json.loads((folder / f"random-{seed}" / "result.json").read_text())
+        # all but the test part of seed 0 was seen
+        share = sum(key not in tested[0] for key in tested[seed]) / len(tested[seed])
+        assert (record["development"] or {"seen": 0.0})["seen"] == share
+        assert (share > 0.5) == (seed > 0)
+        (tmp_path / "again.json").write_text(json.dumps({**record["config"], "development": False}))
+    # the settings in a result do not forget either
+    line = _refused(stages.train, capsys, "--config", "again.json", "--runs", "2", "--seed", "0")
+    assert "of seed 1 (random)" in line
+    assert "development: the search saw" in printed and "in 2 of 3 runs" in printed
+    stages.report.from_command_line([str(folder), "--out", "report.html"])
+    assert "development: the search saw" not in capsys.readouterr().out
+    assert "the search saw" in (tmp_path / "report.html").read_text().split('id="data"')[-1]
+
+    stages.compare.from_command_line([str(folder), "--baselines", "mean", "--practical", "0.1"])
+    assert "gcn_indepent: development: the search saw" in capsys.readouterr().out
+
+    # without an option: the one run whose test molecules were set aside
+    capsys.readouterr()
+    stages.train.from_command_line([*arguments, "--name", "clean"])
+    assert "development" not in capsys.readouterr().out
+    clean = json.loads((tmp_path / "results" / "SAMPL" / "clean" / "random-0" / "result.json").read_text())
+    assert clean["development"] is None
+    assert [path.name for path in sorted((tmp_path / "results" / "SAMPL" / "clean").glob("random-*"))] == ["random-0"]
+
+
+def test_what_an_earlier_search_saw_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = _tune(tmp_path, SPACE) / "best.json"
+    second = _tune(tmp_path, SPACE, "--config", str(best), "--seed", "1", "--out", "second")
+    assert second.name == "tune-tpe"
+    again = tmp_path / "second" / "SAMPL" / "gcn_indepent" / "tune-tpe" / "best.json"
+    assert json.loads(again.read_text())["search"]["seed"] == 1
+    # the second search set the test part of seed 1 aside, but the first had seen it
+    line = _refused(stages.train, capsys, "--config", str(again), "--limit", "80")
+    assert "of seed 1 (random)" in line and "--seed 1 --runs 1" not in line
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({**json.loads(best.read_text()), "search": {"seen": "ab"}}))
+    assert "search is not what" in _refused(stages.train, capsys, "--config", str(broken))
+    assert "no search chose" in _refused(stages.tune, capsys, "--config", str(best), "--nested", "2")
+
+
+def test_a_setting_that_is_given_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = "[hidden]\nchoices = [8, 16]\n[epochs]\nchoices = [3, 4]\n"
+    folder = _tune(tmp_path, space)  # with --epochs 1
+    printed = capsys.readouterr().out
+    assert "searched  hidden\n" in printed and "fixed     epochs 1, as given" in printed
+    assert json.loads((folder / "best.json").read_text())["epochs"] == 1
+    assert {trial["hidden"] for trial in _trials(folder)} <= {"8", "16"}
+    (tmp_path / "space.toml").write_text("[epochs]\nchoices = [3, 4]\n")
+    line = _refused(stages.tune, capsys, *SMALL, "--model", "gcn_indepent", "--space", "space.toml")
+    assert line == "error: nothing is left to search for: epochs given, and so fixed"
+    # best.json of an earlier search names every setting, and fixes none
+    assert stages.tune.read(["--config", str(folder / "best.json"), "--no-gate-states"], {}).given == ("gate_states",)
+
+
+def test_a_search_without_a_completed_trial_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text("[heads]\nchoices = [3, 5]\n")
+    line = _refused(stages.tune, capsys, *SMALL, "--model", "gcn_indepent", "--space", "space.toml")
+    assert line.startswith("error: no trial was completed") and "hidden 16 cannot be divided by heads" in line
+    assert not list((tmp_path / "results").rglob("best.json"))
+
+
+def test_molecules_that_the_llm_cannot_read_leave_before_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_decoder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # every sixth SMILES is longer than the 24 tokens of the LLM
+    rows = [f"{'C' * (i % 9 + 1 if i % 6 else 30)}{'N' * (i // 9)}O,{i / 7}" for i in range(42)]
+    (tmp_path / "own.csv").write_text("smiles,y\n" + "\n".join(rows) + "\n")
+    (tmp_path / "space.toml").write_text("[hidden]\nchoices = [8, 16]\n")
+    arguments = ["--csv", "own.csv", "--target-columns", "y", "--model", "combined", "--llm", str(tiny_decoder)]
+    arguments += ["--layers", "last", "--epochs", "1", "--inner", "1", "--trials", "1", "--space", "space.toml"]
+    stages.tune.from_command_line([*arguments, "--nested", "2"])
+    folder = tmp_path / "results" / "own" / "combined" / "tune-tpe"
+    for seed in (0, 1):
+        outer = folder / f"outer-{seed}"
+        set_aside = json.loads((outer / "tune.json").read_text())["split"]
+        result = json.loads((outer / "own" / "combined" / f"random-{seed}" / "result.json").read_text())
+        assert result["split"]["sha256"] == set_aside
+        assert result["rows"]["rejected"] >= 7
+        assert result["development"] is None
+        assert json.loads((outer / "best.json").read_text())["seed"] == seed

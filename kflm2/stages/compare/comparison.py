@@ -1,6 +1,6 @@
 """A comparison of methods on one dataset, and what can be concluded of a pair of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -26,6 +26,8 @@ class Comparison:
     pairs: list[Pair]
     published: list[tuple[str, str, int, float, float]]
     """Method, split, runs, mean and standard deviation."""
+    development: dict[str, str] = field(default_factory=dict)
+    """Method -> a sentence on its runs whose test molecules a search saw; methods without such runs are left out."""
 
     @property
     def smaller_is_better(self) -> bool:

@@ -40,7 +40,7 @@ def pair(methods: Sequence[Method], metric: str | None) -> pd.DataFrame:
     if len({fold.tested for fold in first.folds.values()}) < LEAST_RUNS:
         raise DataError(
             f"{first.dataset}: the {len(first.folds)} runs test the same molecules ({first.split} split), so they say"
-            " nothing of how a difference would come out on others; compare by random, scaffold, cluster or cv5x5"
+            " nothing of how a difference would come out on others; compare by random, scaffold, cluster or a cv5x5"
         )
     table = pd.DataFrame(
         {method.name: {seed: fold.metrics.get(metric) for seed, fold in method.folds.items()} for method in methods}

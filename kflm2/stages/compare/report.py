@@ -47,6 +47,8 @@ def _lines(comparison: Comparison, table: Callable[[text_table.Rows], list[str]]
         "",
         *table([["", "mean ± sd", "rank", "better than"], *rows]),
         "",
+        *(f"{name}: {note}" for name, note in comparison.development.items()),
+        *([""] if comparison.development else []),
         *_design(comparison),
         "",
         *table([["", *_PAIR_HEAD], *(_pair_row(comparison, pair) for pair in comparison.pairs)]),

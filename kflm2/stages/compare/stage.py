@@ -64,8 +64,9 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
         table = table[list(table.mean().sort_values(ascending=metric in SMALLER_IS_BETTER).index)]
         design = reference.design(table.index)
         pairs = compare(table, design, practical[dataset])
+        notes = {method.name: method.development for method in compared if method.development}
         others = [] if published is None else pairing.published_of(published, dataset, metric)
-        comparisons.append(Comparison(reference, metric, practical[dataset], table, design, pairs, others))
+        comparisons.append(Comparison(reference, metric, practical[dataset], table, design, pairs, others, notes))
     for comparison in comparisons:
         print(report.text(comparison))
         _write(comparison, config.out / comparison.reference.dataset)

@@ -23,7 +23,7 @@ from kflm2.stages.report.collection import SavedDataset, SavedMethod, comparable
 
 _DEPTH = 2
 """Maximum depth of methods in a folder of results: it may contain datasets, which contain methods with runs."""
-_NOT_SHOWN = ("seed", "runs", "save", "again", "device", "dataset", "csv")
+_NOT_SHOWN = ("seed", "runs", "save", "again", "device", "dataset", "csv", "development", "search")
 """Settings that are not part of a method."""
 
 

@@ -16,10 +16,12 @@ from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.device import choose_device
 from kflm2.errors import MoleculeError
+from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
+from kflm2.featurize.ragged import Ragged
 from kflm2.llm.resolve import LLMSource, resolve
 from kflm2.metrics.conformal import CONFIDENCE, Calibration
 from kflm2.metrics.scores import choose_thresholds, score
@@ -108,22 +110,13 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         device: to run the LLM on.
         molecules: default those of the table.
     """
-    if molecules is None:
-        molecules = load(config)
-        if molecules.rejected:
-            print(report.rejections(molecules), flush=True)
+    molecules = molecules or _load(config)
     seconds: dict[str, float] = {}
     source, states = None, None
     if "states" in config.read_views:
         source = find_source(config)
         with _timed("embeddings", seconds):
-            embedder = Embedder(source, device)
-            states = embedder.embed(molecules.smiles, "tokens" if config.wants_tokens else "mean")
-        too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
-        if too_long:
-            molecules = molecules.reject(too_long)
-            states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
-            print(report.rejections(molecules), flush=True)
+            molecules, states = _read_states(config, source, device, molecules)
     graphs, descriptors = None, None
     if "graph" in config.read_views:
         with _timed("graphs", seconds):
@@ -132,6 +125,34 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         with _timed("descriptors", seconds):
             descriptors = compute_descriptors(config.descriptors, molecules.smiles)
     return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
+
+
+def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
+    """The molecules of the table that the pipeline can read, so that `prepare` rejects none of them later."""
+    molecules = _load(config)
+    if "states" in config.read_views:
+        molecules, _ = _read_states(config, find_source(config), device, molecules)
+    return molecules
+
+
+def _load(config: TrainConfig) -> Molecules:
+    molecules = load(config)
+    if molecules.rejected:
+        print(report.rejections(molecules), flush=True)
+    return molecules
+
+
+def _read_states(
+    config: TrainConfig, source: LLMSource, device: torch.device, molecules: Molecules
+) -> tuple[Molecules, Ragged | StoredRows]:
+    """States of the molecules, without those that are longer than the LLM's context."""
+    states = Embedder(source, device).embed(molecules.smiles, "tokens" if config.wants_tokens else "mean")
+    too_long = {int(i): "longer than the LLM's context" for i in np.flatnonzero(states.lengths == 0)}
+    if too_long:
+        molecules = molecules.reject(too_long)
+        states = states.subset(np.array([i for i in range(len(states)) if i not in too_long]))
+        print(report.rejections(molecules), flush=True)
+    return molecules, states
 
 
 def find_source(config: TrainConfig) -> LLMSource:

@@ -18,6 +18,7 @@ from kflm2.metrics.scores import (
 )
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.runs import Run
+from kflm2.results.schema import development_note
 from kflm2.text_table import aligned, mean_and_std
 
 _SHOWN = 5
@@ -61,6 +62,7 @@ def table(runs: Sequence[Run], folder: Path) -> str:
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
         *_metrics(runs),
+        *_development(runs),
         *_targets(runs),
         *_left_out(runs),
         *_coverage(runs),
@@ -72,6 +74,11 @@ def table(runs: Sequence[Run], folder: Path) -> str:
     if (peak := peak_memory_mb()) is not None:
         lines.append(f"memory    {peak} MB at most")
     return "\n".join([*lines, f"results   {folder}"])
+
+
+def _development(runs: Sequence[Run]) -> list[str]:
+    note = development_note([run.development for run in runs])
+    return ["", note] if note else []
 
 
 def _llm(source: LLMSource | None) -> str:

@@ -20,8 +20,9 @@ from kflm2.predictor.bundle import check_destination, saved_as
 from kflm2.predictor.export import export_bundle
 from kflm2.results import methods, schema
 from kflm2.results.runs import Run, write_run, write_summary
-from kflm2.results.schema import DatasetRecord, LLMRecord, RunResult
+from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RunResult
 from kflm2.stages.train import plots, report
+from kflm2.stages.train.development import check_seen
 from kflm2.stages.train.experiment import Prepared, evaluate, prepare, train
 
 
@@ -77,6 +78,8 @@ class _Plan:
     prepared: Prepared
     splits: dict[int, Split]
     """Seed -> split."""
+    seen: dict[int, DevelopmentRecord]
+    """Of the runs whose test molecules the search saw that chose the settings."""
     folder: Path
 
 
@@ -91,12 +94,14 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    by_seed = dict(zip(seeds, splits, strict=True))
+    seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
     folder = config.out / molecules.dataset.name / name
     folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should show now, not after training
     # a file of settings must not replace anything by itself
-    plan = _Plan(replace(config, again=False), device, prepared, dict(zip(seeds, splits, strict=True)), folder)
+    plan = _Plan(replace(config, again=False), device, prepared, by_seed, seen, folder)
     if config.save is not None and not config.again:
         _check_model(plan, config.save)
     _check_runs(plan, config.again, elsewhere)
@@ -181,7 +186,7 @@ def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
             trained = train(config, prepared, split, seed, plan.device, bar.update)
             bar.update(done * epochs - bar.n)  # after early stopping
             seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
-            run = evaluate(config, prepared, split, seed, trained, seconds)
+            run = replace(evaluate(config, prepared, split, seed, trained, seconds), development=plan.seen.get(seed))
             bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
             folder = plan.folder / f"{config.split}-{seed}"
             write_run(run, folder)
@@ -193,4 +198,7 @@ def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     """Whether a run is there that would come out the same."""
     folder = plan.folder / f"{plan.config.split}-{seed}"
     # runs of other settings are not here, see _check_runs; another version may split otherwise
-    return (folder / schema.FILE).is_file() and schema.read_run_result(folder).split.sha256 == split.sha256
+    if not (folder / schema.FILE).is_file():
+        return False
+    saved = schema.read_run_result(folder)
+    return saved.split.sha256 == split.sha256 and saved.development == plan.seen.get(seed)

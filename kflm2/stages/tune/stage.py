@@ -11,20 +11,25 @@ from tqdm import tqdm
 
 from kflm2 import resources
 from kflm2.config.base import to_json
+from kflm2.config.train import TrainConfig
 from kflm2.config.tune import TUNABLE, TuneConfig
-from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.device import choose_device
+from kflm2.errors import SettingError
 from kflm2.files import write_json
 from kflm2.metrics.scores import SCALED_RMSE, score, summarize
 from kflm2.results.provenance import commit, versions
 from kflm2.results.schema import DatasetRecord
-from kflm2.stages.train.experiment import Prepared, prepare, train
+from kflm2.stages.train.development import search_record
+from kflm2.stages.train.experiment import Prepared, load_readable, prepare, train
 from kflm2.stages.train.stage import run as run_training
 from kflm2.stages.tune import report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
 from kflm2.text_table import mean_and_std
+
+_NOT_OF_TRIALS = ("out", "device", "again", "development", "search")
+"""Settings that do not change a trial."""
 
 
 def run(config: TuneConfig) -> None:
@@ -39,10 +44,15 @@ def run(config: TuneConfig) -> None:
     resolved = config.resolved()
     assert resolved.split is not None
     default = "grid.toml" if config.sampler == "grid" else "space.toml"
-    space = read_space(config.space or resources.find("hyperparameter", default), TUNABLE)
+    whole = read_space(config.space or resources.find("hyperparameter", default), TUNABLE)
+    space = whole.without(config.given)
+    print(f"searched  {', '.join(space.parameters)}")
+    if fixed := [name for name in whole.parameters if name in config.given]:
+        print(f"fixed     {', '.join(f'{name} {getattr(config, name)}' for name in fixed)}, as given")
     if config.sampler == "grid":
         resolved = dataclasses.replace(resolved, trials=min(resolved.trials, len(space.grid())))
-    molecules = load(config)
+    # before any split: a molecule that is rejected later would change who is set aside
+    molecules = load_readable(resolved.train_config(), choose_device(config.device))
     seeds = range(config.seed, config.seed + max(1, config.nested))
     splits = make_splits(config.resolved_split, molecules.smiles, seeds, config.fractions, molecules.parts)
     folder = config.out / molecules.dataset.name / config.model / f"tune-{config.sampler}"
@@ -71,6 +81,7 @@ def _search(
     config: TuneConfig, space: Space, molecules: Molecules, split: Split, seed: int, folder: Path
 ) -> dict[str, Any]:
     """One study; what its best trial chose."""
+    record = search_record(molecules, split, seed, config.search)
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
     task, metric = molecules.dataset.task, DatasetRecord.of(molecules).primary_metric
@@ -78,9 +89,7 @@ def _search(
     identity = {
         "dataset": molecules.sha256,
         "split": split.sha256,
-        "settings": {
-            name: value for name, value in fixed.items() if name not in (*space.parameters, "out", "device", "again")
-        },
+        "settings": {name: value for name, value in fixed.items() if name not in (*space.parameters, *_NOT_OF_TRIALS)},
         "inner": config.inner,
         # a study of several targets that averaged their RMSE cannot go on
         **({"metric": metric} if metric == SCALED_RMSE else {}),
@@ -110,7 +119,11 @@ def _search(
             bar.update(len(search.finished()) - bar.n)
     finally:
         # Ctrl-C too leaves what was found so far
-        chosen = _write(config, search, identity, folder, metric)
+        best = config.train_config(seed=seed, runs=1, limit=None, development=False, search=record)
+        chosen = _write(config, search, identity, folder, metric, best)
+    if not chosen:
+        reasons = sorted({str(trial.user_attrs.get("failed", "pruned")) for trial in search.finished()})
+        raise SettingError(f"no trial was completed, so there are no best settings: {'; '.join(reasons)}")
     return chosen
 
 
@@ -137,7 +150,8 @@ class Objective:
     def __init__(self, config: TuneConfig, molecules: Molecules) -> None:
         self.config, self.molecules = config, molecules
         self.device = choose_device(config.device)
-        kind = config.split if config.split not in ("given", "cv5x5", None) else "random"
+        assert config.split is not None
+        kind = "random" if config.split in ("given", "cv5x5") else config.split
         self.splits = make_splits(kind, molecules.smiles, range(config.inner), config.fractions)
         # views are computed once for settings that read the same ones
         self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
@@ -176,8 +190,14 @@ class Objective:
         return float(np.mean(values))
 
 
-def _write(config: TuneConfig, search: Search, identity: dict[str, Any], folder: Path, metric: str) -> dict[str, Any]:
-    """trials.csv, pictures, best.json; what the best trial chose, {} where none was completed."""
+def _write(
+    config: TuneConfig, search: Search, identity: dict[str, Any], folder: Path, metric: str, found: TrainConfig
+) -> dict[str, Any]:
+    """trials.csv, pictures, and best.json, `found` with what the best trial chose.
+
+    Returns:
+        What the best trial chose; {} where none was completed.
+    """
     trials = search.finished()
     names = sorted(search.space.parameters)
     rows = [
@@ -197,7 +217,7 @@ def _write(config: TuneConfig, search: Search, identity: dict[str, Any], folder:
     if not any(trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None for trial in trials):
         return {}
     best = search.study.best_trial
-    write_json(folder / "best.json", to_json(config.train_config(**best.params)))
+    write_json(folder / "best.json", to_json(dataclasses.replace(found, **best.params)))
     counts = {state: sum(row["state"] == state for row in rows) for state in ("complete", "pruned", "fail")}
     write_json(
         folder / "tune.json",

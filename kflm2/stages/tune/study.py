@@ -6,7 +6,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,17 @@ class Space:
     def sha256(self) -> str:
         """Digest of names, choices and ranges."""
         return sha256_texts(f"{name} {distribution!r}" for name, distribution in sorted(self.parameters.items()))
+
+    def without(self, names: Collection[str]) -> "Space":
+        """The space without some settings, which are fixed.
+
+        Raises:
+            SettingError: nothing is left to choose.
+        """
+        left = {name: choices for name, choices in self.parameters.items() if name not in names}
+        if not left:
+            raise SettingError(f"nothing is left to search for: {', '.join(self.parameters)} given, and so fixed")
+        return Space(left)
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination of the values.

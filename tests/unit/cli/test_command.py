@@ -96,6 +96,7 @@ def test_the_default_split_and_runs_depend_on_the_dataset_and_each_other() -> No
     assert resolved("--split", "scaffold", dataset="Llinas") == ("scaffold", 10)
     assert resolved("--split", "cv5x5") == ("cv5x5", 25)
     assert resolved("--split", "cv5x5", "--seed", "20") == ("cv5x5", 5)
+    assert resolved("--split", "scaffold_cv5x5") == ("scaffold_cv5x5", 25)
     table = ("--csv", "x.csv", "--target-columns", "y", "--split-column", "part")
     assert resolved(*table, dataset=None) == ("given", 10)
 
@@ -134,6 +135,7 @@ def test_the_config_in_a_result_can_be_read_back(tmp_path: Path) -> None:
         (("--class-weight", "balanced"), "class_weight balanced goes with classes"),
         (("--split", "scaffold", "--split-column", "part"), "it does not go with --split scaffold"),
         (("--split", "cv5x5", "--runs", "26"), "cv5x5 has the seeds 0 to 24"),
+        (("--split", "cluster_cv5x5", "--seed", "20", "--runs", "6"), "cluster_cv5x5 has the seeds 0 to 24"),
         (("--seed", "-1"), "seed is -1"),
         (("--fractions", "0.5", "0.5", "0.5"), "0.5 + 0.5 + 0.5 = 1.5"),
         (("--runs", "0"), "runs is 0"),
@@ -193,6 +195,9 @@ def test_help_explains_every_setting_with_its_default() -> None:
     assert completed.returncode == 0
     text = " ".join(completed.stdout.replace("│", " ").split())
     for field in dataclasses.fields(TrainConfig):
+        if field.name in TrainConfig.NOT_OPTIONS:
+            assert f"--{field.name} " not in text
+            continue
         _, option, rest = text.replace(", --no-", " --no-").partition(f" --{field.name.replace('_', '-')} ")
         assert option, field.name
         explanation = rest.partition("(default: ")[0]
@@ -211,7 +216,7 @@ def test_every_stage_has_an_existing_config_and_function(stage: Stage) -> None:
     groups = [field for field in dataclasses.fields(_grouped(config)) if dataclasses.is_dataclass(field.type)]
     flat = {field.name for field in dataclasses.fields(_grouped(config))} - {group.name for group in groups}
     names = [*flat, *(field.name for group in groups for field in dataclasses.fields(group.type))]
-    assert sorted(names) == sorted(field.name for field in dataclasses.fields(config))
+    assert sorted([*names, *config.NOT_OPTIONS]) == sorted(field.name for field in dataclasses.fields(config))
 
 
 def test_the_options_of_train_are_grouped() -> None:

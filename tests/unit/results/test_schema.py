@@ -10,7 +10,7 @@ import pytest
 from kflm2.errors import DataError
 from kflm2.metrics.conformal import Coverage
 from kflm2.results import schema
-from kflm2.results.schema import DatasetRecord, LLMRecord, RowCounts, RunResult, SplitRecord
+from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RowCounts, RunResult, SplitRecord
 
 RESULT = RunResult(
     dataset=DatasetRecord("Own", "ab", ["y", "z"], "m", "classification"),
@@ -48,6 +48,19 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert set(values) == {field.name for field in dataclasses.fields(RunResult)} - {"baseline", "about", "chosen"}
     assert values["dataset"]["kind"] == "classification" and "task" not in values["dataset"]
     assert values["llm"]["adapter"] is None and values["coverage"]["test"]["size"] is None
+
+
+def test_a_run_whose_test_molecules_a_search_saw_says_so(tmp_path: Path) -> None:
+    record = DevelopmentRecord("SAMPL", "random", 0, 0.923)
+    marked = dataclasses.replace(RESULT, development=record)
+    schema.write_result(tmp_path, marked)
+    assert schema.read_run_result(tmp_path) == marked
+    note = "development: the search saw 92 % of these test molecules"
+    assert schema.development_note([record]) == note
+    assert schema.development_note([record, None]) == f"{note} in 1 of 2 runs"
+    other = dataclasses.replace(record, seen=0.004)
+    assert schema.development_note([record, other]) == note.replace("92 %", "0.4 to 92 %")
+    assert schema.development_note([None, None]) == ""
 
 
 def test_a_baseline_has_keys_of_its_own(tmp_path: Path) -> None:

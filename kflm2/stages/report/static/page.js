@@ -99,6 +99,7 @@ function metrics(set) {
       several ? select("of", ["mean of the targets", ...set.targets], state.mean, (value) => { state.mean = value; render(); }) : null),
     set.groups.map((group) => [el("h3", { class: "over" }, group.title),
       table(`Methods on ${group.title}, metrics on ${part}`, columns, group.methods.map((index) => set.methods[index]), { tall: group.methods.length > 12, on: (method) => method === chosen, sorted })]),
+    tested ? development(set) : null,
     el("details", { open: runs.length <= 12 }, el("summary", {}, `Each of the ${runs.length} runs`), table(`Runs, metrics on ${part}`, each, runs, { tall: true })));
 }
 
@@ -116,6 +117,11 @@ function dotsOf(set, method, get, wanted = () => true, extra = () => []) {
     const [x, y] = get(i);
     return [{ x, y, color: colorOf(part, parts), ...told(set, shown, i, extra(i)) }];
   }));
+}
+
+/** Which methods' test metrics are of molecules that a search saw. */
+function development(set) {
+  return set.methods.filter((method) => method.development).map((method) => el("p", {}, `${method.name} (${method.split}): ${method.development}.`));
 }
 
 function parity(set, method) {
