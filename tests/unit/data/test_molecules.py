@@ -1,6 +1,7 @@
 """Tables of molecules: every row is used or rejected with a reason, and invalid tables give an error of one line."""
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,17 @@ from hypothesis import strategies as st
 
 from kflm2.data import datasets
 from kflm2.data.datasets import Dataset, File
-from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles, read_table
+from kflm2.data.molecules import MAX_ATOMS, MAX_SMILES_LENGTH, parse_smiles, read_table
 from kflm2.errors import DataError, MoleculeError, SettingError
+
+
+def _all_bonded(count: int) -> str:
+    """A SMILES of wildcards, each bonded to every other one."""
+    numbers = {pair: f"%({number})" for number, pair in enumerate(itertools.combinations(range(count), 2), 1)}
+    skipped = {(i, i + 1) for i in range(count - 1)}  # neighbours in the SMILES are bonded by that
+    closures = {pair: number for pair, number in numbers.items() if pair not in skipped}
+    return "".join("*" + "".join(number for pair, number in closures.items() if i in pair) for i in range(count))
+
 
 GOOD = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "F/C=C/F"]
 BAD = {
@@ -21,7 +31,16 @@ BAD = {
     "c1cccc1": "kekulize",
     "": "no SMILES",
     "C" * (MAX_SMILES_LENGTH + 1): "are read at most",
-    "C1" * 1001: "digits",
+    "C" * (MAX_ATOMS + 1): f"too large: {MAX_ATOMS + 1} atoms; {MAX_ATOMS} are read at most",
+    _all_bonded(20): "too large: 171 rings; 150 are read at most",
+    # RDKit's own errors are C++ exceptions, some of several lines
+    "C[#119]": "RDKit cannot read it: Pre-condition Violation",
+    # a graph's features are bytes
+    "*" + "(C)" * 260: "an atom with 260 neighbours",
+    "*" + "([H])" * 260: "an atom with 260 neighbours",
+    "[*H40]": "an atom with 40 hydrogens",
+    "[Fe+20]": r"an atom of charge \+20",
+    "C\0C": "a character that SMILES do not have",
     "CCO ethanol": "a blank inside",
     "CÉ": "a character that SMILES do not have",
 }
