@@ -39,7 +39,7 @@ def checkpoint_folder(llm: LLM) -> Path:
     if llm.placebo_of is not None:
         base = checkpoint_folder(llm.placebo_of)
         digest = folder_digest(base, ("config.json", *_TOKENIZER_FILES))
-        return _cached(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder))
+        return _cached(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder, llm))
     if llm.gguf is not None:
         gguf = _gguf_path(llm)
         message = f"converting {gguf.name} once, which takes about a minute"
@@ -138,8 +138,16 @@ def _cached(llm: LLM, digest: str, message: str, write: Callable[[Path], None]) 
     return folder
 
 
-def _randomize(base: Path, folder: Path) -> None:
+def _randomize(base: Path, folder: Path, llm: LLM) -> None:
     """Write a checkpoint with the initial weights of a fixed seed; for stage 2, so without vocabulary head."""
+    try:
+        _save_random(base, folder)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LLMError(f"LLM {base} cannot be loaded: {reason}; {_alternative(llm)}") from None
+
+
+def _save_random(base: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 

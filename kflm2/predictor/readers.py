@@ -70,15 +70,16 @@ class MoleculeReader:
             return MoleculeReader("smi")
         path = Path(words[0])
         file_format = _SUFFIXES.get(path.suffix.lower())
-        if len(words) == 1 and (file_format or path.is_file()):
-            if not path.is_file():
+        # os.path.isfile, since a SMILES may be too long to be a name, for which Path.is_file raises an error
+        if len(words) == 1 and (file_format or os.path.isfile(path)):
+            if not os.path.isfile(path):
                 raise DataError(f"no file {path}")
             if file_format is None:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             return MoleculeReader(file_format, path, smiles_column=smiles_column, name_column=name_column)
-        if files := [word for word in words if Path(word).is_file()]:
+        if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
         # the shell may pass bytes that are no UTF-8
         return MoleculeReader("words", words=tuple(os.fsencode(word).decode(errors="replace") for word in words))
