@@ -6,7 +6,9 @@ encoder and one line in `build`.
 Shapes: B molecules, T tokens, N atoms, L items of the longest molecule, H hidden width, K targets.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -433,11 +435,12 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
     if sizes.states:
         encoders["states"] = StatesEncoder(sizes.states, hidden, dropout, config.states_width)
     if sizes.atoms:
-        encoders["graph"] = (
-            GCNEncoder(sizes.atoms, hidden, dropout)
-            if config.graph_encoder == "gcn"
-            else GINEEncoder(sizes.atoms, sizes.bonds, hidden, dropout, config.graph_width, config.graph_depth)
-        )
+        with _no_generated_files():
+            encoders["graph"] = (
+                GCNEncoder(sizes.atoms, hidden, dropout)
+                if config.graph_encoder == "gcn"
+                else GINEEncoder(sizes.atoms, sizes.bonds, hidden, dropout, config.graph_width, config.graph_depth)
+            )
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
     fusion = _fusion(PIPELINES[model].fusion, tuple(encoders), config)
@@ -445,6 +448,21 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
     if len(encoders) > 1:  # with a single view the main head already predicts from it alone
         auxiliary_heads = {name: _auxiliary_head(hidden, dropout, targets) for name in encoders if name in config.vote}
     return FusedModel(encoders, fusion, hidden, targets, auxiliary_heads)
+
+
+@contextlib.contextmanager
+def _no_generated_files() -> Iterator[None]:
+    """Delete the Python files that torch_geometric generates and imports when a convolution is made.
+
+    It writes them to the folder for temporary files, and would leave them there, new ones for each process.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="kflm2-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _auxiliary_head(hidden: int, dropout: float, targets: int) -> nn.Module:

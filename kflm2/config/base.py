@@ -6,6 +6,8 @@ its metadata.
 """
 
 import dataclasses
+import os
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,15 @@ class StageConfig:
     OLD_NAMES: ClassVar[dict[str, str]] = {}
     """Field -> its earlier name, which the command line takes too and JSON files use."""
 
+    def __post_init__(self) -> None:
+        """Take a string for a path, as Python code likes to give it; refuse anything else for one."""
+        for name in _path_fields(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None:
+                raise SettingError(f"{name} is {value!r}; give a path")
+
     @classmethod
     def of(cls, **values: Any) -> Self:
         """Settings from the given values, else the defaults; not yet checked."""
@@ -55,6 +66,12 @@ class StageConfig:
         Raises:
             SettingError: the first one found.
         """
+
+
+def _path_fields(config_class: type[StageConfig]) -> tuple[str, ...]:
+    """The settings whose type is a path, or a path or None."""
+    hints = typing.get_type_hints(config_class)
+    return tuple(field.name for field in dataclasses.fields(config_class) if hints[field.name] in (Path, Path | None))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from kflm2.config.base import InferenceConfig
+from kflm2.config.base import InferenceConfig, check_at_least
 from kflm2.errors import SettingError
 
 
@@ -21,6 +21,12 @@ class PredictConfig(InferenceConfig):
     """How often an interval is to hold the true value."""
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
+    max_atoms: int = 600
+    """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no prediction. 600 take about
+    3 seconds where the model reads descriptors, and the time grows with the square."""
+    max_tokens: int = 2048
+    """Tokens of a SMILES where the model reads an LLM; a longer one has the status 'too large' and no prediction. 2,048
+    take the embedded LLM about 3 seconds on two cores."""
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -33,6 +39,7 @@ class PredictConfig(InferenceConfig):
             raise SettingError(f"confidence is {self.confidence}; it must be between 0 and 1, such as 0.9")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):
             raise SettingError(f"out {self.out}: predictions are written as .csv or .parquet")
+        check_at_least(self, 1, "max_atoms", "max_tokens")
         self.share()
         if self.shard is not None and (self.molecules == ("-",) or self.out is None):
             raise SettingError("--shard needs a file to read and --out, a file of its own to write")

@@ -19,7 +19,7 @@ class DataConfig(StageConfig):
     dataset: str | None = None
     """A dataset of the registry."""
     csv: Path | None = None
-    """Or a table of your own, with a header."""
+    """Or a table of your own: .csv with a header, or .sdf, whose properties are its columns."""
     smiles_column: str | None = None
     """Its column of SMILES; default smiles."""
     target_columns: tuple[str, ...] = ()

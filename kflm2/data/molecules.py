@@ -1,22 +1,32 @@
 """Tables of molecules: read and checked row by row; every rejected row is recorded."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from rdkit import Chem, rdBase
 
+from kflm2.data import sdf
 from kflm2.data.datasets import Dataset
 from kflm2.data.parts import PARTS
-from kflm2.data.tables import Table, read_csv
+from kflm2.data.tables import Table, read_columns
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import sha256_file, sha256_texts
 
-# RDKit's ring search takes seconds to hours on nonsensical strings; the longest molecule of the common datasets has
-# 1,340 characters and 78 ring-closure digits.
+# What is read at most, so that every later step ends in seconds and in little memory. The largest values in the eleven
+# datasets are, in this order: 1,340 characters, 492 atoms, 10 neighbours, 6 hydrogens, a charge of 5, 48 rings.
 MAX_SMILES_LENGTH = 5000
-MAX_DIGITS = 1000
+MAX_ATOMS = 600
+"""Atoms of a molecule without hydrogens. Descriptors of 600 take 3 seconds, and those of 5,000 half an hour."""
+MAX_NEIGHBOURS = 32
+MAX_HYDROGENS = 32
+MAX_CHARGE = 15
+MAX_RINGS = 150
+"""Independent rings. RDKit's ring search takes less than a second on 150, seconds to hours on more."""
+_MOL_END = re.compile(r"^M  END", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -80,31 +90,101 @@ class Molecules:
         return self.take(keep, rejected)
 
 
-def parse_smiles(smiles: str) -> Chem.Mol:
-    """RDKit's molecule of a SMILES.
+def parse_smiles(smiles: str, max_atoms: int = MAX_ATOMS) -> Chem.Mol:
+    """RDKit's molecule of a SMILES; every SMILES from outside passes here, and its molecule is safe to work with.
+
+    Args:
+        smiles: without outer blanks.
+        max_atoms: atoms without hydrogens that are allowed.
 
     Raises:
-        MoleculeError: it is empty, too long to be parsed safely, or RDKit cannot read it; the message is the reason.
+        MoleculeError: it is empty, too large, or RDKit cannot read it; the message, one line, is the reason.
     """
     if not smiles:
         raise MoleculeError("no SMILES")
     if len(smiles) > MAX_SMILES_LENGTH:
-        raise MoleculeError(f"SMILES of {len(smiles)} characters; {MAX_SMILES_LENGTH} are read at most")
-    if sum(character.isdigit() for character in smiles) > MAX_DIGITS:
-        raise MoleculeError(f"SMILES with more than {MAX_DIGITS} digits")
-    if not smiles.isascii():
+        raise MoleculeError(f"too large: {len(smiles)} characters; {MAX_SMILES_LENGTH} are read at most")
+    if not smiles.isascii() or "\0" in smiles:
         raise MoleculeError("a character that SMILES do not have")  # RDKit would ignore it
     if len(smiles.split()) > 1:
         # RDKit would read the second field as a name, but the LLM would read it as SMILES
         raise MoleculeError("a blank inside the SMILES")
-    # the reason goes into the rejection, not to stderr
-    with rdBase.BlockLogs():
+    with rdkit_errors("read it"):
+        # a ring is closed by two numbers: with fewer digits the ring search is safe, else rings are counted before it
+        if sum(map(str.isdigit, smiles)) > 2 * MAX_RINGS:
+            _check_rings(Chem.MolFromSmiles(smiles, sanitize=False))
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             raise MoleculeError(f"RDKit cannot read it: {_problem(smiles)}")
-    if mol.GetNumAtoms() == 0:
-        raise MoleculeError("no atoms")
+        _check_size(mol, max_atoms)
+        if "[" in smiles or "*" in smiles:  # RDKit itself limits all other atoms by their valence
+            _check_atoms(mol)
     return mol
+
+
+def smiles_of_block(block: str) -> str:
+    """RDKit's SMILES of a molecule of an SDF; it may still be refused by parse_smiles.
+
+    Raises:
+        MoleculeError: it is too large, or RDKit cannot read it.
+    """
+    if len(_MOL_END.findall(block)) > 1:
+        raise MoleculeError("two molecules in one SDF block; a line $$$$ is missing")  # RDKit would read the first only
+    with rdkit_errors("read the SDF block"):
+        plain = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False)
+        if plain is not None and (atoms := plain.GetNumAtoms()) > MAX_SMILES_LENGTH:
+            raise MoleculeError(f"too large: {atoms} atoms and hydrogens; {MAX_SMILES_LENGTH} are read at most")
+        _check_rings(plain)
+        mol = Chem.MolFromMolBlock(block)
+        if mol is None:
+            raise MoleculeError("RDKit cannot read the SDF block")
+        return str(Chem.MolToSmiles(mol))
+
+
+@contextlib.contextmanager
+def rdkit_errors(what: str) -> Iterator[None]:
+    """Turn whatever RDKit raises into a MoleculeError of one line, and keep RDKit's log off stderr.
+
+    Args:
+        what: RDKit cannot do, such as `read it`.
+    """
+    with rdBase.BlockLogs():
+        try:
+            yield
+        except MoleculeError:
+            raise
+        # C++ exceptions arrive as several types: ValueError, RuntimeError (invariant violations), TypeError, KeyError
+        except Exception as error:
+            lines = (line.strip() for line in str(error).splitlines())
+            reason = next((line for line in lines if line.strip("*")), type(error).__name__)
+            raise MoleculeError(f"RDKit cannot {what}: {reason}") from None
+
+
+def _check_rings(mol: Chem.Mol | None) -> None:
+    """Refuse more independent rings than MAX_RINGS, in a molecule that need not be sanitized."""
+    if mol is not None:
+        rings = mol.GetNumBonds() - mol.GetNumAtoms() + len(Chem.GetMolFrags(mol))
+        if rings > MAX_RINGS:
+            raise MoleculeError(f"too large: {rings} rings; {MAX_RINGS} are read at most")
+
+
+def _check_size(mol: Chem.Mol, max_atoms: int) -> None:
+    """Refuse a molecule without atoms, or with more of them than are allowed."""
+    if (atoms := mol.GetNumAtoms()) == 0:
+        raise MoleculeError("no atoms")
+    if atoms > max_atoms:
+        raise MoleculeError(f"too large: {atoms} atoms; {max_atoms} are read at most")
+
+
+def _check_atoms(mol: Chem.Mol) -> None:
+    """Refuse an atom with more neighbours, hydrogens or charges than are allowed."""
+    for atom in mol.GetAtoms():
+        if (neighbours := atom.GetDegree()) > MAX_NEIGHBOURS:
+            raise MoleculeError(f"an atom with {neighbours} neighbours; {MAX_NEIGHBOURS} are read at most")
+        if (hydrogens := atom.GetTotalNumHs()) > MAX_HYDROGENS:
+            raise MoleculeError(f"an atom with {hydrogens} hydrogens; {MAX_HYDROGENS} are read at most")
+        if abs(charge := atom.GetFormalCharge()) > MAX_CHARGE:
+            raise MoleculeError(f"an atom of charge {charge:+d}; {-MAX_CHARGE} to +{MAX_CHARGE} are read")
 
 
 def _problem(smiles: str) -> str:
@@ -129,16 +209,19 @@ def read_table(dataset: Dataset, split_column: str | None = None, limit: int | N
     """
     wanted = [dataset.smiles_column, *dataset.targets, *([split_column] if split_column else [])]
     raw_smiles: list[str] = []
+    unread: dict[int, str] = {}
+    """Index -> reason why there is no SMILES."""
     labels: list[np.ndarray] = []
     parts: list[str] = []
     rows: list[int] = []
     first_row = 1
     for file in dataset.files:
-        full_table = read_csv(file.path, wanted)
+        full_table = read_columns(file.path, wanted, dataset.smiles_column)
         table = full_table.head(limit)
         rows += range(first_row, first_row + len(table))
         first_row += len(full_table)
-        raw_smiles += table.columns[dataset.smiles_column]
+        cells = table.columns[dataset.smiles_column]
+        raw_smiles += _from_blocks(cells, len(raw_smiles), unread) if sdf.is_sdf(file.path) else cells
         parse = table.classes if dataset.task == "classification" else table.numbers
         labels.append(np.stack([parse(target) for target in dataset.targets], axis=1))
         parts += _parts(table, split_column) if split_column else [file.part] * len(table)
@@ -149,6 +232,8 @@ def read_table(dataset: Dataset, split_column: str | None = None, limit: int | N
     rejected: list[Rejection] = []
     for index, text in enumerate(smiles):
         try:
+            if index in unread:
+                raise MoleculeError(unread[index])
             parse_smiles(text)
             if np.isnan(y_true[index]).all():
                 raise MoleculeError("no target value")
@@ -170,6 +255,18 @@ def read_table(dataset: Dataset, split_column: str | None = None, limit: int | N
         missing=int(np.isnan(y_true).sum()),
         padded=sum(text != raw for text, raw in zip(smiles, raw_smiles, strict=True)),
     )
+
+
+def _from_blocks(blocks: list[str], first: int, unread: dict[int, str]) -> list[str]:
+    """The SMILES of SDF blocks, '' for one that cannot be read; its reason goes into `unread`, counted from `first`."""
+    smiles = []
+    for index, block in enumerate(blocks, first):
+        try:
+            smiles.append(smiles_of_block(block))
+        except MoleculeError as error:
+            smiles.append("")
+            unread[index] = str(error)
+    return smiles
 
 
 def _parts(table: Table, column: str) -> list[str]:

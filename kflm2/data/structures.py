@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 import rdkit
-from rdkit import Chem, rdBase
+from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from tqdm import tqdm
 
-from kflm2.data.molecules import Molecules, Rejection, parse_smiles
+from kflm2.data.molecules import MAX_ATOMS, Molecules, Rejection, parse_smiles, rdkit_errors
 from kflm2.errors import MoleculeError
 from kflm2.files import cached_json, sha256_texts
 
@@ -33,7 +33,7 @@ def identity(smiles: str) -> str:
     differ. A molecule without an InChIKey (dummy atoms) is identified by its canonical SMILES.
     """
     mol = parse_smiles(smiles)
-    with rdBase.BlockLogs():
+    with rdkit_errors("identify it"):
         return Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
 
 
@@ -55,7 +55,7 @@ def duplicates(smiles: Sequence[str]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def standard_smiles(smiles: str, how: Standardization) -> str:
+def standard_smiles(smiles: str, how: Standardization, max_atoms: int = MAX_ATOMS) -> str:
     """Canonical SMILES of a molecule's standard form (RDKit's MolStandardize).
 
     Args:
@@ -63,26 +63,25 @@ def standard_smiles(smiles: str, how: Standardization) -> str:
         how: `canonical`, the molecule as it is, without atom map numbers; `parent`, its largest organic fragment,
             cleaned up and neutralized; `tautomer`, the canonical tautomer of that, with its stereochemistry; `none`,
             the unchanged SMILES.
+        max_atoms: atoms without hydrogens that are allowed.
 
     Raises:
         MoleculeError: it has no standard form.
     """
     if how == "none":
         return smiles
-    mol = parse_smiles(smiles)
-    with rdBase.BlockLogs():
-        try:
-            if how == "canonical":
-                for atom in mol.GetAtoms():
-                    atom.SetAtomMapNum(0)
-            else:
-                mol = rdMolStandardize.ChargeParent(mol, _PARAMETERS)
-            if how == "tautomer":
-                mol = rdMolStandardize.TautomerEnumerator(_PARAMETERS).Canonicalize(mol)
-            text = Chem.MolToSmiles(mol)
-        except (ValueError, RuntimeError) as error:
-            raise MoleculeError(f"it cannot be standardized: {str(error).splitlines()[0]}") from None
-    parse_smiles(text)  # the result must pass the same checks
+    mol = parse_smiles(smiles, max_atoms)
+    with rdkit_errors("standardize it"):
+        if how == "canonical":
+            for atom in mol.GetAtoms():
+                atom.SetAtomMapNum(0)
+        else:
+            mol = rdMolStandardize.ChargeParent(mol, _PARAMETERS)
+        if how == "tautomer":
+            # RDKit stops after 1,000 changes: ten seconds for the largest molecules
+            mol = rdMolStandardize.TautomerEnumerator(_PARAMETERS).Canonicalize(mol)
+        text = Chem.MolToSmiles(mol)
+    parse_smiles(text, max_atoms)  # the result must pass the same checks
     return text
 
 

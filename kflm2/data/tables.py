@@ -1,4 +1,4 @@
-"""CSV files with any usual delimiter and encoding; ambiguous content is refused with its row and column."""
+"""Tables, as CSV with any usual delimiter and encoding or as SDF; ambiguous content is refused with row and column."""
 
 import csv
 import io
@@ -8,11 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from kflm2.data import sdf
 from kflm2.errors import DataError
 
 _DELIMITERS = (",", ";", "\t", "|")
 _MISSING = {"", "na", "n/a", "nan", "null", "none"}
 """Cells that mean a missing label, in upper or lower case."""
+_FOREIGN = {b"PK\x03\x04": "a spreadsheet or another ZIP file", b"\xd0\xcf\x11\xe0": "an old Excel file"}
+_FOREIGN |= {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzipped file", b"%PDF": "a PDF"}
+"""First bytes -> files that are often taken for a table of text."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,42 @@ class Table:
         return f"{self.path}: row {row}: column {column!r} is"
 
 
+def read_columns(path: Path, wanted: list[str], structure: str) -> Table:
+    """Read columns of a CSV file (see read_csv), or of an SDF (see read_sdf).
+
+    Args:
+        path: of the file; its ending decides.
+        wanted: names of columns.
+        structure: the one of them with the molecules.
+
+    Raises:
+        DataError: see read_csv.
+    """
+    return read_sdf(path, wanted, structure) if sdf.is_sdf(path) else read_csv(path, wanted)
+
+
+def read_sdf(path: Path, wanted: list[str], structure: str) -> Table:
+    """Read properties of an SDF as columns; a molecule that lacks a property has an empty cell.
+
+    Args:
+        path: of the file.
+        wanted: names of columns.
+        structure: the one of them that gets the whole block of each molecule.
+
+    Raises:
+        DataError: no such file, no molecule in it, or a property that no molecule has.
+    """
+    blocks = list(sdf.blocks(io.StringIO(_read_text(path))))
+    rows = [sdf.properties(block) for block in blocks]
+    if not rows:
+        raise DataError(f"{path} has no molecule")
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    if missing := next((name for name in wanted if name != structure and name not in known), None):
+        raise DataError(f"{path}: no property {missing!r}; it has: {', '.join(map(repr, known)) or 'none'}")
+    columns = {name: [row.get(name, "") for row in rows] for name in wanted if name != structure}
+    return Table(path, {structure: blocks, **columns})
+
+
 def read_csv(path: Path, wanted: list[str]) -> Table:
     """Read columns of a CSV file with a header.
 
@@ -79,11 +119,7 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
         DataError: no such file or column, a column name that occurs twice, an unclosed quote, a row with more or fewer
             cells than the header, or no row; the message is one line, with the row if there is one.
     """
-    if not path.is_file():
-        raise DataError(f"no file {path}")
-    text = _decode(path.read_bytes())
-    if not text.strip():
-        raise DataError(f"{path} is empty")
+    text = _read_text(path)
     delimiter, header = find_header(path, text, wanted)
     indices = {name: header.index(name) for name in wanted}
     columns: dict[str, list[str]] = {name: [] for name in wanted}
@@ -108,6 +144,18 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
     if row < 1:
         raise DataError(f"{path} has a header and no rows")
     return Table(path, columns)
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    data = path.read_bytes()
+    if foreign := next((name for start, name in _FOREIGN.items() if data.startswith(start)), None):
+        raise DataError(f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar) or .sdf")
+    text = _decode(data)
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    return text
 
 
 def _decode(data: bytes) -> str:

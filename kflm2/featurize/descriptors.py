@@ -1,17 +1,18 @@
 """RDKit's 2D descriptors and Morgan counts, the third view of a molecule."""
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 
 import joblib
 import numpy as np
 import rdkit
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from sklearn.preprocessing import QuantileTransformer
 from tqdm import tqdm
 
-from kflm2.data.molecules import parse_smiles
+from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
 from kflm2.errors import one_of
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
@@ -26,6 +27,10 @@ VERSION = 2
 """Increase it when the meaning of the values changes, so that older ones in the cache are not read."""
 _EXACT = 2.0**53
 """Largest integer up to which all are exact in float64."""
+_MOST_ATOMS_OF_IPC = 100
+"""Ipc's time grows with the fourth power of the atoms: 0.1 s for 100, 30 s for 600. From 90 atoms on none is exact in
+the eleven datasets."""
+_IPC = ("Ipc", "AvgIpc")
 
 
 def rdkit_names() -> tuple[str, ...]:
@@ -73,18 +78,26 @@ def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
     return np.stack([_row(kind, text) for text in smiles])
 
 
+def _canonical(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule with its atoms in canonical order.
+
+    Partial charges of complexes of metals depend on the order of the atoms, up to whether they can be computed.
+    """
+    with rdBase.BlockLogs():
+        canonical = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+    return mol if canonical is None else canonical
+
+
 def _row(kind: str, smiles: str) -> np.ndarray:
-    # Partial charges of complexes of metals depend on the order of the atoms, up to whether they can be computed.
-    mol = parse_smiles(Chem.MolToSmiles(parse_smiles(smiles)))
+    # how many atoms are allowed was decided where the SMILES came in
+    mol = _canonical(parse_smiles(smiles, max_atoms=MAX_SMILES_LENGTH))
     columns: list[np.ndarray] = []
     if "rdkit" in kind:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a descriptor of a one-atom molecule may divide by zero
-            by_name = Descriptors.CalcMolDescriptors(mol, missingVal=np.nan)
+        by_name = _rdkit_descriptors(mol)
         # Both come from the coefficients of the characteristic polynomial, which are integers. Where these are no
         # longer exact, rounding errors are as large as the values.
         if not by_name["Ipc"] < _EXACT:
-            by_name["Ipc"] = by_name["AvgIpc"] = np.nan
+            by_name |= dict.fromkeys(_IPC, np.nan)
         values = np.array(list(by_name.values()), dtype=np.float64)
         # values are stored as float32; a value beyond its range (Ipc of large molecules) is treated as missing
         values[~(np.abs(values) <= np.finfo(np.float32).max)] = np.nan
@@ -93,6 +106,19 @@ def _row(kind: str, smiles: str) -> np.ndarray:
         generator = rdFingerprintGenerator.GetMorganGenerator(radius=MORGAN_RADIUS, fpSize=MORGAN_BITS)
         columns.append(generator.GetCountFingerprintAsNumPy(mol).astype(np.float32))
     return np.concatenate(columns)
+
+
+def _rdkit_descriptors(mol: Chem.Mol) -> dict[str, float]:
+    """RDKit's 2D descriptors by name, in column order; NaN where RDKit cannot compute one."""
+    skipped = _IPC if mol.GetNumAtoms() > _MOST_ATOMS_OF_IPC else ()
+    values = dict.fromkeys(rdkit_names(), np.nan)
+    with warnings.catch_warnings(), rdBase.BlockLogs():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a descriptor of a one-atom molecule may divide by zero
+        for name, function in Descriptors.descList:
+            # as in RDKit's CalcMolDescriptors, which has no choice of descriptors
+            with contextlib.suppress(Exception):
+                values[name] = np.nan if name in skipped else function(mol)
+    return values
 
 
 class DescriptorScaler:

@@ -56,6 +56,16 @@ class Embedder:
             rows_by_smiles |= {text: rows.values[rows.ptr[i] : rows.ptr[i + 1]] for i, text in enumerate(group)}
         return Ragged.pack([rows_by_smiles[text] for text in smiles])
 
+    def token_counts(self, smiles: list[str]) -> list[int]:
+        """Number of tokens of each SMILES."""
+        return [len(ids) for ids in self._load().tokenizer(smiles, add_special_tokens=True)["input_ids"]]
+
+    def _load(self) -> LoadedLLM:
+        if self.loaded is None:
+            depth = max(1, *self.source.layers)  # an LLM with no layers returns no states, not even the embeddings
+            self.loaded = load(self.source.folder, self.source.adapter, self.device, depth)
+        return self.loaded
+
     def _cache(self, pooling: Pooling) -> FeatureCache:
         from kflm2.device import llm_dtype
 
@@ -73,12 +83,10 @@ class Embedder:
         )
 
     def _compute(self, smiles: list[str], pooling: Pooling, progress: bool) -> Iterator[tuple[list[str], Ragged]]:
-        if self.loaded is None:
-            depth = max(1, *self.source.layers)  # an LLM with no layers returns no states, not even the embeddings
-            self.loaded = load(self.source.folder, self.source.adapter, self.device, depth)
-        ids = self.loaded.tokenizer(smiles, add_special_tokens=True)["input_ids"]
-        fits = [i for i, row in enumerate(ids) if 0 < len(row) <= self.loaded.context]
-        width = self.loaded.model.config.hidden_size * len(self.source.layers)
+        loaded = self._load()
+        ids = loaded.tokenizer(smiles, add_special_tokens=True)["input_ids"]
+        fits = [i for i, row in enumerate(ids) if 0 < len(row) <= loaded.context]
+        width = loaded.model.config.hidden_size * len(self.source.layers)
         dtype = np.float32 if pooling == "mean" else np.float16
 
         too_long = [smiles[i] for i in sorted(set(range(len(smiles))) - set(fits))]

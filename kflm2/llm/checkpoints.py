@@ -1,6 +1,6 @@
 """Files of LLMs: local folders, downloads from the hub, one-time conversions from GGUF; and their digests.
 
-Only formats that cannot run code are read: safetensors, GGUF, JSON; trust_remote_code stays off.
+Only formats that cannot run code are read: safetensors, GGUF, JSON.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -19,6 +20,8 @@ from kflm2.errors import LLMError
 from kflm2.files import cache_folder, sha256_file, sha256_texts, write_json
 from kflm2.llm.registry import EMBEDDED, LLM
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""For every load by transformers. Without it transformers asks on the terminal whether to run a checkpoint's code."""
 _WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 
@@ -36,7 +39,7 @@ def checkpoint_folder(llm: LLM) -> Path:
     if llm.placebo_of is not None:
         base = checkpoint_folder(llm.placebo_of)
         digest = folder_digest(base, ("config.json", *_TOKENIZER_FILES))
-        return _cached(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder))
+        return _cached(llm, digest, "drawing random weights", lambda folder: _randomize(base, folder, llm))
     if llm.gguf is not None:
         gguf = _gguf_path(llm)
         message = f"converting {gguf.name} once, which takes about a minute"
@@ -135,16 +138,24 @@ def _cached(llm: LLM, digest: str, message: str, write: Callable[[Path], None]) 
     return folder
 
 
-def _randomize(base: Path, folder: Path) -> None:
+def _randomize(base: Path, folder: Path, llm: LLM) -> None:
     """Write a checkpoint with the initial weights of a fixed seed; for stage 2, so without vocabulary head."""
+    try:
+        _save_random(base, folder)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LLMError(f"LLM {base} cannot be loaded: {reason}; {_alternative(llm)}") from None
+
+
+def _save_random(base: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModel.from_config(AutoConfig.from_pretrained(base), dtype=torch.float32)
+        model = AutoModel.from_config(AutoConfig.from_pretrained(base, **NO_CODE), dtype=torch.float32, **NO_CODE)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base, **NO_CODE).save_pretrained(folder)
 
 
 def _convert(gguf: Path, folder: Path, llm: LLM) -> None:
@@ -161,8 +172,8 @@ def _save_plain(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # transformers takes a GGUF as folder and file name
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, **NO_CODE)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **NO_CODE)
     # the loaded model cannot be saved ("quantized with gguf"), although its weights are already plain float32 numbers:
     # they are copied to a model whose config has no quantization
     config = copy.deepcopy(model.config)

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from kflm2.device import llm_dtype
 from kflm2.errors import LLMError
-from kflm2.llm.loading import quiet
+from kflm2.llm.checkpoints import NO_CODE
+from kflm2.llm.loading import offline, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,8 +39,8 @@ def load_decoder(
     from transformers import AutoTokenizer, GenerationConfig
 
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+        with quiet(), offline():
+            tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
             llm = _load(folder, device, load_4bit, unsloth)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -62,7 +63,7 @@ def _load(folder: Path, device: torch.device, load_4bit: bool, unsloth: bool) ->
     if unsloth and _usable("unsloth", "unsloth", device, "peft is used instead"):
         from unsloth import FastLanguageModel
 
-        llm, _ = FastLanguageModel.from_pretrained(str(folder), dtype=dtype, load_in_4bit=load_4bit)
+        llm, _ = FastLanguageModel.from_pretrained(str(folder), dtype=dtype, load_in_4bit=load_4bit, **NO_CODE)
         return llm
     options: dict[str, Any] = {}
     if load_4bit:
@@ -75,7 +76,7 @@ def _load(folder: Path, device: torch.device, load_4bit: bool, unsloth: bool) ->
     if device.type == "cuda" and _usable("packing", "flash_attn", device, "batches are padded instead"):
         options["attn_implementation"] = _FLASH
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **NO_CODE
     )
     llm, info = loaded
     # transformers initializes missing weights at random; a tied vocabulary head is not reported as missing

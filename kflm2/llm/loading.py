@@ -12,6 +12,7 @@ from torch import nn
 
 from kflm2.device import llm_dtype
 from kflm2.errors import LLMError
+from kflm2.llm.checkpoints import NO_CODE
 from kflm2.llm.registry import EMBEDDED
 
 if TYPE_CHECKING:
@@ -45,16 +46,16 @@ def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: 
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
-    with quiet():
+    with quiet(), offline():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
             dtype = llm_dtype(device)
             if adapter is not None:
                 model = _with_adapter(folder, adapter, dtype, keep_layers)
             else:
                 # the checkpoint's own number format would be taken if none were given
                 model, info = AutoModel.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+                    folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
                 )
                 # transformers fills what a file lacks with random numbers and a warning; a pooler is not used here
                 if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
@@ -95,9 +96,10 @@ def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: 
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     # stage 1 wraps the class with the vocabulary head, and the adapter's tensors are named by it
-    architectures = AutoConfig.from_pretrained(folder).architectures or []
+    architectures = AutoConfig.from_pretrained(folder, **NO_CODE).architectures or []
     headed = any(name.endswith("ForCausalLM") for name in architectures)
-    model = (AutoModelForCausalLM if headed else AutoModel).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    auto = AutoModelForCausalLM if headed else AutoModel
+    model = auto.from_pretrained(folder, dtype=dtype, use_safetensors=True, **NO_CODE)
     # before peft sees it: an adapter of the first layers lacks tensors for the others, and peft warns of every one
     cut_layers(model.base_model if headed else model, keep_layers, keep_norm=False)
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
@@ -112,6 +114,19 @@ def _is_causal(model: "PreTrainedModel") -> bool:
             for row in ([1, 2, 3, 4], [1, 4, 2, 5])
         )
     return torch.equal(first, second)
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """No request to the Hugging Face hub, as with HF_HUB_OFFLINE: the files are here, whatever a config names."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ The names of its files are fixed, whatever bundle.json states; links are refused
 before memory is allocated; an LLM comes from the registry, or from where the user states.
 """
 
+import contextlib
 import csv
 import re
 from dataclasses import replace
@@ -24,6 +25,7 @@ from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Sizes
 from kflm2.files import read_json, sha256_file
 from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm.loading import offline
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
@@ -219,7 +221,9 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
     if adapter is not None:
         _check_adapter(adapter)
     try:
-        return LLMSource.of(resolve.find(llm or name), adapter, ",".join(map(str, record["layers"])))
+        # only an LLM that the user names may be downloaded
+        with contextlib.nullcontext() if llm is not None else offline():
+            return LLMSource.of(resolve.find(llm or name), adapter, ",".join(map(str, record["layers"])))
     except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from kflm2.data.molecules import parse_smiles
+from kflm2.data.molecules import MAX_ATOMS, parse_smiles
 from kflm2.data.similarity import fingerprints_of
 from kflm2.data.structures import standard_smiles
 from kflm2.errors import MoleculeError
@@ -22,6 +22,8 @@ from kflm2.predictor.bundle import Bundle
 
 OK = "ok"
 TOO_LONG = "longer than the LLM's context"
+MAX_TOKENS = 2048
+"""Tokens of a molecule. 2,048 take the embedded LLM a few seconds on two cores."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,22 @@ class Predictions:
 class Predictor:
     """Predicts with the models of a bundle."""
 
-    def __init__(self, bundle: Bundle, device: torch.device | None = None) -> None:
-        """Set the bundle and the LLM's device.
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: torch.device | None = None,
+        max_atoms: int = MAX_ATOMS,
+        max_tokens: int = MAX_TOKENS,
+    ) -> None:
+        """Set the bundle, the LLM's device, and how large a molecule may be.
 
         Args:
             bundle: whose models predict.
             device: of the LLM, default the CPU; the models are on the device that load_bundle got.
+            max_atoms: atoms of a molecule, without hydrogens.
+            max_tokens: tokens of a SMILES, if the models read an LLM.
         """
-        self.bundle = bundle
+        self.bundle, self.max_atoms, self.max_tokens = bundle, max_atoms, max_tokens
         self._embedder = Embedder(bundle.source, device or torch.device("cpu")) if bundle.source is not None else None
 
     def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:
@@ -70,14 +80,25 @@ class Predictor:
         mols: dict[int, Chem.Mol] = {}
         for i, text in enumerate(smiles):
             try:
-                standard[i] = standard_smiles(text.strip(), self.bundle.config.standardize)
-                mols[i] = parse_smiles(standard[i])
+                standard[i] = standard_smiles(text.strip(), self.bundle.config.standardize, self.max_atoms)
+                mols[i] = parse_smiles(standard[i], self.max_atoms)
             except MoleculeError as error:
                 status[i] = str(error)
-        rows, states = self._states({i: standard[i] for i in mols})
-        for i in mols.keys() - set(rows):
+        small = self._within_max_tokens({i: standard[i] for i in mols}, status)
+        rows, states = self._states(small)
+        for i in small.keys() - set(rows):
             status[i] = TOO_LONG
         return self._assemble(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
+
+    def _within_max_tokens(self, smiles: dict[int, str], status: list[str]) -> dict[int, str]:
+        """The SMILES of at most max_tokens tokens; the others get their status."""
+        if self._embedder is None or not smiles:
+            return smiles
+        counts = dict(zip(smiles, self._embedder.token_counts(list(smiles.values())), strict=True))
+        for i, count in counts.items():
+            if count > self.max_tokens:
+                status[i] = f"too large: {count} tokens; {self.max_tokens} are read at most"
+        return {i: text for i, text in smiles.items() if counts[i] <= self.max_tokens}
 
     def _states(self, smiles: dict[int, str]) -> tuple[list[int], Ragged | None]:
         """The indices of the SMILES that fit into the LLM's context, and their hidden states."""

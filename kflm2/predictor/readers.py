@@ -4,18 +4,19 @@ No row is dropped: a row that cannot be read has the reason instead. Blank lines
 """
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
-import re
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rdkit import Chem, rdBase
-
+from kflm2.data import sdf
+from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import find_header
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import sha256_file
@@ -30,7 +31,6 @@ _SUFFIXES: dict[str, Format] = {
 }
 _HEAD = 1 << 16
 _LONGEST_CELL = 1 << 26
-_MOL_END = re.compile(r"^M  END", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,19 @@ class MoleculeReader:
             return MoleculeReader("smi")
         path = Path(words[0])
         file_format = _SUFFIXES.get(path.suffix.lower())
-        if len(words) == 1 and (file_format or path.is_file()):
-            if not path.is_file():
+        # os.path.isfile, since a SMILES may be too long to be a name, for which Path.is_file raises an error
+        if len(words) == 1 and (file_format or os.path.isfile(path)):
+            if not os.path.isfile(path):
                 raise DataError(f"no file {path}")
             if file_format is None:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             return MoleculeReader(file_format, path, smiles_column=smiles_column, name_column=name_column)
-        if files := [word for word in words if Path(word).is_file()]:
+        if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
-        return MoleculeReader("words", words=words)
+        # the shell may pass bytes that are no UTF-8
+        return MoleculeReader("words", words=tuple(os.fsencode(word).decode(errors="replace") for word in words))
 
     @property
     def named(self) -> bool:
@@ -125,7 +127,7 @@ class MoleculeReader:
                 if self.format == "csv":
                     yield from self._csv_rows(file)
                 else:
-                    yield from _sdf_rows(file) if self.format == "sdf" else _smi_rows(file)
+                    yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
 
     def smiles(self, row: InputRow) -> str:
         """The SMILES of a row.
@@ -135,7 +137,7 @@ class MoleculeReader:
         """
         if row.problem:
             raise MoleculeError(row.problem)
-        return _smiles_of_block(row.text) if self.format == "sdf" else row.text.strip()
+        return smiles_of_block(row.text) if self.format == "sdf" else row.text.strip()
 
     def _csv_rows(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
         assert self.path is not None
@@ -170,25 +172,34 @@ class MoleculeReader:
 
     def _parquet_rows(self) -> Iterator[InputRow]:
         wanted = self._wanted()
-        for batch in self._open_parquet().iter_batches(batch_size=1024, columns=wanted):
-            columns = [batch.column(name).to_pylist() for name in wanted]
-            for cells in zip(*columns, strict=True):
-                yield InputRow(*("" if cell is None else str(cell) for cell in cells))
+        with self._parquet_errors():
+            for batch in self._open_parquet().iter_batches(batch_size=1024, columns=wanted):
+                columns = [batch.column(name).to_pylist() for name in wanted]
+                for cells in zip(*columns, strict=True):
+                    yield InputRow(*map(_text, cells))
 
     def _open_parquet(self) -> Any:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
 
         assert self.path is not None
-        try:
+        with self._parquet_errors():
             file = parquet.ParquetFile(self.path)
-        except (ArrowException, OSError) as error:
-            raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
         names = file.schema_arrow.names
         for name in self._wanted():
             if (count := names.count(name)) != 1:
                 columns = f"{count} columns are" if count else "no column is"
                 raise DataError(f"{self.path}: {columns} named {name!r}; it has: {', '.join(map(repr, names))}")
         return file
+
+    @contextlib.contextmanager
+    def _parquet_errors(self) -> Iterator[None]:
+        """Turn an error of a damaged Parquet file, at its start or later, into a DataError."""
+        from pyarrow import ArrowException
+
+        try:
+            yield
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
     def _wanted(self) -> list[str]:
         return [self.smiles_column, *([self.name_column] if self.name_column else [])]
@@ -218,24 +229,11 @@ def _smi_rows(file: Iterator[str]) -> Iterator[InputRow]:
             yield InputRow(text, rest[0].strip() if rest else "")
 
 
-def _sdf_rows(file: Iterator[str]) -> Iterator[InputRow]:
-    """The molecules of an SDF, each as text up to the line $$$$."""
-    block: list[str] = []
-    for line in file:
-        if line.startswith("$$$$"):
-            yield InputRow("".join(block), block[0].strip() if block else "")
-            block = []
-        else:
-            block.append(line)
-    if any(line.strip() for line in block):
-        yield InputRow("".join(block), block[0].strip())
+def _sdf_row(block: str) -> InputRow:
+    return InputRow(block, sdf.title(block))
 
 
-def _smiles_of_block(block: str) -> str:
-    if len(_MOL_END.findall(block)) > 1:
-        raise MoleculeError("two molecules in one SDF block; a line $$$$ is missing")  # RDKit would read the first only
-    with rdBase.BlockLogs():
-        mol = Chem.MolFromMolBlock(block)
-        if mol is None:
-            raise MoleculeError("RDKit cannot read the SDF block")
-        return str(Chem.MolToSmiles(mol))
+def _text(cell: object) -> str:
+    if isinstance(cell, bytes):
+        return cell.decode(errors="replace")
+    return "" if cell is None else str(cell)

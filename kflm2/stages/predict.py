@@ -1,14 +1,15 @@
 """Predictions of a file of any size: in chunks, in order, one output row per input row; resumes after a kill."""
 
 import contextlib
-import io
-import itertools
 import json
+import math
 import os
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from kflm2.config.predict import PredictConfig
 from kflm2.device import choose_device
-from kflm2.errors import DataError, MoleculeError
+from kflm2.errors import DataError, KFLM2Error, MoleculeError
 from kflm2.files import atomic, sha256_file, sha256_texts, write_json
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
@@ -27,11 +28,16 @@ from kflm2.predictor.predictor import OK, Predictions, Predictor
 from kflm2.predictor.readers import InputRow, MoleculeReader
 
 CHUNK = 1024
-"""Rows predicted at once. A resumed run uses the same chunks as an uninterrupted one, and so writes the same bits."""
+"""Rows predicted at once. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
+_CHUNK_CHARACTERS = 1 << 18
+"""Characters of input after which a chunk ends too: five times those of 1,024 ordinary SMILES."""
 _ROW_GROUP = 65_536
 """Rows in a row group of a Parquet file."""
+_SPECIAL = re.compile(r'[",\r\n]')
+"""Characters for which a cell of a CSV file is quoted."""
 _MOST_REASONS = 5
 """Reasons for missing predictions that are printed."""
+Encode = Callable[[pd.DataFrame, bool], bytes]
 _COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status")
 
 
@@ -52,10 +58,10 @@ def run(config: PredictConfig) -> int:
     reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
     if config.out is not None:
         _check_output(config.out, reader, config.model)
-    job = _PredictionJob(config, Predictor(bundle, device), reader)
+    job = _PredictionJob(config, Predictor(bundle, device, config.max_atoms, config.max_tokens), reader)
     start = time.perf_counter()
     try:
-        statuses = job.write(sys.stdout, job.first, Counter()) if config.out is None else _write_file(config, job)
+        statuses = _print_rows(job) if config.out is None else _write_file(config, job)
     except BrokenPipeError:  # the reader of standard output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -76,6 +82,14 @@ def _check_output(out: Path, reader: MoleculeReader, model: Path) -> None:
         raise DataError(f"out {out}: its folder cannot be written to")
 
 
+def _print_rows(job: "_PredictionJob") -> Counter[str]:
+    def write(data: bytes) -> None:
+        sys.stdout.write(data.decode())
+        sys.stdout.flush()
+
+    return job.write(write, _as_csv, job.first, Counter())
+
+
 class _PredictionJob:
     """Predictions of the rows from index `first` up to `last`, which is excluded."""
 
@@ -83,18 +97,22 @@ class _PredictionJob:
         self.predictor, self.reader, self.confidence = predictor, reader, config.confidence
         number, shares = config.share()
         count = reader.count()
-        # shares consist of whole chunks, so that their concatenation is bit-identical to the output without shares
-        chunks = None if count is None else -(-count // CHUNK)
-        self.first = 0 if chunks is None else (number - 1) * chunks // shares * CHUNK
-        self.last = None if chunks is None or count is None else min(count, number * chunks // shares * CHUNK)
+        self.first = 0 if count is None else (number - 1) * count // shares
+        self.last = None if count is None else number * count // shares
 
     def write(
-        self, file: IO[str], start: int, statuses: Counter[str], journal: "_ProgressJournal | None" = None
+        self,
+        write: Callable[[bytes], object],
+        encode: Encode,
+        start: int,
+        statuses: Counter[str],
+        journal: "_ProgressJournal | None" = None,
     ) -> Counter[str]:
         """Write the rows from index `start` on.
 
         Args:
-            file: text; the header is written if `start` is the first row.
+            write: takes the bytes of a header, if `start` is the first row, and of each chunk.
+            encode: a table as bytes of the output's format, with or without its header.
             start: index of a row.
             statuses: counts for the rows before; those of the written rows are added.
             journal: records the progress after each chunk.
@@ -103,29 +121,33 @@ class _PredictionJob:
             statuses.
         """
         total = None if self.last is None else self.last - self.first
-        rows = itertools.islice(self.reader.rows(), start, self.last)
         with tqdm(total=total, initial=start - self.first, desc="predicting", unit="mol", disable=total == 0) as bar:
             if start == self.first:
-                file.write(self._csv([], start, header=True, statuses=statuses))
-            for i, chunk in enumerate(_chunks(rows)):
-                row = start + i * CHUNK
-                file.write(self._csv(chunk, row, header=False, statuses=statuses))
-                file.flush()
+                write(encode(self.table([], start), True))
+            for index, chunk in self._chunks(start):
+                # a chunk at the edge of a share is predicted whole, since the last bits of a row depend on the others
+                rows = self.table(chunk, index)
+                rows = rows[(rows["row"] > start) & (rows["row"] <= (self.last or math.inf))]
+                write(encode(rows, False))
+                statuses.update(rows["status"])
                 if journal is not None:
-                    journal(row + len(chunk), statuses)
-                bar.update(len(chunk))
+                    journal(index + len(chunk) if self.last is None else min(index + len(chunk), self.last), statuses)
+                bar.update(len(rows))
         return statuses
 
-    def _csv(self, chunk: list[InputRow], start: int, header: bool, statuses: Counter[str]) -> str:
-        text = io.StringIO()
-        # six digits are more than the accuracy of any model
-        self.table(chunk, start, statuses).to_csv(
-            text, index=False, header=header, float_format="%.6g", lineterminator="\n"
-        )
-        return text.getvalue()
+    def _chunks(self, start: int) -> Iterator[tuple[int, list[InputRow]]]:
+        """The chunks with rows from `start` to `last`, each with the index of its first row.
 
-    def table(self, chunk: list[InputRow], start: int, statuses: Counter[str]) -> pd.DataFrame:
-        """Predictions of consecutive rows, the first of index `start`; their statuses are added to the counts."""
+        They are counted from the first row of the input, whatever the share and the start.
+        """
+        index, rows = 0, self.reader.rows()
+        while (self.last is None or index < self.last) and (chunk := _next_chunk(rows)):
+            if index + len(chunk) > start:
+                yield index, chunk
+            index += len(chunk)
+
+    def table(self, chunk: list[InputRow], start: int) -> pd.DataFrame:
+        """Predictions of consecutive rows, the first of index `start`."""
         smiles, problems = [], {}
         for i, row in enumerate(chunk):
             try:
@@ -136,7 +158,6 @@ class _PredictionJob:
         predictions = self.predictor.predict(smiles, self.confidence)
         for i, problem in problems.items():
             predictions.status[i] = problem
-        statuses.update(predictions.status)
         frame = table(self.predictor.bundle, smiles, predictions)
         if self.reader.named:
             frame.insert(0, "name", np.array([row.name for row in chunk], dtype=object))
@@ -179,18 +200,59 @@ def _target_columns(bundle: Bundle) -> list[str]:
     return names
 
 
-def _chunks(rows: Iterator[InputRow]) -> Iterator[list[InputRow]]:
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        yield chunk
+def _next_chunk(rows: Iterator[InputRow]) -> list[InputRow]:
+    """The next rows: at most CHUNK, and few enough for little memory however long they are."""
+    chunk: list[InputRow] = []
+    characters = 0
+    for row in rows:
+        chunk.append(row)
+        # a line of an SDF stands for an atom or a bond, as a character of a SMILES does
+        characters += (row.text.count("\n") or len(row.text)) + len(row.name)
+        if len(chunk) == CHUNK or characters >= _CHUNK_CHARACTERS:
+            break
+    return chunk
+
+
+def _as_csv(table: pd.DataFrame, header: bool) -> bytes:
+    """CSV, UTF-8; a cell with a comma, a quote or a line break, which a carriage return is too, is quoted."""
+    columns = [_csv_cells(table[name]) for name in table]
+    rows = [table.columns.tolist()] if header else []
+    rows += zip(*columns, strict=True)
+    return "".join(",".join(map(_quoted, cells)) + "\n" for cells in rows).encode()
+
+
+def _csv_cells(column: pd.Series) -> list[str]:
+    if column.dtype.kind == "f":
+        # six digits are more than the accuracy of any model
+        return ["" if math.isnan(value) else f"{value:.6g}" for value in column.tolist()]
+    return ["" if value is pd.NA else str(value) for value in column.tolist()]
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
+
+
+def _as_arrow(table: pd.DataFrame, header: bool) -> bytes:
+    """Messages of an Arrow stream, which can be appended to a file and cut off; numbers have the digits of the CSV."""
+    import pyarrow as pa
+
+    types = {"i": pa.int64(), "f": pa.float64()}
+    schema = pa.schema([(name, types.get(table[name].dtype.kind, pa.string())) for name in table])
+    if header:
+        return schema.serialize().to_pybytes()
+    numbers = [name for name in table if table[name].dtype.kind == "f"]
+    rounded = table.assign(**{name: [float(f"{value:.6g}") for value in table[name].tolist()] for name in numbers})
+    return pa.RecordBatch.from_pandas(rounded, schema, preserve_index=False).serialize().to_pybytes()
 
 
 class _ProgressJournal:
     """Records how much of a growing file is on disk: rows, bytes, and counts of statuses."""
 
-    def __init__(self, path: Path, command_digest: str, file: IO[str]) -> None:
+    def __init__(self, path: Path, command_digest: str, file: IO[bytes]) -> None:
         self.path, self.command_digest, self.file = path, command_digest, file
 
     def __call__(self, rows: int, statuses: Counter[str]) -> None:
+        self.file.flush()
         os.fsync(self.file.fileno())
         size = os.fstat(self.file.fileno()).st_size
         write_json(self.path, {"of": self.command_digest, "rows": rows, "bytes": size, "statuses": dict(statuses)})
@@ -200,31 +262,14 @@ def _write_file(config: PredictConfig, job: _PredictionJob) -> Counter[str]:
     """Write to a file beside the output, and move it to the output when it is complete."""
     out = config.out
     assert out is not None
-    part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
-    # of everything that the rows depend on: another command must not continue this one's file
-    inputs = [job.reader.digest(), str(config.confidence), str(config.shard), str(config.name_column)]
-    command_digest = sha256_texts([*inputs, config.smiles_column, sha256_file(config.model / "bundle.json")])
     lock = FileLock(out.with_name(f"{out.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"{out} is being written by another process") from None
-    rows, size, statuses = _saved_progress(part, journal, command_digest if job.reader.digest() else "")
+    part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     try:
-        with open(part, "r+" if size else "w", encoding="utf-8", newline="") as file:
-            file.truncate(size)
-            file.seek(size)
-            if rows:
-                print(f"going on after row {rows} of {part}", file=sys.stderr)
-            job.write(file, rows or job.first, statuses, _ProgressJournal(journal, command_digest, file))
-        _finish_output(part, out, job.table([], 0, Counter()))
-    except OSError as error:
-        done = _saved_progress(part, journal, command_digest)[0]
-        advice = "and the same command goes on after them" if job.reader.digest() else "but standard input is gone"
-        raise DataError(
-            f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, {advice}"
-        ) from None
-    else:
+        statuses = _write_locked(config, job, part, journal)
         # deleted before the release: another process may start at once, with files of the same names
         part.unlink(missing_ok=True)
         journal.unlink(missing_ok=True)
@@ -233,6 +278,38 @@ def _write_file(config: PredictConfig, job: _PredictionJob) -> Counter[str]:
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
+    return statuses
+
+
+def _write_locked(config: PredictConfig, job: _PredictionJob, part: Path, journal: Path) -> Counter[str]:
+    """The work of _write_file; `part` and `journal` stay where the same command could go on, and only there."""
+    out, digest = config.out, job.reader.digest()
+    assert out is not None
+    # of everything that the rows depend on: another command must not continue this one's file
+    settings = (config.confidence, config.shard, config.name_column, config.max_atoms, config.max_tokens)
+    inputs = [digest, *map(str, settings), config.smiles_column, sha256_file(config.model / "bundle.json")]
+    command_digest = sha256_texts([*inputs, version("rdkit")])
+    rows, size, statuses = _saved_progress(part, journal, command_digest if digest else "")
+    try:
+        with open(part, "r+b" if size else "wb") as file:
+            file.truncate(size)
+            file.seek(size)
+            if rows:
+                print(f"going on after row {rows} of {part}", file=sys.stderr)
+            record = _ProgressJournal(journal, command_digest, file)
+            encode = _as_csv if out.suffix.lower() == ".csv" else _as_arrow
+            job.write(file.write, encode, rows or job.first, statuses, record)
+        _finish_output(part, out)
+    except OSError as error:
+        done = _saved_progress(part, journal, command_digest)[0]
+        advice = "and the same command goes on after them" if digest else "but standard input is gone"
+        raise DataError(
+            f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, {advice}"
+        ) from None
+    except KFLM2Error:  # the input itself is damaged: the same command would stop there again
+        part.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
+        raise
     return statuses
 
 
@@ -245,28 +322,28 @@ def _saved_progress(part: Path, journal: Path, command_digest: str) -> tuple[int
     return 0, 0, Counter()
 
 
-def _finish_output(part: Path, out: Path, empty: pd.DataFrame) -> None:
-    """Move the complete CSV file to the output, or convert it to Parquet with the column types of `empty`."""
+def _finish_output(part: Path, out: Path) -> None:
+    """Move the complete CSV file to the output, or write the complete Arrow stream to it as Parquet."""
     if out.suffix.lower() == ".csv":
         os.replace(part, out)
         return
     import pyarrow as pa
     from pyarrow import parquet
 
-    # pandas would guess the types from the first rows; an empty cell is a missing value only in a column of numbers
-    arrow_types = {"int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64()}
-    numbers = {name: dtype.name for name, dtype in empty.dtypes.items() if dtype.name in arrow_types}
-    schema = pa.schema([(name, arrow_types[numbers[name]] if name in numbers else pa.string()) for name in empty])
-    reader = pd.read_csv(
-        part,
-        chunksize=_ROW_GROUP,
-        dtype={name: numbers.get(name, str) for name in empty},
-        keep_default_na=False,
-        na_values={name: [""] for name in numbers},
-    )
-    with atomic(out) as temporary, reader, parquet.ParquetWriter(temporary, schema) as writer:
-        for chunk in reader:
-            writer.write_table(pa.Table.from_pandas(chunk, schema, preserve_index=False))
+    with (
+        atomic(out) as temporary,
+        pa.OSFile(str(part)) as file,
+        pa.ipc.open_stream(file) as stream,
+        parquet.ParquetWriter(temporary, stream.schema) as writer,
+    ):
+        group: list[pa.RecordBatch] = []
+        for batch in stream:
+            group.append(batch)
+            if sum(map(len, group)) >= _ROW_GROUP:
+                writer.write_table(pa.Table.from_batches(group))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_batches(group))
 
 
 def _print_summary(statuses: Counter[str], seconds: float, out: Path | None) -> None:

@@ -19,6 +19,8 @@ from kflm2.featurize.features import Features, Sizes
 from kflm2.model import FusedModel
 
 _PREDICT_BATCH = 256
+_PREDICT_ITEMS = 1 << 16
+"""Tokens and atoms that are predicted at once: ten times those of 256 ordinary molecules, in half a gigabyte."""
 _SCALE_ROWS = 2048
 """Maximum training molecules for the scaling of the states; more would need memory and change little."""
 
@@ -88,7 +90,7 @@ class FittedModel:
                     name: vectors.float().cpu().numpy()
                     for name, vectors in self.model.hidden(features.batch(rows, self.device)).items()
                 }
-                for rows in _batches(np.arange(_count(features)))
+                for rows in _batches(np.arange(_count(features)), _items(features))
             ]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
@@ -234,14 +236,32 @@ def _count(features: Features) -> int:
     return next(len(view) for view in views if view is not None)
 
 
+def _items(features: Features) -> np.ndarray:
+    """(n,) tokens plus atoms of each molecule, on which the memory of a forward pass depends."""
+    views = [features.states, features.graphs.atoms if features.graphs else None]
+    lengths = [view.lengths for view in views if view is not None]
+    return np.sum(lengths, axis=0) if lengths else np.ones(_count(features), dtype=np.int64)
+
+
 def _outputs(model: FusedModel, features: Features, rows: np.ndarray, device: torch.device) -> np.ndarray:
     """(len(rows), K) float64 outputs of the model: scaled targets or logits."""
     model.eval()
     with torch.inference_mode():
         return np.concatenate(
-            [model(features.batch(batch_rows, device)).double().cpu().numpy() for batch_rows in _batches(rows)]
+            [
+                model(features.batch(batch_rows, device)).double().cpu().numpy()
+                for batch_rows in _batches(rows, _items(features))
+            ]
         )
 
 
-def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    yield from (rows[start : start + _PREDICT_BATCH] for start in range(0, len(rows), _PREDICT_BATCH))
+def _batches(rows: np.ndarray, items: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive rows: at most _PREDICT_BATCH, and at most _PREDICT_ITEMS items or one row."""
+    start, total = 0, 0
+    for i, count in enumerate(items[rows].tolist()):
+        total += count
+        if i > start and (i - start == _PREDICT_BATCH or total > _PREDICT_ITEMS):
+            yield rows[start:i]
+            start, total = i, count
+    if start < len(rows):
+        yield rows[start:]

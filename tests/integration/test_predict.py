@@ -1,10 +1,12 @@
 """`kflm2 predict` and bundles of trained models: with the real embedded LLM once, else with a graph network."""
 
+import csv
 import json
 import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
 from kflm2.cli import stages
@@ -127,6 +131,57 @@ def test_every_input_row_has_one_output_row(model: Path, tmp_path: Path) -> None
     assert not list(tmp_path.glob("o.csv.*"))
 
 
+def test_hostile_smiles_get_a_status_and_their_neighbours_a_prediction(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hostile = ["C[#119]", "*" + "(C)" * 260, "*" + "([H])" * 260, "[Fe+20]", "C" * 601]
+    lines = [text for smiles in hostile for text in (smiles, "CCO")]
+    (tmp_path / "a.smi").write_text("".join(f"{text}\n" for text in lines))
+    assert _predict(model, tmp_path / "a.smi", "-o", tmp_path / "o.csv") == 3
+    statuses = pd.read_csv(tmp_path / "o.csv")["status"].tolist()
+    assert statuses[1::2] == ["ok"] * 5 and "ok" not in statuses[::2]
+    assert statuses[8] == "too large: 601 atoms; 600 are read at most"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_limits_on_atoms_and_tokens_are_settings(tiny_decoder: Path, tmp_path: Path) -> None:
+    folder = _train(tmp_path / "model", "--model", "crossAtt", "--llm", tiny_decoder, "--layers", "last")
+    arguments = (folder, "CCO", "CCCC", "C(C)(C)C", "--llm", tiny_decoder, "-o", tmp_path / "o.csv")
+
+    def statuses(*limits: object) -> list[str]:
+        _predict(*arguments, *limits)
+        return [status.partition(";")[0] for status in pd.read_csv(tmp_path / "o.csv")["status"]]
+
+    assert statuses() == ["ok"] * 3
+    assert statuses("--max-atoms", 3) == ["ok", "too large: 4 atoms", "too large: 4 atoms"]
+    # the LLM reads canonical SMILES, here a token a character: CC(C)C
+    assert statuses("--max-tokens", 4) == ["ok", "ok", "too large: 6 tokens"]
+    large = statuses("--max-atoms", 700, "--max-tokens", 1)
+    assert large == ["too large: 3 tokens", "too large: 4 tokens", "too large: 6 tokens"]
+
+
+def test_more_atoms_than_by_default_can_be_allowed(tmp_path: Path) -> None:
+    folder = _train(tmp_path / "model", "--model", "gcn_indepent", "--descriptors", "rdkit")
+    assert _predict(folder, "C" * 610, "-o", tmp_path / "o.csv") == 3
+    assert _predict(folder, "C" * 610, "-o", tmp_path / "o.csv", "--max-atoms", 610) == 0
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_line_breaks_in_cells_stay_in_their_cells(model: Path, tmp_path: Path, suffix: str) -> None:
+    smiles, names = ["C\rO", "CC\nO", "CCO", "CCC"], ["a\rb", 'a"b', "a\r\nb", "a,b"]
+    table, out = tmp_path / "t.csv", tmp_path / f"o.{suffix}"
+    with open(table, "w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([["smiles", "id"], *zip(smiles, names, strict=True)])
+    assert _predict(model, table, "--name-column", "id", "-o", out) == 3
+    if suffix == "csv":
+        with open(out, newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = pd.read_parquet(out).to_dict("records")
+    assert [(row["smiles"], row["name"]) for row in rows] == list(zip(smiles, names, strict=True))
+    assert [row["status"] for row in rows] == ["a blank inside the SMILES"] * 2 + ["ok"] * 2
+
+
 def test_all_formats_give_the_same_predictions(model: Path, tmp_path: Path) -> None:
     molecules = SMILES[:20]
     (tmp_path / "a.smi").write_text("".join(f"{smiles} m{i}\n" for i, smiles in enumerate(molecules)))
@@ -157,22 +212,50 @@ def molecules_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_shards_joined_equal_the_whole_output(model: Path, molecules_file: Path, tmp_path: Path) -> None:
-    _predict(model, molecules_file, "-o", tmp_path / "whole.csv")
-    parts = []
-    for number in (1, 2, 3):
-        _predict(model, molecules_file, "-o", tmp_path / f"{number}.csv", "--shard", f"{number}/3")
-        parts.append((tmp_path / f"{number}.csv").read_text().splitlines())
-    whole = (tmp_path / "whole.csv").read_text().splitlines()
-    assert [parts[0][0], *(line for part in parts for line in part[1:])] == whole
-
-
-def test_an_interrupted_run_resumes_to_the_same_bytes(
-    model: Path, molecules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shares", [3, 7])
+def test_shards_are_equal_and_joined_they_are_the_whole_output(
+    model: Path, molecules_file: Path, tmp_path: Path, shares: int
 ) -> None:
     _predict(model, molecules_file, "-o", tmp_path / "whole.csv")
-    out = tmp_path / "out.csv"
-    config = PredictConfig(model=model, molecules=(str(molecules_file),), out=out)
+    parts = []
+    for number in range(1, shares + 1):
+        _predict(model, molecules_file, "-o", tmp_path / f"{number}.csv", "--shard", f"{number}/{shares}")
+        parts.append((tmp_path / f"{number}.csv").read_bytes().splitlines(keepends=True))
+    assert {len(part) - 1 for part in parts} <= {201 // shares, 201 // shares + 1}
+    whole = (tmp_path / "whole.csv").read_bytes()
+    assert b"".join([parts[0][0], *(line for part in parts for line in part[1:])]) == whole
+
+
+def test_shards_keep_the_bits_of_an_llm_whose_batches_depend_on_the_chunk(
+    tiny_decoder: Path, molecules_file: Path, tmp_path: Path
+) -> None:
+    folder = _train(tmp_path / "model", "--model", "crossAtt", "--llm", tiny_decoder, "--layers", "last")
+    common = (folder, molecules_file, "--llm", tiny_decoder, "-o")
+    _predict(*common, tmp_path / "whole.csv")
+    lines = []
+    for number in range(1, 4):
+        _predict(*common, tmp_path / f"{number}.csv", "--shard", f"{number}/3")
+        lines += (tmp_path / f"{number}.csv").read_text().splitlines()[1:]
+    assert lines == (tmp_path / "whole.csv").read_text().splitlines()[1:]
+
+
+def test_a_small_file_is_shared_too(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_text("".join(f"{smiles}\n" for smiles in SMILES[:40]))
+    counts = []
+    for number in (1, 2, 3):
+        _predict(model, tmp_path / "a.smi", "-o", tmp_path / "o.csv", "--shard", f"{number}/3")
+        counts.append(len(pd.read_csv(tmp_path / "o.csv")))
+    assert counts == [13, 13, 14]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("shard", [None, "2/2"])
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    model: Path, molecules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, shard: str | None
+) -> None:
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
+    _predict(model, molecules_file, "-o", whole, *(["--shard", shard] if shard else []))
+    config = PredictConfig(model=model, molecules=(str(molecules_file),), out=out, shard=shard)
     chunks: list[list[str]] = []
     predict = Predictor.predict
 
@@ -187,11 +270,48 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             predict_stage.run(config)
     assert not out.exists()
-    with open(tmp_path / "out.csv.part", "a") as file:
+    with open(f"{out}.part", "a") as file:
         file.write("half a li")  # as after a kill in the middle of a write
     assert predict_stage.run(config) == 1
-    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert not list(tmp_path.glob("out.csv.*"))
+    assert out.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob("out.*.*"))
+
+
+def test_parquet_has_whole_row_groups(
+    model: Path, molecules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_stage, "_ROW_GROUP", 64)
+    _predict(model, molecules_file, "-o", tmp_path / "o.parquet")
+    metadata = parquet.ParquetFile(tmp_path / "o.parquet").metadata
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [64, 64, 64, 9]
+    _predict(model, molecules_file, "-o", tmp_path / "o.csv")
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "o.parquet"),
+        pd.read_csv(
+            tmp_path / "o.csv",
+            keep_default_na=False,
+            na_values={"expt": "", "expt_low": "", "expt_high": ""} | {"similarity": "", "distance": ""},
+        ),
+        check_dtype=False,
+        rtol=0,
+    )
+
+
+def test_nothing_is_left_of_an_input_that_is_damaged_in_the_middle(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    writer = parquet.ParquetWriter(path, pa.schema([("smiles", pa.string())]))
+    for smiles in (SMILES[:300] * 8, SMILES[300:600] * 8):
+        writer.write_table(pa.table({"smiles": smiles}))
+    writer.close()
+    data = bytearray(path.read_bytes())
+    second = parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    start = second.dictionary_page_offset or second.data_page_offset
+    data[start + 20 : start + second.total_compressed_size] = bytes(second.total_compressed_size - 20)
+    path.write_bytes(data)
+    config = PredictConfig(model=model, molecules=(str(path),), out=tmp_path / "o.csv")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        predict_stage.run(config)
+    assert not list(tmp_path.glob("o.csv*"))
 
 
 def test_rows_written_before_the_disk_was_full_are_not_lost(model: Path, molecules_file: Path, tmp_path: Path) -> None:
@@ -476,3 +596,40 @@ def test_a_folder_with_other_files_is_not_overwritten(model: Path, tmp_path: Pat
     reloaded = load_bundle(tmp_path / "new", device=torch.device("cpu"))
     first, second = (Predictor(loaded).predict(SMILES[:9]) for loaded in (bundle, reloaded))
     assert np.array_equal(first.y_pred, second.y_pred) and np.array_equal(first.domain.distance, second.domain.distance)
+
+
+def test_no_generated_file_is_left_in_the_folder_for_temporary_files(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    subprocess.run([KFLM2, "predict", model, "CCO"], env=environment, capture_output=True, timeout=200, check=True)
+    # torch keeps a cache of its own, of a fixed name
+    assert [path.name for path in folder.rglob("*") if not path.name.startswith("torchinductor")] == []
+
+
+def test_a_bundle_whose_adapter_names_a_model_of_the_hub_causes_no_request(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_decoder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
+        tmp_path / "adapter"
+    )
+    arguments = ("--model", "combined", "--llm", tiny_decoder, "--layers", "last", "--adapter", tmp_path / "adapter")
+    folder = _train(tmp_path / "model", *arguments)
+    path = folder / "adapter" / "adapter_config.json"
+    write_json(path, {**json.loads(path.read_text()), "base_model_name_or_path": "someone/elsewhere"})
+    requests: list[object] = []
+
+    def request(*address: object, **options: object) -> None:
+        requests.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", request)
+    monkeypatch.setattr(socket, "getaddrinfo", request)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    bundle = load_bundle(_changed_copy(folder, tmp_path / "copy"), str(tiny_decoder))
+    assert Predictor(bundle).predict(["CCO"]).status == ["ok"]
+    assert requests == []

@@ -25,7 +25,7 @@ from kflm2.device import choose_device, only_device
 from kflm2.errors import DataError
 from kflm2.llm import checkpoints
 from kflm2.llm.decoding import load_decoder
-from kflm2.llm.loading import cut_layers, quiet
+from kflm2.llm.loading import cut_layers, offline, quiet
 from kflm2.llm.prompter import Prompter
 from kflm2.llm.resolve import LLMSource, resolve
 from kflm2.stages.prompt import report, results
@@ -160,7 +160,7 @@ def _load(
     if source.adapter is not None:
         cut_layers(base.model, source.layers[-1], keep_norm=True)
         # the adapter of stage 1 becomes part of the weights, and a fresh adapter learns to answer
-        with quiet():
+        with quiet(), offline():
             base = PeftModel.from_pretrained(base, str(source.adapter)).merge_and_unload()
     return base, tokenizer
 

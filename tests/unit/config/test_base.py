@@ -58,3 +58,10 @@ def test_a_value_that_cannot_work_is_named(
     with pytest.raises(SettingError) as caught:
         getattr(base, check)(FinetuneConfig(**wrong), *low, name)
     assert str(caught.value) == message
+
+
+def test_a_string_is_taken_for_a_path_and_anything_else_is_refused() -> None:
+    config = TrainConfig.of("crossAtt", dataset="SAMPL", out="x", save="y")
+    assert (config.out / "z", config.save) == (Path("x/z"), Path("y"))
+    with pytest.raises(SettingError, match="csv is 3; give a path"):
+        TrainConfig(csv=3)

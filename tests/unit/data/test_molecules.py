@@ -1,6 +1,8 @@
 """Tables of molecules: every row is used or rejected with a reason, and invalid tables give an error of one line."""
 
 import csv
+import io
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -8,11 +10,21 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rdkit import Chem
 
-from kflm2.data import datasets
+from kflm2.data import datasets, sdf
 from kflm2.data.datasets import Dataset, File
-from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles, read_table
+from kflm2.data.molecules import MAX_ATOMS, MAX_SMILES_LENGTH, parse_smiles, read_table
 from kflm2.errors import DataError, MoleculeError, SettingError
+
+
+def _all_bonded(count: int) -> str:
+    """A SMILES of wildcards, each bonded to every other one."""
+    numbers = {pair: f"%({number})" for number, pair in enumerate(itertools.combinations(range(count), 2), 1)}
+    skipped = {(i, i + 1) for i in range(count - 1)}  # neighbours in the SMILES are bonded by that
+    closures = {pair: number for pair, number in numbers.items() if pair not in skipped}
+    return "".join("*" + "".join(number for pair, number in closures.items() if i in pair) for i in range(count))
+
 
 GOOD = ["CCO", "c1ccccc1", "C", "[Na+].[Cl-]", "F/C=C/F"]
 BAD = {
@@ -21,7 +33,16 @@ BAD = {
     "c1cccc1": "kekulize",
     "": "no SMILES",
     "C" * (MAX_SMILES_LENGTH + 1): "are read at most",
-    "C1" * 1001: "digits",
+    "C" * (MAX_ATOMS + 1): f"too large: {MAX_ATOMS + 1} atoms; {MAX_ATOMS} are read at most",
+    _all_bonded(20): "too large: 171 rings; 150 are read at most",
+    # RDKit's own errors are C++ exceptions, some of several lines
+    "C[#119]": "RDKit cannot read it: Pre-condition Violation",
+    # a graph's features are bytes
+    "*" + "(C)" * 260: "an atom with 260 neighbours",
+    "*" + "([H])" * 260: "an atom with 260 neighbours",
+    "[*H40]": "an atom with 40 hydrogens",
+    "[Fe+20]": r"an atom of charge \+20",
+    "C\0C": "a character that SMILES do not have",
     "CCO ethanol": "a blank inside",
     "CÉ": "a character that SMILES do not have",
 }
@@ -220,3 +241,57 @@ def test_zinc_sample_holds_5000_molecules() -> None:
     assert len(set(lines)) == 5000
     for text in lines[::50]:
         parse_smiles(text)
+
+
+def _sdf(path: Path, blocks: list[str], properties: list[dict[str, str]]) -> Path:
+    items = ["".join(f"> <{name}>\n{value}\n\n" for name, value in row.items()) for row in properties]
+    path.write_text("".join(f"{block}{item}$$$$\n" for block, item in zip(blocks, items, strict=True)))
+    return path
+
+
+def test_an_sdf_is_a_table_of_its_properties(tmp_path: Path) -> None:
+    blocks = [Chem.MolToMolBlock(Chem.MolFromSmiles(smiles)) for smiles in ("OCC", "c1ccccc1", "CCN", "[NH4+].[Cl-]")]
+    blocks[2] = blocks[2].replace("  3  2", " 99  2")
+    properties = [{"logS": "-1.5", "part": "train"}, {"part": "test"}, {"logS": "2"}, {"part": "valid", "logS": "3e-1"}]
+    path = _sdf(tmp_path / "a.sdf", blocks, properties)
+    molecules = read_table(Dataset("a", (File(path),), ("logS",)))
+    assert molecules.smiles == ["CCO", "[Cl-].[NH4+]"] and molecules.y_true[:, 0].tolist() == [-1.5, 0.3]
+    assert [(rejection.row, rejection.reason) for rejection in molecules.rejected] == [
+        (2, "no target value"),
+        (3, "RDKit cannot read the SDF block"),
+    ]
+    with pytest.raises(DataError, match=r"a\.sdf: no property 'x'; it has: 'logS', 'part'$"):
+        read_table(Dataset("a", (File(path),), ("x",)))
+    properties[3]["logS"] = "low"
+    low = Dataset("a", (File(_sdf(path, blocks, properties)),), ("logS",))
+    with pytest.raises(DataError, match="row 4: column 'logS' is 'low', not a number"):
+        read_table(low)
+
+
+def test_properties_are_those_that_rdkit_reads(tmp_path: Path) -> None:
+    mol = Chem.MolFromSmiles("CCO")
+    values = {"a b": "1", "text": "two\nlines", "empty": ""}
+    for name, value in values.items():
+        mol.SetProp(name, value)
+    with Chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
+        writer.write(mol)
+    (expected,) = Chem.SDMolSupplier(str(tmp_path / "a.sdf"))
+    for text in ((tmp_path / "a.sdf").read_text(), (tmp_path / "a.sdf").read_text().replace("\n", "\r\n")):
+        (block,) = sdf.blocks(io.StringIO(text, newline=""))
+        assert sdf.properties(block) == expected.GetPropsAsDict(autoConvertStrings=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet or another ZIP file"),
+        ("a.csv", b"PAR1\x15\x04", "a Parquet file"),
+        ("a.csv.gz", b"\x1f\x8b\x08", "a gzipped file"),
+    ],
+)
+def test_a_file_of_another_kind_is_an_error_that_says_what_is_read(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=rf"{name} is {what}; a table is read as \.csv .* or \.sdf$"):
+        read_table(Dataset("a", (File(tmp_path / name),), ("y",)))

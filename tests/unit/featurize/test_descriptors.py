@@ -26,6 +26,28 @@ def test_rdkit_descriptors_equal_direct_calls() -> None:
     np.testing.assert_array_equal(values[0], values[3])
 
 
+def test_all_descriptors_equal_those_of_rdkits_own_function() -> None:
+    smiles = ["CC(C)Cc1ccc(C)cc1", "[Na+].[Cl-]", "C" * 60, "*C"]
+    values = compute_descriptors("rdkit", smiles, progress=False)
+    for row, text in zip(values, smiles, strict=True):
+        expected = Descriptors.CalcMolDescriptors(Chem.MolFromSmiles(text), missingVal=np.nan)
+        np.testing.assert_array_equal(row, np.array(list(expected.values())).astype(np.float32))
+
+
+def test_descriptors_of_a_large_molecule_do_not_wait_for_ipc(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def ipc(mol: Chem.Mol) -> float:
+        sizes.append(mol.GetNumAtoms())
+        return 1.0
+
+    functions = [(name, ipc if "Ipc" in name else function) for name, function in Descriptors.descList]
+    monkeypatch.setattr(Descriptors, "descList", functions)
+    values = compute_descriptors("rdkit", ["C" * 100, "C" * 101], progress=False)
+    assert sizes == [100, 100]  # Ipc and AvgIpc of the smaller molecule; they take hours for 5,000 atoms
+    assert np.isnan(values[:, rdkit_names().index("AvgIpc")]).tolist() == [False, True]
+
+
 def test_morgan_counts_equal_direct_calls() -> None:
     values = compute_descriptors("morgan", ["CCCCCC", "C"], progress=False)
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)

@@ -1,8 +1,10 @@
 """Checkpoints: downloaded, complete, converted once; and an LLM cut to its first layers."""
 
 import dataclasses
+import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kflm2.errors import LLMError
 from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm.decoding import load_decoder
 from kflm2.llm.loading import load
 from kflm2.llm.resolve import LLMSource
 
@@ -128,3 +131,41 @@ def test_a_config_without_a_depth_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"n_layer": 2}')
     with pytest.raises(LLMError, match=r"its config\.json states no num_hidden_layers"):
         checkpoints.folder_depth(tmp_path)
+
+
+@pytest.mark.usefixtures("no_llms")
+@pytest.mark.parametrize(
+    "open_checkpoint",
+    [
+        lambda folder: load(folder, None, CPU),
+        lambda folder: load_decoder(folder, CPU),
+        lambda folder: checkpoints.checkpoint_folder(resolve.find(f"random:{folder}")),
+    ],
+)
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_the_code_of_a_checkpoint_is_not_run_even_where_the_user_would_agree(
+    tiny_decoder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    open_checkpoint: Callable[[Path], object],
+    file: str,
+) -> None:
+    folder, proof = tmp_path / "llm", tmp_path / "proof"
+    shutil.copytree(tiny_decoder, folder)
+    code = f"open({str(proof)!r}, 'w').close()\nfrom transformers import *\n"
+    code += "class Config(Qwen2Config):\n    model_type = 'own'\nclass Model(Qwen2ForCausalLM): config_class = Config\n"
+    (folder / "own.py").write_text(code)
+    names = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoTokenizer")
+    classes = {name: "own.Config" if name == "AutoConfig" else "own.Model" for name in names}
+    changes: dict[str, object] = {"auto_map": {**classes, "AutoTokenizer": [None, "own.Model"]}}
+    changes |= {"model_type": "own"} if file == "config.json" else {"tokenizer_class": "OwnTokenizer"}
+    settings = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**settings, **changes}))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    if file == "config.json":
+        with pytest.raises(LLMError, match=r"^[^\n]*contains custom code[^\n]*$"):
+            open_checkpoint(folder)
+    else:
+        open_checkpoint(folder)  # transformers reads a tokenizer of an unknown class by its file
+    assert not proof.exists()
