@@ -165,7 +165,7 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):  # an LLM
         return " ".join(str(part)[:_LONGEST] for part in value.values() if isinstance(part, str))
     if isinstance(value, list):
-        return ", ".join(map(str, value))[:_LONGEST] or "none"
+        return " + ".join(map(str, value))[:_LONGEST] or "none"
     return "none" if value is None else str(value)[:_LONGEST]
 
 

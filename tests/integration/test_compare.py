@@ -395,6 +395,26 @@ def test_the_larger_metric_is_better_for_classification(copied: Path, capsys: py
         compare_stage.run(config)
 
 
+def test_several_targets_are_compared_by_a_metric_without_a_unit(tmp_path: Path) -> None:
+    frame = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(60)
+    frame.assign(MW=100 * frame["expt"] + 300)[["smiles", "expt", "MW"]].to_csv(tmp_path / "two.csv", index=False)
+    config = TrainConfig.of(
+        "gcn_indepent", csv=tmp_path / "two.csv", target_columns=("expt", "MW"), epochs=1, runs=3, out=tmp_path
+    )
+    config.check()
+    train_stage.run(config)
+    (comparison,) = compare_stage.run(_config(tmp_path / "two", baselines=("mean",)))
+    assert (comparison.metric, comparison.unit, comparison.smaller_is_better) == ("scaled RMSE", "", True)
+    for seed in (0, 1, 2):
+        predictions = pd.read_csv(_run_folder(tmp_path / "two", seed) / "predictions.csv")
+        train, test = (predictions[predictions["part"] == part]["y_true_expt"] for part in ("train", "test"))
+        # both targets are the same in their standard deviation
+        expected = np.sqrt(((test - train.mean()) ** 2).mean()) / train.std(ddof=0)
+        assert comparison.table.loc[seed, "mean"] == pytest.approx(expected)
+    with pytest.raises(DataError, match="no RMSE; there are scaled RMSE, R2"):
+        compare_stage.run(_config(tmp_path / "two", baselines=("mean",), metric="RMSE"))
+
+
 @pytest.mark.parametrize(
     ("difference", "low", "high", "p", "verdict"),
     [

@@ -20,6 +20,8 @@ import pytest
 import torch
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
+from scipy.special import expit, logit
+from sklearn.metrics import log_loss
 
 from kflm2.cli import stages
 from kflm2.config.predict import PredictConfig
@@ -114,6 +116,26 @@ def test_classification_with_missing_labels_and_its_model_card(tmp_path: Path) -
     assert set(predictions["b_possible"].dropna()) <= {"none", "0", "1", "0 or 1"}
     card = (folder / "README.md").read_text()
     assert "status, b (classification)" in card and "| Brier |" in card and "sets of classes hold" in card
+
+
+def test_a_model_keeps_its_temperature_and_one_of_an_earlier_version_scales_as_it_did(tmp_path: Path) -> None:
+    labels = np.random.default_rng(1).integers(0, 2, size=80)
+    pd.DataFrame({"smiles": SMILES[:80], "y": labels}).to_csv(tmp_path / "t.csv", index=False)
+    arguments = ("--model", "gcn_indepent", "--kind", "classification", "--target-columns", "y")
+    folder = _train(tmp_path / "model", *arguments, csv=tmp_path / "t.csv")
+    arrays = load_file(folder / "weights.safetensors")
+    arrays["calibration.temperature"] = np.array([2.5])
+    save_file(arrays, folder / "weights.safetensors")
+    now = load_bundle(_changed_copy(folder, tmp_path / "now")).calibration
+    assert now.temperature.tolist() == [2.5]
+    del arrays["calibration.temperature"]
+    save_file(arrays, folder / "weights.safetensors")
+    earlier = load_bundle(_changed_copy(folder, tmp_path / "earlier")).calibration
+    # random labels: the temperature of least cross-entropy, found here by trying all
+    logits = logit(earlier.y_pred[:, 0])
+    grid = np.exp(np.linspace(-3, 3, 6001))
+    losses = [log_loss(earlier.y_true[:, 0], expit(logits / temperature)) for temperature in grid]
+    assert earlier.temperature[0] == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
 
 
 def test_every_input_row_has_one_output_row(model: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from kflm2.cli import stages
+from kflm2.config.train import TrainConfig
 from kflm2.results import schema
+from kflm2.stages.train import plots, stage
 
 ROOT = Path(__file__).parents[4]
 SMALL = ["--model", "gcn_indepent", "--epochs", "1", "--fractions", "0.6", "0.2", "0.2"]
@@ -187,3 +189,17 @@ def test_of_many_differences_a_few_are_told(capsys: pytest.CaptureFixture[str]) 
     _own("--runs", 1)
     error = _refused(capsys, "--epochs", 2, "--hidden", 8, "--dropout", 0.2, "--limit", 30)
     assert "; and 1 more)" in error and len(error) < 300
+
+
+def test_the_legend_of_a_parity_plot_counts_labels_not_molecules() -> None:
+    config = TrainConfig.of("gcn_indepent", csv=Path("my.csv"), target_columns=("logS", "MW"), epochs=1, runs=1)
+    (run,) = stage.run(config)
+    predictions = pd.read_csv("results/my/gcn_indepent/random-0/predictions.csv")
+    for axis, target in zip(plots._parity(run).axes, ("logS", "MW"), strict=True):
+        assert axis.get_legend() is not None
+        texts = [text.get_text() for text in axis.get_legend().get_texts()]
+        for part, text in zip(("train", "valid", "test"), texts, strict=True):
+            own = predictions[predictions["part"] == part].dropna(subset=[f"y_true_{target}"])
+            rmse = np.sqrt(((own[f"y_true_{target}"] - own[f"y_pred_{target}"]) ** 2).mean())
+            assert text == f"{part} ({len(own)}), RMSE {rmse:.2f}"
+    assert predictions["y_true_MW"].isna().sum() == 10
