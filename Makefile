@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --batch-size 8 --layers 12 \
 		--knowledge descriptors --out results/demo
 	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5 --llm SmolLM2_135M \
-		--adapter results/demo/SmolLM2_135M/zinc_sample
+		--adapter results/demo/SmolLM2_135M/zinc_sample --out results/demo --again
 
 test: install
 	$(BIN)/python -m pytest
