@@ -392,7 +392,7 @@ WALKS = {
         {"tune": "--limit 40 --trials 1 --inner 1 --epochs 2", "train": "--limit 40 --epochs 2"},
     ),
     "compare-and-ablate": Walk(
-        ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/tukey.png"),
+        ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/means.png"),
         {"train": f"{SMALL} --runs 3"},
     ),
     "report": Walk(("report.html",), {"train": SMALL}),
