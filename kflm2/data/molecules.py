@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rdkit import Chem, rdBase
@@ -26,6 +27,10 @@ MAX_HYDROGENS = 32
 MAX_CHARGE = 15
 MAX_RINGS = 150
 """Independent rings. RDKit's ring search takes less than a second on 150, seconds to hours on more."""
+# Any: in RDKit's stubs its fields have the type of the whole
+_REMOVE_HYDROGENS: Any = Chem.RemoveHsParameters()
+_REMOVE_HYDROGENS.removeDefiningBondStereo = True
+_REMOVE_HYDROGENS.showWarnings = False
 _MOL_END = re.compile(r"^M  END", re.MULTILINE)
 
 
@@ -116,6 +121,9 @@ def parse_smiles(smiles: str, max_atoms: int = MAX_ATOMS) -> Chem.Mol:
         mol = Chem.MolFromSmiles(smiles)
         if mol is None:
             raise MoleculeError(f"RDKit cannot read it: {_problem(smiles)}")
+        if "[H" in smiles:
+            # RDKit keeps the hydrogen of [H]/N=C, and other writings of the same molecule have none
+            mol = Chem.RemoveHs(mol, _REMOVE_HYDROGENS)
         _check_size(mol, max_atoms)
         if "[" in smiles or "*" in smiles:  # RDKit itself limits all other atoms by their valence
             _check_atoms(mol)

@@ -17,6 +17,8 @@ from kflm2.data.molecules import MAX_ATOMS, Molecules, Rejection, parse_smiles, 
 from kflm2.errors import MoleculeError
 from kflm2.files import cached_json, sha256_texts
 
+VERSION = 2
+"""Of the standard forms and of the reasons for refusal; a change of either needs a new one."""
 Standardization = Literal["canonical", "none", "parent", "tautomer"]
 
 # RDKit's defaults choose the larger fragment even if it is the inorganic acid, and merge enantiomers.
@@ -91,6 +93,7 @@ def standardize(molecules: Molecules, how: Standardization) -> Molecules:
         return molecules
     smiles = molecules.smiles
     key: dict[str, object] = {
+        "version": VERSION,
         "how": how,
         "options": _OPTIONS,
         "rdkit": rdkit.__version__,

@@ -243,6 +243,28 @@ def test_zinc_sample_holds_5000_molecules() -> None:
         parse_smiles(text)
 
 
+@pytest.mark.parametrize(
+    ("written", "usual"),
+    [
+        ("[H]/[NH+]=C(/c1ccccc1)N", "[NH2+]=C(c1ccccc1)N"),
+        ("[H]/N=C(\\C)N", "N=C(C)N"),
+        ("[H:1]/N=C/C", "N=CC"),
+        ("[H]/N=N/[H]", "N=N"),
+        ("[H]/C(C)=C(/[H])C", "C/C=C/C"),
+        ("[C@](F)(Cl)(Br)[H]", "[C@H](F)(Br)Cl"),
+    ],
+)
+def test_written_hydrogens_are_not_atoms_of_the_graph(written: str, usual: str) -> None:
+    mol = parse_smiles(written)
+    assert mol.GetNumAtoms() == parse_smiles(usual).GetNumAtoms()
+    assert Chem.MolToSmiles(mol) == Chem.CanonSmiles(usual)
+
+
+@pytest.mark.parametrize(("smiles", "atoms"), [("[H][H]", 2), ("[2H]C", 2), ("[H+]", 1), ("*[H]", 2), ("[H][H].C", 3)])
+def test_hydrogens_that_are_more_than_a_bonds_end_stay(smiles: str, atoms: int) -> None:
+    assert parse_smiles(smiles).GetNumAtoms() == atoms
+
+
 def _sdf(path: Path, blocks: list[str], properties: list[dict[str, str]]) -> Path:
     items = ["".join(f"> <{name}>\n{value}\n\n" for name, value in row.items()) for row in properties]
     path.write_text("".join(f"{block}{item}$$$$\n" for block, item in zip(blocks, items, strict=True)))
