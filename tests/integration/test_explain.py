@@ -60,7 +60,7 @@ def test_every_molecule_of_a_file_has_an_explanation_or_a_reason(
     if llm:
         assert explained["molecules"][3]["status"] == TOO_LONG
     table = pd.read_csv(out / "attributions.csv", keep_default_na=False)
-    assert list(table) == ["row", "smiles", "name", "kind", "index", "label", "attribution"]
+    assert list(table) == ["row", "smiles", "name", "kind", "index", "label", "attribution", "meaning"]
     files = {"attributions.csv", "explained.json"}
     for entry, value in zip(explained["molecules"], predicted["y"], strict=True):
         if entry["status"] != "ok":

@@ -4,11 +4,13 @@ Sundararajan, Taly and Yan 2017 (arXiv:1703.01365): the attribution of a part is
 respect to it, averaged along the straight line from a baseline to the molecule, times the part's difference from the
 baseline. All attributions add up to the difference between the two predictions, which is checked for every molecule.
 
-The baseline is a blank molecule: for every token the mean of the training states, for every descriptor the median, and
-the same molecular graph with features of 0 for all atoms and bonds. Sizes: S steps, T tokens, N atoms, P descriptors.
+The baseline is average: for every token the mean of the training states, for every descriptor the median, and the same
+molecular graph with the mean features of the training molecules' atoms and bonds. It has as many atoms as the molecule,
+so that its prediction may depend on the size of the molecule; with features of 0, which are far from those of every
+atom, it depends on the size much more. Sizes: S steps, T tokens, N atoms, P descriptors.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,8 +18,10 @@ import numpy as np
 import torch
 
 from kflm2.config.explain import MOST_STEPS
+from kflm2.data.molecules import parse_smiles
 from kflm2.featurize.descriptors import MORGAN_BITS, DescriptorScaler, rdkit_names
 from kflm2.featurize.features import Batch
+from kflm2.featurize.graphs import graphs_of
 from kflm2.model import CrossAttention, StatesEncoder, pool_mean
 from kflm2.trainers.supervised import Ensemble
 
@@ -30,6 +34,25 @@ TOLERANCE = 0.01
 _PARTS = ("states", "x", "edge_attr", "descriptors")
 _ITEMS = 4096
 """Tokens, atoms and bonds in one pass; more is no faster on a CPU."""
+_AVERAGED = 1000
+"""Largest number of molecules, about, whose atoms and bonds are averaged; more take seconds and change little."""
+
+
+@dataclass(frozen=True)
+class AverageAtom:
+    """Mean features of the atoms, and of the bonds, of the training molecules."""
+
+    atom: np.ndarray
+    """(F,)"""
+    bond: np.ndarray
+    """(G,); 0 if there is no bond."""
+
+    @classmethod
+    def of(cls, smiles: Sequence[str]) -> "AverageAtom":
+        """Averages over the atoms of valid SMILES; of many, over about 1,000 of them, evenly spaced."""
+        graphs = graphs_of(parse_smiles(text) for text in smiles[:: max(1, len(smiles) // _AVERAGED)])
+        bonds = max(1, len(graphs.bond_features))
+        return cls(graphs.atoms.values.mean(axis=0), graphs.bond_features.sum(axis=0) / bonds)
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,9 @@ class Attribution:
         return abs(self.gap) <= self.allowed
 
 
-def explain(ensemble: Ensemble, molecule: Batch, target: int, pooled: bool, steps: int) -> Attribution:
+def explain(
+    ensemble: Ensemble, molecule: Batch, average: AverageAtom | None, target: int, pooled: bool, steps: int
+) -> Attribution:
     """Explain the prediction for one molecule, the mean over the members; for classification the mean logit.
 
     Logits are explained since the gradient of a probability near 0 or 1 is almost 0.
@@ -84,18 +109,19 @@ def explain(ensemble: Ensemble, molecule: Batch, target: int, pooled: bool, step
     Args:
         ensemble: its members share the scaling of their inputs.
         molecule: a batch of one molecule, with the states of its tokens.
+        average: see baseline_of.
         target: index of the target.
         pooled: whether the models read the mean of the tokens' states.
         steps: S at first; doubled, up to MOST_STEPS, while the attributions are not complete.
     """
     output = mean_output(ensemble, target, pooled)
-    baseline = blank(ensemble, molecule)
+    baseline = baseline_of(ensemble, molecule, average)
     with torch.no_grad():
-        prediction, blank_prediction = (float(output(batch)) for batch in (molecule, baseline))
-    allowed = TOLERANCE * max(abs(prediction - blank_prediction), float(ensemble.members[0].scaler.std[target]))
+        prediction, baseline_prediction = (float(output(batch)) for batch in (molecule, baseline))
+    allowed = TOLERANCE * max(abs(prediction - baseline_prediction), float(ensemble.members[0].scaler.std[target]))
     while True:
         tokens, atoms, descriptors = _sum_features(molecule, integrate(output, molecule, baseline, steps))
-        attribution = Attribution(prediction, blank_prediction, tokens, atoms, descriptors, steps, allowed)
+        attribution = Attribution(prediction, baseline_prediction, tokens, atoms, descriptors, steps, allowed)
         if attribution.complete or 2 * steps > MOST_STEPS:
             return attribution
         steps *= 2
@@ -117,24 +143,27 @@ def mean_output(ensemble: Ensemble, target: int, pooled: bool) -> Output:
     return output
 
 
-def blank(ensemble: Ensemble, molecule: Batch) -> Batch:
-    """The baseline of a molecule, of the same shapes."""
+def baseline_of(ensemble: Ensemble, molecule: Batch, average: AverageAtom | None) -> Batch:
+    """The baseline of a molecule, of the same shapes.
+
+    Args:
+        ensemble: holds the mean of the training states.
+        molecule: a batch of one molecule.
+        average: in the place of its atoms and bonds; None for a model without a graph.
+    """
     states = None
     if molecule.states is not None:
         encoder = ensemble.members[0].model.encoders["states"]
         assert isinstance(encoder, StatesEncoder)
         states = encoder.scale.mean.expand_as(molecule.states)
 
-    def zeros(values: torch.Tensor | None) -> torch.Tensor | None:
-        return None if values is None else torch.zeros_like(values)
-
-    return replace(
-        molecule,
-        states=states,
-        x=zeros(molecule.x),
-        edge_attr=zeros(molecule.edge_attr),
-        descriptors=zeros(molecule.descriptors),
-    )
+    x, edge_attr, descriptors = molecule.x, molecule.edge_attr, molecule.descriptors
+    if average is not None and x is not None and edge_attr is not None:
+        x = x.new_tensor(average.atom).expand_as(x)
+        edge_attr = edge_attr.new_tensor(average.bond).expand_as(edge_attr)
+    # 0 is the median of scaled descriptors
+    descriptors = None if descriptors is None else torch.zeros_like(descriptors)
+    return replace(molecule, states=states, x=x, edge_attr=edge_attr, descriptors=descriptors)
 
 
 def integrate(output: Output, molecule: Batch, baseline: Batch, steps: int) -> dict[str, np.ndarray]:

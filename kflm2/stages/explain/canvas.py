@@ -4,6 +4,7 @@ RDKit writes the characters of a string too close together, reads <sub> and <sup
 each character is drawn separately, literally, at the position given by the font's metrics.
 """
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,26 @@ class Canvas:
         """The text, or as much of it as fits into `most_width`, with three dots."""
         if self.width(text, size) <= most_width:
             return text
-        while text and self.width(f"{text}...", size) > most_width:
+        return f"{self._fitting(text, size, most_width - self.width('...', size))}..."
+
+    def wrapped(self, text: str, size: float, most_width: float, most_lines: int) -> list[str]:
+        """The text in lines of at most `most_width`, broken at blanks where possible; the last may be shortened."""
+        lines = [""]
+        for word in re.findall(r"\S+\s*", text):
+            if lines[-1] and self.width((lines[-1] + word).rstrip(), size) > most_width:
+                lines.append("")
+            lines[-1] += word
+            # a word of more than a line, such as a SMILES
+            while self.width(lines[-1].rstrip(), size) > most_width and len(lines) < most_lines:
+                fits = max(1, len(self._fitting(lines[-1], size, most_width)))
+                lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+        kept = [*lines[: most_lines - 1], "".join(lines[most_lines - 1 :])]
+        return [self.shortened(line.rstrip(), size, most_width) for line in kept if line]
+
+    def _fitting(self, text: str, size: float, most_width: float) -> str:
+        while text and self.width(text, size) > most_width:
             text = text[:-1]
-        return f"{text}..."
+        return text
 
     def box(self, x: float, y: float, width: float, height: float, fill: Colour | None, edge: Colour | None) -> None:
         """Draw a box with its upper left corner at (x, y), filled, with an edge, or both."""

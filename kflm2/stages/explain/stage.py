@@ -27,7 +27,8 @@ from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.explain import plots
-from kflm2.stages.explain.attribution import VIEWS, Attribution, attention, descriptor_names, explain
+from kflm2.stages.explain.attribution import VIEWS, Attribution, AverageAtom, attention, descriptor_names, explain
+from kflm2.stages.explain.meanings import meaning
 from kflm2.stages.explain.plots import Explanation
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _JSON = "explained.json"
 _PICTURE = re.compile(r"\d{3,}(\.svg|\.png|-attention\.png)")
 _SMILES_LENGTH, _TARGET_LENGTH = 40, 36
 """Largest numbers of printed characters."""
-_COLUMNS = ("row", "smiles", "name", "kind", "index", "label", "attribution")
+_COLUMNS = ("row", "smiles", "name", "kind", "index", "label", "attribution", "meaning")
 
 
 def run(config: ExplainConfig) -> int:
@@ -107,6 +108,7 @@ class Explainer:
         self.descriptors = (
             () if descriptor_scaler is None else descriptor_names(bundle.config.descriptors, descriptor_scaler)
         )
+        self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
         self.views = tuple(view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
 
     def about(self) -> dict[str, Any]:
@@ -141,7 +143,7 @@ class Explainer:
         graphs = graphs_of([mol]) if "graph" in views else None
         features = bundle.ensemble.scale_features(Features(self._states(text), graphs, values))
         molecule = features.batch(np.array([0]), self.device)
-        attribution = explain(bundle.ensemble, molecule, self.target, self.pooled, self.steps)
+        attribution = explain(bundle.ensemble, molecule, self._average, self.target, self.pooled, self.steps)
         probability = self._probability(features) if self.classes else None
         descriptor_scaler = bundle.ensemble.descriptor_scaler
         explanation = Explanation(
@@ -190,8 +192,8 @@ class Explainer:
         unit = f" {self.unit}" if self.unit else ""
         probability_text = "" if probability is None else f" (probability {probability:.3g})"
         return (
-            f"{target}: predicted {attribution.prediction:.4g}{unit}{probability_text}; a molecule that says"
-            f" nothing would get {attribution.baseline:.4g}, the difference is {attribution.difference:+.4g}"
+            f"{target}: predicted {attribution.prediction:.4g}{unit}{probability_text};"
+            f" baseline {attribution.baseline:.4g}; difference {attribution.difference:+.4g}"
         )
 
 
@@ -217,17 +219,17 @@ def _draw(explanation: Explanation, maps: tuple[np.ndarray, np.ndarray] | None, 
 
 
 def _table(number: int, explanation: Explanation) -> pd.DataFrame:
-    """A row per atom, token and descriptor; the attributions add up to the explained difference."""
+    """A row per atom, token and descriptor, in words where it is a descriptor; the attributions add up."""
     attribution = explanation.attribution
     atoms = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in parse_smiles(explanation.smiles).GetAtoms()]
     kinds = (
-        ("atom", atoms, attribution.atoms),
-        ("token", explanation.tokens, attribution.tokens),
-        ("descriptor", explanation.descriptors, attribution.descriptors),
+        ("atom", atoms, attribution.atoms, lambda _: ""),
+        ("token", explanation.tokens, attribution.tokens, lambda _: ""),
+        ("descriptor", explanation.descriptors, attribution.descriptors, meaning),
     )
     rows = [
-        (number, explanation.smiles, explanation.name, kind, index, labels[index], value)
-        for kind, labels, values in kinds
+        (number, explanation.smiles, explanation.name, kind, index, labels[index], value, meanings(labels[index]))
+        for kind, labels, values, meanings in kinds
         for index, value in enumerate(values)
     ]
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -256,11 +258,11 @@ def _line(explanation: Explanation) -> str:
     smiles = _shortened(explanation.smiles, _SMILES_LENGTH)
     shares = ", ".join(f"{view} {attribution.shares[view]:+.3g}" for view in explanation.views)
     unit = f" {explanation.unit}" if explanation.unit else ""
-    incomplete = "" if attribution.complete else f", NOT complete: more than {attribution.allowed:.2g}"
+    incomplete = "" if attribution.complete else f" (NOT complete: more than {attribution.allowed:.2g})"
     return (
-        f"{smiles:<{_SMILES_LENGTH}}  {attribution.prediction:.4g}{unit} = {attribution.baseline:.4g}"
-        f" {attribution.difference:+.4g} ({shares}); gap {attribution.gap:.1g} in {attribution.steps}"
-        f" steps{incomplete}"
+        f"{smiles:<{_SMILES_LENGTH}}  predicted {attribution.prediction:.4g}{unit}, baseline"
+        f" {attribution.baseline:.4g}, difference {attribution.difference:+.4g} = {shares};"
+        f" gap {attribution.gap:.1g}{incomplete}, {attribution.steps} steps"
     )
 
 

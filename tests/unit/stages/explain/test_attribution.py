@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from rdkit.Chem import MolSurf
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 from torch_geometric.utils import scatter
@@ -19,12 +20,21 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import ModelConfig
 from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
 from kflm2.featurize.features import Batch, Features
-from kflm2.featurize.graphs import graphs_of
+from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES, graphs_of
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import CrossAttention, EncodedView, StatesEncoder, build
 from kflm2.stages.explain import attribution, plots
-from kflm2.stages.explain.attribution import Attribution, blank, descriptor_names, explain, integrate, mean_output
+from kflm2.stages.explain.attribution import (
+    Attribution,
+    AverageAtom,
+    baseline_of,
+    descriptor_names,
+    explain,
+    integrate,
+    mean_output,
+)
 from kflm2.stages.explain.canvas import Canvas
+from kflm2.stages.explain.meanings import meaning
 from kflm2.stages.explain.plots import Explanation
 from kflm2.stages.explain.stage import token_texts
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
@@ -32,6 +42,7 @@ from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 SMILES = "CC(=O)Oc1ccccc1F"
 TOKENS, WIDTH, DESCRIPTORS, TARGETS = 6, 7, 5, 3
 CPU = torch.device("cpu")
+AVERAGE = AverageAtom.of([SMILES, "C[N+](C)(C)C", "C=O"])
 CASES = [
     ("crossAtt", "gine", False),
     ("combinedSepAtt", "gcn", False),
@@ -120,7 +131,7 @@ def test_factors_of_a_product_get_half_each_in_one_pass_or_several(monkeypatch: 
 def test_attributions_add_up_to_the_ensembles_prediction(name: str, encoder: str, pooled: bool) -> None:
     features = _features(views=_views(name))
     ensemble = _ensemble(name, encoder, features)
-    result = explain(ensemble, _batch(features), 1, pooled, 256)
+    result = explain(ensemble, _batch(features), AVERAGE, 1, pooled, 256)
     parts = np.concatenate([result.tokens, result.atoms, result.descriptors])
     assert result.complete
     assert abs(result.gap) < 0.01 * np.abs(parts).sum()
@@ -145,7 +156,7 @@ def test_a_view_with_zero_weights_has_no_attribution() -> None:
     ensemble = _ensemble("crossAtt", "gine", features)
     for member in ensemble.members:
         nn.init.zeros_(member.model.encoders["descriptors"].net[1].weight)
-    result = explain(ensemble, _batch(features), 1, False, 16)
+    result = explain(ensemble, _batch(features), AVERAGE, 1, False, 16)
     assert not result.descriptors.any()
     assert result.tokens.all() and result.atoms.all()
 
@@ -153,14 +164,14 @@ def test_a_view_with_zero_weights_has_no_attribution() -> None:
 def test_attributions_of_bonds_are_shared_by_their_atoms() -> None:
     features = _features(views=("graph",))
     ensemble, molecule = _ensemble("gcn_indepent", "gine", features), _batch(features)
-    attributions = integrate(mean_output(ensemble, 1, False), molecule, blank(ensemble, molecule), 64)
+    attributions = integrate(mean_output(ensemble, 1, False), molecule, baseline_of(ensemble, molecule, AVERAGE), 64)
     assert np.abs(attributions["edge_attr"]).max() > 1e-6
     # each bond is in the batch in both directions; its two atoms get half each
     atoms = attributions["x"].sum(axis=1)
     for (a, b), bond in zip(molecule.edge_index.T.tolist(), attributions["edge_attr"].sum(axis=1), strict=True):
         atoms[a] += bond / 2
         atoms[b] += bond / 2
-    np.testing.assert_allclose(explain(ensemble, molecule, 1, False, 64).atoms, atoms, rtol=1e-6)
+    np.testing.assert_allclose(explain(ensemble, molecule, AVERAGE, 1, False, 64).atoms, atoms, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "encoder"), [("crossAtt", "gine"), ("combinedSepAtt", "gcn")])
@@ -169,8 +180,8 @@ def test_attributions_do_not_depend_on_the_order_of_atoms(name: str, encoder: st
     order = np.random.default_rng(1).permutation(mol.GetNumAtoms())
     features = _features(mol)
     ensemble = _ensemble(name, encoder, features)
-    plain = explain(ensemble, _batch(features), 1, False, 32)
-    reordered = explain(ensemble, _batch(_features(Chem.RenumberAtoms(mol, order.tolist()))), 1, False, 32)
+    plain = explain(ensemble, _batch(features), AVERAGE, 1, False, 32)
+    reordered = explain(ensemble, _batch(_features(Chem.RenumberAtoms(mol, order.tolist()))), AVERAGE, 1, False, 32)
     np.testing.assert_allclose(reordered.atoms, plain.atoms[order], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(reordered.tokens, plain.tokens, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(reordered.descriptors, plain.descriptors, rtol=1e-3, atol=1e-6)
@@ -179,9 +190,9 @@ def test_attributions_do_not_depend_on_the_order_of_atoms(name: str, encoder: st
 def test_tokens_of_a_pooled_model_share_the_attribution_of_their_mean() -> None:
     features = _features(views=("states",))
     ensemble = _ensemble("combined_base", "gcn", features)
-    whole = explain(ensemble, _batch(features), 1, True, 32)
+    whole = explain(ensemble, _batch(features), AVERAGE, 1, True, 32)
     mean = Features(states=Ragged.pack([features.states.values.mean(axis=0, keepdims=True)]))
-    single = explain(ensemble, _batch(mean), 1, False, 32)
+    single = explain(ensemble, _batch(mean), AVERAGE, 1, False, 32)
     assert len(single.tokens) == 1
     assert whole.tokens.sum() == pytest.approx(single.tokens[0], rel=1e-4)
     assert np.ptp(whole.tokens) > 1e-4
@@ -191,16 +202,32 @@ def test_a_token_at_the_training_mean_has_no_attribution() -> None:
     features = _features(views=("states",))
     ensemble = _ensemble("combined_base", "gcn", features)
     features.states.values[2] = ensemble.members[0].model.encoders["states"].scale.mean
-    assert np.flatnonzero(explain(ensemble, _batch(features), 1, True, 8).tokens == 0).tolist() == [2]
+    assert np.flatnonzero(explain(ensemble, _batch(features), AVERAGE, 1, True, 8).tokens == 0).tolist() == [2]
+
+
+def test_the_average_atom_is_the_mean_over_atoms_and_bonds_of_all_molecules() -> None:
+    average = AverageAtom.of(["CO", "C", "C#N"])
+    assert average.atom[ATOM_FEATURES.index("element C")] == pytest.approx(3 / 5)
+    assert average.atom[ATOM_FEATURES.index("element O")] == pytest.approx(1 / 5)
+    assert average.bond[BOND_FEATURES.index("bond TRIPLE")] == pytest.approx(1 / 2)
+    assert not AverageAtom.of(["C", "[Na+].[Cl-]"]).bond.any()
+
+
+def test_a_molecule_of_average_atoms_has_no_attribution() -> None:
+    features = _features(Chem.MolFromSmiles("CC"), ("graph",))
+    ensemble = _ensemble("gcn_indepent", "gine", features)
+    result = explain(ensemble, _batch(features), AverageAtom.of(["CC", "CC"]), 1, False, 8)
+    assert not result.atoms.any() and result.difference == 0
+    assert explain(ensemble, _batch(features), AVERAGE, 1, False, 8).atoms.all()
 
 
 def test_steps_are_doubled_until_attributions_add_up_or_the_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
     features = _features()
     ensemble, molecule = _ensemble("crossAtt", "gine", features, std=1e-6), _batch(features)
-    result = explain(ensemble, molecule, 1, False, 1)
+    result = explain(ensemble, molecule, AVERAGE, 1, False, 1)
     assert result.complete and result.steps in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     monkeypatch.setattr(attribution, "MOST_STEPS", 1)
-    result = explain(ensemble, molecule, 1, False, 1)
+    result = explain(ensemble, molecule, AVERAGE, 1, False, 1)
     assert result.steps == 1 and not result.complete
     assert result.gap == pytest.approx(
         result.difference - result.atoms.sum() - result.tokens.sum() - result.descriptors.sum()
@@ -334,3 +361,110 @@ def test_molecules_of_any_size_are_drawn(smiles: str) -> None:
     size = re.search(r"width='(\d+)px' height='(\d+)px'", plots.svg(explanation))
     assert size is not None and int(size[1]) == 900 and int(size[2]) < 1200
     assert plots.png(explanation).startswith(b"\x89PNG")
+
+
+def test_the_headline_and_the_note_are_complete() -> None:
+    title = f"{'W' * 36}: predicted -12.34 log-odds (probability 4.12e-05); baseline -1.234; difference -11.11"
+    explanation = _explained(title=title, name="n")
+    canvas = Canvas(None)
+    texts = [text for text, *_ in plots._head(canvas, explanation)]
+    assert " ".join(texts) == f"n {SMILES} {title}"
+    assert max(canvas.width(text, size) for text, size, _ in plots._head(canvas, explanation)) <= plots._INNER
+    longest = dataclasses.replace(explanation.attribution, steps=1024, atoms=np.array([*[0.0123] * 10, -123.4]))
+    lines = canvas.wrapped(_explained(attribution=longest).note, 11, plots._INNER, plots._NOTE_LINES)
+    assert " ".join(lines) == _explained(attribution=longest).note
+
+
+def test_a_text_is_broken_at_blanks_and_a_long_word_anywhere() -> None:
+    canvas = Canvas(None)
+    width = canvas.width("aaaa bb", 10)
+    assert canvas.wrapped("aaaa bb cc", 10, width, 3) == ["aaaa bb", "cc"]
+    smiles = "C(=O)N" * 30
+    lines = canvas.wrapped(smiles, 10, 300, 9)
+    assert "".join(lines) == smiles and max(canvas.width(line, 10) for line in lines) <= 300
+    lines = canvas.wrapped(smiles, 10, 300, 2)
+    assert len(lines) == 2 and lines[1].endswith("...") and canvas.width(lines[1], 10) <= 300
+
+
+def test_one_outlier_does_not_make_the_other_atoms_pale_and_is_named() -> None:
+    atoms = np.full(11, 0.1)
+    atoms[9] = -8.0
+    explanation = _explained(attribution=dataclasses.replace(_explained().attribution, atoms=atoms, tokens=np.ones(16)))
+    assert explanation.largest == 1.0
+    few = dataclasses.replace(explanation.attribution, tokens=np.full(16, 0.05))
+    explanation = _explained(attribution=few)
+    assert 0.1 <= explanation.largest <= 0.2
+    assert explanation.beyond == ["C9 -8"]
+    assert "C9 -8" in explanation.note
+    assert plots.colour(-8.0, explanation.largest) == plots._LOWERS
+    # of few parts, none is an outlier
+    ordinary = _explained(attribution=dataclasses.replace(few, atoms=np.linspace(-1, 0.7, 11)))
+    assert ordinary.largest == 1.0 and not ordinary.beyond and "Beyond" not in ordinary.note
+
+
+def test_every_atom_of_the_table_has_its_number_in_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        plots.rdMolDraw2D.MolDraw2DSVG,
+        "DrawMolecule",
+        lambda self, mol, **_: drawn.append([atom.GetPropsAsDict().get("atomNote") for atom in mol.GetAtoms()]),
+    )
+    # the drawing has an added hydrogen at the stereocentre of two rings, which no table names
+    smiles = "C1CC[C@H]2CCCC[C@@H]2C1"
+    atoms = np.ones(Chem.MolFromSmiles(smiles).GetNumAtoms())
+    result = Attribution(1.0, 0.0, np.zeros(len(smiles)), atoms, np.zeros(0), 64, 0.1)
+    plots.svg(_explained(smiles=smiles, attribution=result, tokens=tuple(smiles), descriptors=(), values=np.zeros(0)))
+    assert [int(note) for note in drawn[0][: len(atoms)]] == list(range(len(atoms)))
+    assert len(drawn[0]) > len(atoms) and not any(drawn[0][len(atoms) :])
+
+
+def test_a_lone_bar_does_not_fill_its_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = {}
+    for names in (("a",), ("a", "a")):
+        boxes: list[float] = []
+        monkeypatch.setattr(Canvas, "box", lambda self, x, y, width, *_, boxes=boxes, **__: boxes.append(width))
+        drawer = plots.rdMolDraw2D.MolDraw2DSVG(900, 100)
+        rows = [(name, 2.0, "") for name in names]
+        plots._draw_bars(Canvas(drawer), "title", rows, 0, 400, 0, _explained())
+        widths[len(names)] = boxes[0]
+    assert widths[1] == pytest.approx(widths[2] / 2)
+
+
+@pytest.mark.parametrize(("tokens", "atoms"), [(1, 1), (8, 5), (79, 44), (400, 150), (30, 150)])
+def test_an_attention_picture_is_bounded_and_its_labels_do_not_overlap(tokens: int, atoms: int) -> None:
+    rng = np.random.default_rng(0)
+    to_atoms, to_tokens = rng.random((tokens, atoms)), rng.random((atoms, tokens))
+    figure = plots.attention(to_atoms, to_tokens, ("$x",) * tokens, "C" * atoms)
+    assert all(figure.get_size_inches() <= (10.0001, 11.0001))
+    for axis, weights in zip(figure.axes[::2], (to_atoms.T, to_tokens), strict=True):
+        np.testing.assert_array_equal(axis.images[0].get_array(), weights)
+        box = axis.get_position()
+        width, height = box.width * figure.get_figwidth(), box.height * figure.get_figheight()
+        assert height / atoms == pytest.approx(width / tokens) and height / atoms < 0.18
+        for labels, length in ((axis.get_xticklabels(), width), (axis.get_yticklabels(), height)):
+            assert labels[0].get_text() in ("$x", "C0")
+            # in points; the smallest font is as high as a label's share of the axis
+            assert len(labels) * labels[0].get_fontsize() <= 72 * length + labels[0].get_fontsize()
+            assert labels[0].get_fontsize() >= 4.8
+    assert figure.axes[0].get_yticklabels()[-1].get_text() == f"C{int(figure.axes[0].get_yticks()[-1])}"
+
+
+def test_every_descriptor_has_a_meaning_that_fits_into_the_picture() -> None:
+    width = plots._INNER * 0.58
+    for name in rdkit_names():
+        assert meaning(name), name
+        assert Canvas.width(meaning(name), 11) <= width, name
+    assert meaning("Morgan bit 7") == "a substructure around an atom, of radius <= 2 bonds"
+    assert meaning("of another version of RDKit") == ""
+
+
+def test_meanings_agree_with_rdkit() -> None:
+    # the bins of RDKit's surface areas are numbered from 1
+    for family, bins in (("PEOE_VSA", MolSurf.chgBins), ("SMR_VSA", MolSurf.mrBins), ("SlogP_VSA", MolSurf.logpBins)):
+        for number in range(2, len(bins) + 1):
+            low, high = re.search(r" of (\S+) to (\S+)$", meaning(f"{family}{number}")).groups()
+            assert (float(low), float(high)) == pytest.approx((bins[number - 2], bins[number - 1]))
+        assert meaning(f"{family}1").endswith(f"below {bins[0]:.2f}")
+    assert meaning("fr_NH0") == "number of tertiary amines"
+    assert meaning("NumSpiroAtoms").startswith("number of spiro atoms")
+    assert meaning("BCUT2D_MWHI") == "highest eigenvalue of the connectivity matrix with atomic mass"
