@@ -33,7 +33,7 @@ def draw(molecules: Molecules, split: Split, duplicates: pd.DataFrame, similarit
         xlim=(0, 1),
         xlabel="Tanimoto similarity to the nearest training molecule",
         ylabel="test molecules",
-        title=f"test against train, median {similarity['tanimoto'].median():.2f}",
+        title=f"similarity of test to train, median {similarity['tanimoto'].median():.2f}",
     )
     for axis in (target_axis, duplicates_axis, similarity_axis):
         axis.title.set_fontsize(10)
@@ -74,19 +74,19 @@ def _shortened(name: str, most: int = 34) -> str:
 
 def _draw_duplicates(axis: Axes, molecules: Molecules, duplicates: pd.DataFrame) -> None:
     if duplicates.empty:
-        axis.text(0.5, 0.5, "no structure stands twice", ha="center", va="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "no structure occurs twice", ha="center", va="center", transform=axis.transAxes)
         axis.set(xticks=[], yticks=[], title="duplicates")
         return
     groups = duplicates.groupby("group")
     if molecules.dataset.task == "classification":
         agree = int(groups["agree"].first().sum())
         axis.bar(
-            ["labels agree", "labels contradict"],
+            ["labels agree", "labels differ"],
             [agree, len(groups) - agree],
             width=0.5,
             color=[_COLORS["other"], _COLORS["alarm"]],
         )
-        axis.set(ylabel="structures that stand more than once", title="duplicates")
+        axis.set(ylabel="structures that occur more than once", title="duplicates")
         return
     column = f"y_true_{molecules.dataset.targets[0]}"
     low, high = groups[column].min(), groups[column].max()
@@ -96,5 +96,5 @@ def _draw_duplicates(axis: Axes, molecules: Molecules, duplicates: pd.DataFrame)
     axis.set(
         xlabel=f"lowest value of a structure{unit}",
         ylabel=f"highest value{unit}",
-        title=f"{len(groups)} structures that stand more than once",
+        title=f"{len(groups)} structures that occur more than once",
     )

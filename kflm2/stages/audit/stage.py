@@ -177,16 +177,16 @@ def text(summary: dict[str, Any], molecules: Molecules, folder: Path) -> str:
             *(["  ..."] if rows["rejected"] > 3 else []),
             f"molecules   {smiles['salts_or_mixtures']} salts or mixtures, {smiles['undefined_stereo']} with undefined"
             f" stereo, {smiles['one_or_two_atoms']} of one or two atoms;",
-            f"            {smiles['padded']} SMILES with blanks around them, the longest of {smiles['longest']}"
-            " characters",
+            f"            {smiles['padded']} SMILES with surrounding whitespace; the longest SMILES has"
+            f" {smiles['longest']} characters",
             f"labels      {summary['labels']['missing']} missing",
             *_duplicates_text(summary["duplicates"], summary["dataset"]["kind"] == "regression"),
             f"split       {summary['split']['kind']}, seed {summary['seed']}: {sizes}",
             f"leakage     of {leaks['test_molecules']} test molecules {leaks['same_canonical_smiles']} are in train or"
             f" valid by canonical SMILES, {leaks['same_structure']} by InChIKey, {leaks['with_another_label']} with"
             " another label",
-            f"distance    Tanimoto similarity of a test molecule to the nearest in train: {median:.2f} at the median,"
-            f" {low:.2f} to {high:.2f} for the middle half",
+            f"distance    Tanimoto similarity of a test molecule to the nearest in train: median {median:.2f},"
+            f" quartiles {low:.2f} and {high:.2f}",
             f"written     {folder}",
         ]
     )
@@ -195,11 +195,11 @@ def text(summary: dict[str, Any], molecules: Molecules, folder: Path) -> str:
 def _duplicates_text(counts: dict[str, Any], regression: bool) -> list[str]:
     if not counts["groups"]:
         return ["duplicates  none"]
-    spread = f", by {counts['median_spread']:.2g} at the median and {counts['largest_spread']:.2g} at most"
+    spread = f", median difference {counts['median_spread']:.2g}, largest {counts['largest_spread']:.2g}"
     return [
         f"duplicates  further rows of a structure: {counts['same_structure']} by InChIKey,"
         f" {counts['same_canonical_smiles']} by canonical SMILES",
-        f"            structures that stand more than once: {counts['groups']}; labels agree in"
+        f"            structures that occur more than once: {counts['groups']}; labels agree in"
         f" {counts['groups_that_agree']} and differ in {counts['groups'] - counts['groups_that_agree']}"
         + (spread if regression else ""),
     ]

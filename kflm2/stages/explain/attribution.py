@@ -6,8 +6,8 @@ baseline. All attributions add up to the difference between the two predictions,
 
 The baseline is average: for every token the mean of the training states, for every descriptor the median, and the same
 molecular graph with the mean features of the training molecules' atoms and bonds. It has as many atoms as the molecule,
-so that its prediction may depend on the size of the molecule; with features of 0, which are far from those of every
-atom, it depends on the size much more. Sizes: S steps, T tokens, N atoms, P descriptors.
+and its prediction depends on their number, as it does with features of 0; attributions are compared within a molecule
+only. Sizes: S steps, T tokens, N atoms, P descriptors.
 """
 
 from collections.abc import Callable, Sequence

@@ -105,7 +105,7 @@ class Explanation:
         ]
         if "graph" in self.views:
             sentences.append(
-                "The baseline may depend on the number of atoms: compare the parts of one molecule, not of two."
+                "The baseline depends on the number of atoms: compare the parts of one molecule, not of two."
             )
         if self.beyond:
             further = len(self.beyond) - _NAMED
@@ -212,7 +212,7 @@ def _draw_mol(drawer: Any, mol: Chem.Mol, explanation: Explanation, top: int) ->
     options.minFontSize, options.maxFontSize = -1, 18
     options.fillHighlights = options.atomHighlightsAreCircles = True
     options.annotationFontScale = _NUMBER
-    options.setAnnotationColour(_NUMBER_COLOUR)
+    options.setAtomNoteColour(_NUMBER_COLOUR)
     atoms = explanation.attribution.atoms
     colours = {i: colour(float(value), explanation.largest) for i, value in enumerate(atoms)}
     # not addAtomIndices: PrepareMolForDrawing may have added hydrogens, which no table names
@@ -318,9 +318,9 @@ def attention(to_atoms: np.ndarray, to_tokens: np.ndarray, tokens: tuple[str, ..
     size = (2 * panel[0], panel[1] + _TOP) if beside else (panel[0], 2 * panel[1] + _TOP)
     figure = Figure(figsize=size)
     figure.set_layout_engine("none")
-    most = int(11 * size[0])  # characters of the title that fit into a line
+    most = int(10 * (size[0] - 2 * _LEFT))  # characters of the title that fit into a line, also of wide capitals
     title = smiles if len(smiles) <= most else f"{smiles[: most - 3]}..."
-    figure.text(_LEFT / size[0], 1 - 0.25 / size[1], title, fontsize=10, parse_math=False)
+    figure.text(_LEFT / size[0], 1 - 0.25 / size[1], title, fontsize=8, parse_math=False)
     maps = (
         ("tokens attend to atoms: a column adds up to 1", to_atoms.T),
         ("atoms attend to tokens: a row adds up to 1", to_tokens),
