@@ -137,6 +137,10 @@ def test_two_processes_give_the_same_adapter_as_one_process(tmp_path: Path, tiny
     completed = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert completed.returncode == 0, completed.stderr
     assert completed.stdout.count("for training") == 1, "more than one process prints"
+    configs = [
+        json.loads((tmp_path / name / "tiny_decoder/own/adapter_config.json").read_text()) for name in ("one", "two")
+    ]
+    assert configs[0]["target_modules"] == configs[1]["target_modules"] == sorted(configs[0]["target_modules"])
     single, distributed = (
         load_file(tmp_path / name / "tiny_decoder" / "own" / "adapter_model.safetensors") for name in ("one", "two")
     )

@@ -178,7 +178,7 @@ def maps(run: SavedRun) -> dict[str, Any] | None:
     result: dict[str, Any] = {"position": [positions[int(rows[i])] for i in sample], "views": {}, "share": {}}
     for name in sorted(hidden, key=lambda view: view == "fused"):
         states = hidden[name][sample]
-        key = {"states": sha256_texts([states.tobytes().hex()]), "sklearn": sklearn.__version__, "form": 1}
+        key = {"states": sha256_texts([states.tobytes().hex()]), "sklearn": sklearn.__version__, "form": 2}
         # cached, since a map takes seconds
         projection = cached_json("map", key, functools.partial(_project, states))
         result["views"][name], result["share"][name] = projection["maps"], projection["share"]
@@ -200,8 +200,13 @@ def _project(states: np.ndarray) -> dict[str, Any]:
 
 
 def _unit_square(points: np.ndarray) -> list[list[float]]:
-    """(n, 1 or 2) points as lists of x and y in 0..1, with one scale for both."""
+    """(n, 1 or 2) points as lists of x and y in 0..1, with one scale for both; an outlier lies on the edge."""
     points = np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+    # far beyond nine of ten points: an outlier, which would press all others together
+    low, high = np.percentile(points, (5, 95), axis=0)
+    spread = float((high - low).max())
+    if spread > 0:
+        points = points.clip(low - spread, high + spread)
     middle = (points.max(axis=0) + points.min(axis=0)) / 2
     size = float(np.ptp(points, axis=0).max()) or 1.0
     return ((points - middle) / size + 0.5).round(3).T.tolist()

@@ -31,7 +31,7 @@ def first_shown(dataset: SavedDataset) -> tuple[int, str]:
         return best[1], f"Shown first: {name}, the only method on {split} splits of its molecules."
     return best[1], (
         f"Shown first: {name}, the best of the {len(group)} methods on {split} splits by validation {metric}"
-        f" ({best[2]:.3f}, mean over its runs). The test part had no say in that."
+        f" ({best[2]:.3f}, mean over its runs). The test part was not used for this choice."
     )
 
 
@@ -57,26 +57,26 @@ def promise(method: SavedMethod, dataset: SavedDataset) -> dict[str, Any]:
     fewest = min(run.calibration.fewest for run in method.runs)
     worth = conformal.promise(fewest, dataset.record.task, confidence)
     lines = [
-        f"Promised: {100 * confidence:g} % of the {sets} hold {target}. Found for {method.name}: {shares}.",
+        f"Nominal coverage: {100 * confidence:g} % of the {sets} hold {target}. Measured for {method.name}: {shares}.",
         f"{worth[0].upper()}{worth[1:]}.",
-        "The promise stands on new molecules being like those of the validation part. New scaffolds are a shift that"
-        " breaks it: for them nothing is promised.",
+        "The nominal coverage holds for new molecules that are like those of the validation part. For new scaffolds"
+        " no coverage is guaranteed.",
     ]
     scaffold = next((entry for entry in same_name if entry.split.startswith("scaffold")), None)
     if scaffold is not None:
         mean, _ = summarize([run.coverage.share for run in scaffold.runs])
         if mean is not None:
             points = 100 * (mean - confidence)
-            difference = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the promise"
+            difference = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} the nominal coverage"
             lines.append(
-                f"On {scaffold.split} splits {share_of(scaffold)} were held, {difference}. There the validation part"
-                " has new scaffolds too; intervals that were set on familiar ones would hold less."
+                f"On {scaffold.split} splits the coverage is {share_of(scaffold)}, {difference}. There the validation"
+                " part has new scaffolds too; the coverage of intervals calibrated on known scaffolds would be lower."
             )
         return {"sentences": lines, "command": None}
-    lines.append(f"How much of it is left on new scaffolds was not measured for {method.name}.")
-    others = [f"{entry.name} held {share_of(entry)}" for entry in dataset.methods if entry.split.startswith("scaffold")]
+    lines.append(f"The coverage on new scaffolds was not measured for {method.name}.")
+    others = [f"{entry.name} {share_of(entry)}" for entry in dataset.methods if entry.split.startswith("scaffold")]
     if others:
-        lines[-1] += " Of other methods: " + "; ".join(others) + "."
+        lines[-1] += " Of other methods, on scaffold splits: " + "; ".join(others) + "."
     lines[-1] += " This measures it:"
     return {"sentences": lines, "command": method.on_scaffolds}
 
@@ -107,7 +107,7 @@ def _audit(summary: dict[str, Any]) -> list[dict[str, Any]]:
     leaked, repeated = leakage["same_structure"], duplicates["same_structure"]
     missing = summary["labels"]["missing"]
     spread = f", by {duplicates['largest_spread']:.3g} at most" if summary["dataset"]["kind"] == "regression" else ""
-    duplicates_text = "No structure stands more than once (by InChIKey)."
+    duplicates_text = "No structure occurs more than once (by InChIKey)."
     if repeated:
         duplicates_text = f"{repeated:,} rows repeat a structure (by InChIKey)."
         if contradicting:

@@ -107,6 +107,9 @@ class LoRAModel(nn.Module):
         adapter = {name: weight.detach() for name, weight in self.peft.named_parameters() if ".lora_" in name}
         if half:
             adapter = {name: weight.half() for name, weight in adapter.items()}
+        for config in self.peft.peft_config.values():
+            if isinstance(config.target_modules, set):  # in the order of a set equal adapters had other bytes
+                config.target_modules = sorted(config.target_modules)
         self.peft.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
         if self.head is not None:
             with atomic(folder / HEAD) as temporary:

@@ -135,14 +135,14 @@ def test_the_best_method_on_validation_is_shown_first(tmp_path: Path) -> None:
 def test_nominal_and_measured_coverage_of_intervals(tmp_path: Path) -> None:
     first, other = _method(tmp_path, "one", share=0.92), _method(tmp_path, "other", "scaffold", share=0.7)
     promise = text.promise(first, SavedDataset([first, other], {}, ""))
-    expected = "90 % of the intervals hold the measured value. Found for one: on random splits 92.0"
+    expected = "90 % of the intervals hold the measured value. Measured for one: on random splits 92.0"
     assert expected in promise["sentences"][0]
-    assert "not measured for one. Of other methods: other held 70.0 ± 0.0 %." in promise["sentences"][-1]
+    assert "not measured for one. Of other methods, on scaffold splits: other 70.0 ± 0.0 %." in promise["sentences"][-1]
     assert promise["command"] == "kflm2 train own.csv --name one --split scaffold"
     scaffold = _method(tmp_path, "one", "scaffold", share=0.7)
     promise = text.promise(first, SavedDataset([first, scaffold], {}, ""))
     assert "on scaffold splits 70.0 ± 0.0 % (2 runs)" in promise["sentences"][0]
-    assert "20.0 points below the promise" in promise["sentences"][-1]
+    assert "20.0 points below the nominal coverage" in promise["sentences"][-1]
     assert promise["command"] is None
 
 
@@ -213,6 +213,20 @@ def test_a_reduced_drawing_equals_the_drawing(smiles: str) -> None:
 def test_the_drawing_is_none_for_invalid_and_very_large_molecules() -> None:
     assert draw("not a molecule") is None
     assert draw("C" * 200) is None
+
+
+def test_one_outlier_does_not_press_the_points_of_a_map_together() -> None:
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    far = points.copy()
+    far[7] = (900.0, -2.0)
+    xs, ys = np.array(plot_data._unit_square(far))
+    assert xs[7] == xs.max() == 1.0
+    assert np.ptp(np.delete(xs, 7)) > 0.25
+    # without an outlier nothing moves: distances keep their ratios
+    xs, ys = np.array(plot_data._unit_square(points))
+    scale = np.ptp(points, axis=0).max()
+    np.testing.assert_allclose(np.diff(xs), np.diff(points[:, 0]) / scale, atol=0.0011)
+    np.testing.assert_allclose(np.diff(ys), np.diff(points[:, 1]) / scale, atol=0.0011)
 
 
 def test_the_sentences_of_an_audit() -> None:
