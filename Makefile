@@ -17,7 +17,7 @@ install: .venv/installed
 # learnt, seeds 0 to 4.
 demo: install
 	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --batch-size 8 --layers 12 \
-		--knowledge descriptors --out results/demo
+		--knowledge descriptors --samples 50 --out results/demo
 	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5 --llm SmolLM2_135M \
 		--adapter results/demo/SmolLM2_135M/zinc_sample --out results/demo --again
 

@@ -24,7 +24,7 @@ from kflm2.errors import KFLM2Error, SettingError
 if TYPE_CHECKING:
     from kflm2.config.base import StageConfig
 
-_GROUPS = "data corpus split model LLM LoRA prompt training search comparison output".split()
+_GROUPS = "data corpus split model LLM LoRA prompt training evaluation search comparison output".split()
 """Sections of a help page, in their order."""
 INCOMPLETE = 3
 """Exit status of a stage that worked but had no result for some molecules."""

@@ -20,7 +20,7 @@ class CorpusConfig(StageConfig):
     """Use the first molecules only; default all."""
     keep_tested: bool = False
     """Also train on molecules that a dataset of stage 2 holds; by default those of every dataset that is here are left
-    out (by InChIKey) and counted."""
+    out and counted, by the bonds between their atoms: with all their salts, ions and stereoisomers."""
     fragments: bool = False
     """Also train on the molecules' BRICS fragments, open bonds closed: small molecules of many kinds."""
     randomize: float = 0.0
@@ -63,6 +63,10 @@ class FinetuneConfig(LoRAConfig, LLMConfig, CorpusConfig):
     """Of adapter weights, dropout and order."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    evaluate: bool = field(default=True, metadata={"group": "evaluation"})
+    """Evaluate the LLM before and after."""
+    samples: int = field(default=200, metadata={"group": "evaluation"})
+    """SMILES that the LLM writes for that, before and after; 0 for none."""
     float16: bool = field(default=False, metadata={"group": "output"})
     """Round the adapter to float16 in the end: half the size."""
     out: Path = field(default_factory=lambda: Path("models"), metadata={"group": "output"})
@@ -82,7 +86,7 @@ class FinetuneConfig(LoRAConfig, LLMConfig, CorpusConfig):
         check_below_one(self, "warmup")
         if not 0 <= self.randomize <= 1:
             raise SettingError(f"randomize is {self.randomize}; it is a share, from 0 to 1")
-        check_not_negative(self, "knowledge_weight", "next_token_weight")
+        check_not_negative(self, "knowledge_weight", "next_token_weight", "samples")
         check_positive(self, "learning_rate")
         next_token_only = self.knowledge == "none" or self.knowledge_weight == 0
         if next_token_only and self.next_token_weight == 0:

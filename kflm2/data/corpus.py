@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import rdkit
 from rdkit import Chem, rdBase
 from rdkit.Chem import BRICS
-from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
 from kflm2.data.molecules import Rejection, parse_smiles, read_table
-from kflm2.data.structures import identity
+from kflm2.data.structures import degree_counts, skeletons
 from kflm2.errors import DataError, MoleculeError, SettingError
 from kflm2.files import cached_json, project_folder, sha256_texts
 
@@ -135,25 +135,27 @@ class ReservoirSample:
 class ExcludedStructures:
     """Structures that may be in a test part, and the datasets that contain them."""
 
-    structures: frozenset[str] = frozenset()
-    """InChIKeys."""
-    formulas: frozenset[str] = frozenset()
-    """Their molecular formulas, checked first: a formula is computed a hundred times as fast as an InChIKey."""
+    skeletons: frozenset[str] = frozenset()
+    """See skeletons."""
+    degrees: frozenset[str] = frozenset()
+    """See degree_counts; checked first, since they take less time."""
     names: tuple[str, ...] = ()
 
     @staticmethod
     def of(smiles: Iterable[str], names: tuple[str, ...] = ()) -> "ExcludedStructures":
         """The structures of valid SMILES."""
         texts = list(smiles)
-        return ExcludedStructures(frozenset(map(identity, texts)), frozenset(map(_formula, texts)), names)
+        return ExcludedStructures(
+            frozenset(key for text in texts for key in skeletons(text)),
+            frozenset(counts for text in texts for counts in degree_counts(text)),
+            names,
+        )
 
     def contains(self, smiles: str) -> bool:
-        """Whether the structure of a valid SMILES is one of them, independent of how the SMILES is written."""
-        return bool(self.structures) and _formula(smiles) in self.formulas and identity(smiles) in self.structures
-
-
-def _formula(smiles: str) -> str:
-    return str(CalcMolFormula(parse_smiles(smiles)))
+        """Whether a valid SMILES has an organic component with the skeleton of one of them."""
+        if not self.skeletons or self.degrees.isdisjoint(degree_counts(smiles)):
+            return False
+        return not self.skeletons.isdisjoint(skeletons(smiles))
 
 
 @dataclass(frozen=True)
@@ -257,26 +259,25 @@ def _cap(piece: str, smiles: str) -> str | None:
 
 def structures_of_datasets() -> ExcludedStructures:
     """Structures of all available datasets, any of which may be in a test part."""
-    structures: set[str] = set()
-    formulas: set[str] = set()
+    found: dict[str, set[str]] = {"skeletons": set(), "degrees": set()}
     names = []
     for name in DATASETS:
         dataset, missing = locate(name)
         if missing:
             continue
         smiles = read_table(dataset).smiles
-        key: dict[str, object] = {"smiles": sha256_texts(smiles), "holds": ["structures", "formulas"]}
-        entry = cached_json("structures", key, _structures(smiles))
-        structures |= set(entry["structures"])
-        formulas |= set(entry["formulas"])
+        key: dict[str, object] = {"smiles": sha256_texts(smiles), "holds": sorted(found), "rdkit": rdkit.__version__}
+        entry = cached_json("skeletons", key, _structures(smiles))
+        for kind, texts in found.items():
+            texts.update(entry[kind])
         names.append(name)
-    return ExcludedStructures(frozenset(structures), frozenset(formulas), tuple(names))
+    return ExcludedStructures(frozenset(found["skeletons"]), frozenset(found["degrees"]), tuple(names))
 
 
 def _structures(smiles: list[str]) -> Callable[[], dict[str, list[str]]]:
     def compute() -> dict[str, list[str]]:
         excluded = ExcludedStructures.of(smiles)
-        return {"structures": sorted(excluded.structures), "formulas": sorted(excluded.formulas)}
+        return {"skeletons": sorted(excluded.skeletons), "degrees": sorted(excluded.degrees)}
 
     return compute
 

@@ -1,8 +1,8 @@
 """Structures of molecules, however their SMILES are written: identity, scaffold, standard form, duplicates."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -26,6 +26,7 @@ _OPTIONS = {"preferOrganic": True, "tautomerRemoveSp3Stereo": False, "tautomerRe
 _PARAMETERS = rdMolStandardize.CleanupParameters()
 for _name, _value in _OPTIONS.items():
     setattr(_PARAMETERS, _name, _value)
+_METAL_BOND = Chem.MolFromSmarts(rdMolStandardize.MetalDisconnector().MetalNof)
 
 
 def identity(smiles: str) -> str:
@@ -37,6 +38,48 @@ def identity(smiles: str) -> str:
     mol = parse_smiles(smiles)
     with rdkit_errors("identify it"):
         return Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
+
+
+def skeletons(smiles: str) -> set[str]:
+    """Skeleton of each organic component of a valid SMILES; of the whole where it has none.
+
+    A skeleton is the first block of a standard InChIKey: which atoms are bonded, with how many hydrogens. Salts,
+    charges, stereoisomers and isotopes of a molecule have the same one.
+    """
+    mol = _without_metal_bonds(parse_smiles(smiles))
+    with rdkit_errors("identify it"):
+        components = [part for part in Chem.GetMolFrags(mol, asMols=True) if _is_organic(part.GetAtoms())] or [mol]
+        return {Chem.MolToInchiKey(part)[:14] or Chem.MolToSmiles(part, isomericSmiles=False) for part in components}
+
+
+def degree_counts(smiles: str) -> set[str]:
+    """How many atoms of each element and degree each component of `skeletons` has, hydrogens left out.
+
+    It is equal where a skeleton is equal, and seldom elsewhere, and takes a fifth of the time.
+    """
+    mol = _without_metal_bonds(parse_smiles(smiles))
+    atoms = list(mol.GetAtoms())
+    if any(atom.GetAtomicNum() == 1 for atom in atoms):
+        mol = Chem.RemoveAllHs(mol, sanitize=False)
+        atoms = list(mol.GetAtoms())
+    components = [[atoms[i] for i in part] for part in Chem.GetMolFrags(mol)]
+    organic = [Counter(f"{a.GetSymbol()}{a.GetDegree()}" for a in part) for part in components if _is_organic(part)]
+    # of an inorganic salt not even the bonds are sure
+    all_counts = organic or [Counter(atom.GetSymbol() for atom in atoms)]
+    return {" ".join(f"{kind}x{count}" for kind, count in sorted(counts.items())) for counts in all_counts}
+
+
+def _is_organic(atoms: Iterable[Chem.Atom]) -> bool:
+    return any(atom.GetAtomicNum() == 6 for atom in atoms)
+
+
+def _without_metal_bonds(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule with ions in place of bonds between metals and O, N, F, as other SMILES of a salt have them."""
+    if mol.HasSubstructMatch(_METAL_BOND):
+        with rdkit_errors("identify it"):
+            mol = rdMolStandardize.MetalDisconnector().Disconnect(mol)
+            Chem.SanitizeMol(mol)
+    return mol
 
 
 def structure_digests(smiles: Sequence[str]) -> list[str]:

@@ -15,10 +15,12 @@ from kflm2.text_table import aligned
 def summary(record: dict[str, Any], folder: Path) -> str:
     """Text that `kflm2 finetune` prints at the end."""
     corpus = record["corpus"]
-    rows = [("", "before", "after"), *_metric_rows(record["judged"])]
-    table = "\n".join(aligned(rows))
     training = f"fine-tuned on {corpus['taught']:,} SMILES of {corpus['name']} in {record['seconds']:.0f} s"
-    return f"\n{record['llm']['name']} {training}\n\n{table}\n{_note_on_layers(record)}\nadapter: {folder}"
+    table = ""
+    if "judged" in record:
+        rows = aligned([("", "before", "after"), *_metric_rows(record["judged"])])
+        table = "\n".join(rows) + f"\n{_note_on_layers(record)}\n"
+    return f"\n{record['llm']['name']} {training}\n\n{table}adapter: {folder}"
 
 
 def _note_on_layers(record: dict[str, Any]) -> str:
@@ -32,16 +34,19 @@ def _metric_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     before, after = evaluation["before"], evaluation["after"]
     rows = []
     if count := evaluation["held_out"]:
-        title = f"perplexity a token, {count} held out"
-        rows.append((title, f"{before['perplexity']:.4g}", f"{after['perplexity']:.4g}"))
-    number = after["sampled"]["number"]
-    for name, title in (
-        ("valid", f"valid of {number} sampled"),
-        ("unique", "different of these"),
-        ("novel", "new of these"),
-    ):
-        shares = [f"{100 * metrics['sampled'][name]:.1f} %" for metrics in (before, after)]
-        rows.append((title, shares[0], shares[1]))
+        for name, smiles in (("perplexity", "held out"), ("perplexity_of_random_smiles", "held out, random SMILES")):
+            for unit in ("token", "character"):
+                title = f"perplexity per {unit}, {count} {smiles}"
+                values = [f"{metrics[name][f'per_{unit}']:.4g}" for metrics in (before, after)]
+                rows.append((title, values[0], values[1]))
+    if "sampled" in after:
+        for name, title in (
+            ("valid", f"valid of {after['sampled']['number']} sampled"),
+            ("unique", "different of these"),
+            ("novel", "new of these"),
+        ):
+            shares = [f"{100 * metrics['sampled'][name]:.1f} %" for metrics in (before, after)]
+            rows.append((title, shares[0], shares[1]))
     for name, error in after["probe"].items():
         title = f"linear probe of {name}, RMSE in {DATASETS[name].unit}"
         rows.append((title, f"{before['probe'][name]:.3f}", f"{error:.3f}"))
@@ -74,17 +79,20 @@ def card(record: dict[str, Any]) -> str:
             "",
             "Made by `kflm2 finetune`; its hidden states describe molecules given as SMILES.",
             "",
-            "| | before | after |",
-            "|---|---|---|",
-            *(f"| {name} | {before} | {after} |" for name, before, after in _metric_rows(record["judged"])),
-            "",
-            _note_on_layers(record),
+            *_metric_table(record),
             "| | |",
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in rows),
             "",
         ]
     )
+
+
+def _metric_table(record: dict[str, Any]) -> list[str]:
+    if "judged" not in record:
+        return ["It was not evaluated.", ""]
+    rows = (f"| {name} | {before} | {after} |" for name, before, after in _metric_rows(record["judged"]))
+    return ["| | before | after |", "|---|---|---|", *rows, "", _note_on_layers(record)]
 
 
 _UNITS = {"next token": "next token, nats", "descriptors": "descriptors, squared error (ranks, sd 1)"}

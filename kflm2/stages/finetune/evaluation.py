@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from kflm2.data.corpus import CorpusFilter
+from kflm2.data.corpus import CorpusFilter, randomized
 from kflm2.data.datasets import locate
 from kflm2.data.molecules import parse_smiles, read_table
 from kflm2.errors import MoleculeError
@@ -28,26 +28,52 @@ if TYPE_CHECKING:
 
 PROBED = ("SAMPL", "Delaney")
 """Datasets of stage 2 that the probe predicts, if their files are present."""
-SAMPLES = 200
 _LONGEST = 100
 """Maximum tokens of a sample; a drug-like SMILES has 20 to 40."""
 _BATCH = 32
+_SAMPLED = 256
+"""Samples drawn at once: a step of one token waits for all threads, so the fewer steps the better on a busy machine."""
 _FOLDS = 5
 _PENALTIES = np.logspace(-1, 5, 25)
 
 
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-likelihood of SMILES, in two units.
+
+    What a SMILES begins with is not predicted: its first token, or the token that marks the begin where an LLM has one.
+    The end is predicted, and counts as one token and as one character.
+    """
+
+    per_token: float
+    per_character: float
+    """Comparable between LLMs whose tokens differ in length."""
+
+
 @torch.inference_mode()
-def perplexity(llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int) -> float:
-    """Perplexity per token of SMILES, end tokens included: exp of the mean negative log-likelihood."""
-    nll, count = 0.0, 0
+def perplexity(
+    llm: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", smiles: list[str], context: int
+) -> Perplexity:
+    """Perplexity of an LLM on SMILES.
+
+    Args:
+        llm: with vocabulary head.
+        tokenizer: of the LLM.
+        smiles: not longer than the context.
+        context: maximum tokens of the LLM's input.
+    """
+    nll, tokens, characters = 0.0, 0, 0
     with eval_mode(llm):
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))
-            batch_nll, batch_count = nll_sum(llm, hidden_states(llm, ids, labels != IGNORE), labels)
+            batch_nll, batch_tokens = nll_sum(llm, hidden_states(llm, ids, labels != IGNORE), labels)
             nll += batch_nll.item()
-            count += int(batch_count)
-    return math.exp(nll / count)
+            tokens += int(batch_tokens)
+            # padding and the end are special tokens
+            predicted = tokenizer.batch_decode(ids[:, 1:], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            characters += sum(len(text) + 1 for text in predicted)
+    return Perplexity(math.exp(nll / tokens), math.exp(nll / characters))
 
 
 @torch.inference_mode()
@@ -67,7 +93,7 @@ def sample(
     Returns:
         The texts; a sample that does not end within 100 tokens is cut there.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     prompt_length = len(tokenizer("")["input_ids"]) + 1
     prompts = [tokenizer(smiles[i % len(smiles)])["input_ids"][:prompt_length] for i in range(number)]
@@ -81,14 +107,24 @@ def sample(
     with (
         eval_mode(llm),
         torch.random.fork_rng(devices),
-        tqdm(total=number, desc="sampling", unit="mol", leave=False) as bar,
+        tqdm(total=math.ceil(number / _SAMPLED) * _LONGEST, desc="sampling", unit="token", leave=False) as bar,
     ):
         torch.manual_seed(seed)
-        for start in range(0, number, 2 * _BATCH):
-            batch = torch.tensor(prompts[start : start + 2 * _BATCH], device=llm.device)
-            ids = generator.generate(batch, attention_mask=torch.ones_like(batch), generation_config=config)
+
+        def step(ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+            bar.update()
+            return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)  # this criterion ends no sample
+
+        for start in range(0, number, _SAMPLED):
+            batch = torch.tensor(prompts[start : start + _SAMPLED], device=llm.device)
+            ids = generator.generate(
+                batch,
+                attention_mask=torch.ones_like(batch),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([step]),
+            )
             texts += tokenizer.batch_decode(ids, skip_special_tokens=True)
-            bar.update(len(batch))
+            bar.update(-bar.n % _LONGEST)
     return texts
 
 
@@ -188,6 +224,7 @@ class LLMEvaluation:
         tokenizer: "PreTrainedTokenizerBase",
         context: int,
         seed: int,
+        samples: int,
     ) -> None:
         """Set the molecules to evaluate on.
 
@@ -197,18 +234,31 @@ class LLMEvaluation:
             training_sample: some training SMILES, for the first tokens of the samples.
             tokenizer: of the LLM.
             context: maximum tokens of the LLM's input.
-            seed: of the samples.
+            seed: of the samples, and of the random SMILES.
+            samples: number of SMILES to sample; 0 for none.
         """
         self.corpus_filter, self.held_out, self.training_sample = corpus_filter, held_out, training_sample
-        self.tokenizer, self.context, self.seed = tokenizer, context, seed
+        self.tokenizer, self.context, self.seed, self.samples = tokenizer, context, seed, samples
         self._texts: list[list[str]] = []
         self._known: set[str] = set()
 
     def evaluate_text(self, llm: "PreTrainedModel") -> dict[str, Any]:
-        """Perplexity of the held-out molecules, None without any; texts are sampled too, for `compare`."""
-        self._texts.append(sample(llm, self.tokenizer, self.training_sample, SAMPLES, self.seed))
-        value = perplexity(llm, self.tokenizer, self.held_out, self.context) if self.held_out else None
-        return {"perplexity": value}
+        """Perplexity of the held-out molecules, as the corpus has them and as random SMILES; None without any.
+
+        Texts are sampled too, for `compare`.
+        """
+        if self.samples:
+            self._texts.append(sample(llm, self.tokenizer, self.training_sample, self.samples, self.seed))
+        if not self.held_out:
+            return {"perplexity": None, "perplexity_of_random_smiles": None}
+        random_smiles = [randomized(text, self.seed) for text in self.held_out]
+        # a token has at least one character; begin and end are tokens too
+        pairs = zip(random_smiles, self.held_out, strict=True)
+        fitting = [new if len(new) <= self.context - 2 else old for new, old in pairs]
+        return {
+            "perplexity": asdict(perplexity(llm, self.tokenizer, self.held_out, self.context)),
+            "perplexity_of_random_smiles": asdict(perplexity(llm, self.tokenizer, fitting, self.context)),
+        }
 
     def evaluate_probe(self, llm: "PreTrainedModel") -> dict[str, Any]:
         """Errors of the linear probe of the LLM's hidden states; see probe."""
@@ -220,8 +270,8 @@ class LLMEvaluation:
         The corpus is read once more, to count the samples that are not in the training SMILES.
         """
         all_texts = [text for texts in self._texts for text in texts]
-        self._known = trained_among(all_texts, self.corpus_filter.training_smiles())
-        for metrics, texts in zip((before, after), self._texts, strict=True):
+        self._known = trained_among(all_texts, self.corpus_filter.training_smiles() if all_texts else ())
+        for metrics, texts in zip((before, after), self._texts, strict=False):
             metrics["sampled"] = asdict(SampleStatistics.of(texts, self._known))
         return {"held_out": len(self.held_out), "before": before, "after": after}
 
@@ -230,7 +280,7 @@ class LLMEvaluation:
         with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["when", "text", "smiles", "taught"])
-            for when, texts in zip(("before", "after"), self._texts, strict=True):
+            for when, texts in zip(("before", "after"), self._texts, strict=False):
                 for text in texts:
                     smiles = canonical(text)
                     writer.writerow([when, text, smiles or "", smiles in self._known if smiles else ""])

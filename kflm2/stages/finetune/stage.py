@@ -98,10 +98,14 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
 
     training_sample, held_out = prepared.stats.training_sample.texts, prepared.stats.held_out_sample.texts
     base, tokenizer = load_decoder(source.folder, device, config.load_4bit, config.unsloth)
-    evaluation = LLMEvaluation(prepared.corpus_filter, held_out, training_sample, tokenizer, context, config.seed)
-    before = evaluation.evaluate_text(base) if rank == 0 else {}
+    evaluation = None
+    if rank == 0 and config.evaluate:
+        evaluation = LLMEvaluation(
+            prepared.corpus_filter, held_out, training_sample, tokenizer, context, config.seed, config.samples
+        )
+    before = evaluation.evaluate_text(base) if evaluation else {}
     cut_layers(base.model, config.layers, keep_norm=True)
-    if rank == 0:
+    if evaluation:
         before |= evaluation.evaluate_probe(base)
     targets = DescriptorTargets(training_sample) if config.knowledge == "descriptors" else None
     if targets is not None:
@@ -120,8 +124,9 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     if rank == 0:
         if config.float16:
             model.round_to_half()
-        after = evaluation.evaluate_text(model.llm) | evaluation.evaluate_probe(model.llm)
-        record["judged"] = evaluation.compare(before, after)
+        if evaluation:
+            after = evaluation.evaluate_text(model.llm) | evaluation.evaluate_probe(model.llm)
+            record["judged"] = evaluation.compare(before, after)
         _write(folder, model, tokenizer, record, evaluation)
         print(summary(record, folder))
     return folder
@@ -245,7 +250,9 @@ def _begin(folder: Path, record: dict[str, Any]) -> None:
     write_json(folder / "checkpoints" / "made.json", _identity(record))
 
 
-def _write(folder: Path, model: LoRAModel, tokenizer: Any, record: dict[str, Any], evaluation: LLMEvaluation) -> None:
+def _write(
+    folder: Path, model: LoRAModel, tokenizer: Any, record: dict[str, Any], evaluation: LLMEvaluation | None
+) -> None:
     """Write all files of an adapter; they replace those of an earlier adapter together.
 
     Raises:
@@ -260,7 +267,8 @@ def _write(folder: Path, model: LoRAModel, tokenizer: Any, record: dict[str, Any
             tokenizer.save_pretrained(new)
             draw_losses(folder / "losses.csv", new / "losses.png")
             write_text(new / "README.md", card(record))
-            evaluation.write_samples(new / "samples.csv")
+            if evaluation and evaluation.samples:
+                evaluation.write_samples(new / "samples.csv")
             write_json(new / adapters.CARD, record)
             # removed first and moved last: without this file a folder is not an adapter, so that a mixture of old and
             # new files is never used as one

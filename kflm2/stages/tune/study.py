@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kflm2.errors import DataError, SettingError
 from kflm2.files import read_toml, sha256_texts
+from kflm2.stages.tune.sampler import Sampler, counts
 
 _POLL = 0.5
 """Seconds between checks of the trials of other processes."""
@@ -160,7 +161,7 @@ class Search:
 
     def finished(self) -> list[FrozenTrial]:
         """Trials that count: completed, pruned, or failed because of their settings, not because of an interruption."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if _counts(trial)]
+        return [trial for trial in self.study.get_trials(deepcopy=False) if counts(trial)]
 
     def _take(self, trials: int) -> "Trial | object | None":
         """The next trial; _BUSY if other processes run the last ones; None if all are finished."""
@@ -189,12 +190,6 @@ class Search:
 
 
 _BUSY = object()
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        return "failed" in trial.user_attrs
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
@@ -242,12 +237,6 @@ def open_search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "study.lock")
-    samplers = {
-        # constant_liar: concurrent processes do not try the same settings
-        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=10),
-        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
-        "grid": lambda: optuna.samplers.RandomSampler(seed=seed),
-    }
     pruner = optuna.pruners.MedianPruner(n_startup_trials=5) if prune else optuna.pruners.NopPruner()
     path = folder / "study.journal"
     with lock:
@@ -258,7 +247,7 @@ def open_search(
             study = optuna.create_study(
                 storage=backend,
                 study_name=name,
-                sampler=samplers[sampler](),
+                sampler=Sampler(sampler, seed),
                 pruner=pruner,
                 direction="minimize" if minimize else "maximize",
                 load_if_exists=True,
@@ -270,13 +259,9 @@ def open_search(
                 raise
             raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
         full_identity = {**identity, "space": space.sha256, "sampler": sampler}
-        exists = _check_identity(study, full_identity, storage or str(path))
-        if not exists and sampler == "grid":
+        if not _check_identity(study, full_identity, storage or str(path)) and sampler == "grid":
             for combination in space.grid():
                 study.enqueue_trial(combination)
-    if exists:
-        # with the same seed every process would sample the same settings
-        study.sampler.reseed_rng()
     return Search(study, space, None if storage else lock)
 
 

@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from kflm2.data import structures
-from kflm2.data.datasets import Dataset, File, Task
+from kflm2.data.datasets import Dataset, File, Task, locate
 from kflm2.data.molecules import Molecules, read_table
-from kflm2.data.structures import deduplicate, duplicates, identity, standard_smiles, standardize
+from kflm2.data.structures import (
+    deduplicate,
+    degree_counts,
+    duplicates,
+    identity,
+    skeletons,
+    standard_smiles,
+    standardize,
+)
 from kflm2.errors import DataError, MoleculeError
 
 
@@ -61,6 +69,38 @@ def test_the_parent_is_the_largest_organic_fragment_neutralized(smiles: str, par
     assert standard_smiles(smiles, "parent") == Chem.CanonSmiles(parent)
     assert standard_smiles(smiles, "none") == smiles
     assert standard_smiles(parent, "parent") == Chem.CanonSmiles(parent)
+
+
+def test_a_skeleton_is_the_same_for_salts_ions_stereoisomers_and_isotopes() -> None:
+    alanine = skeletons("CC(N)C(=O)O")
+    assert len(alanine) == 1
+    for text in (
+        "C[C@H](N)C(=O)O",
+        "C[C@@H]([NH3+])C([O-])=O",
+        "CC(N)C(=O)O[Na]",
+        "CC(N)C(=O)[O-].[K+]",
+        "CC(N)C(=O)O.Cl",
+        "[13CH3]C(N)C(=O)O",
+        "[2H]OC(=O)C(C)N",
+    ):
+        assert skeletons(text) == alanine, text
+        assert degree_counts(text) == degree_counts("CC(N)C(=O)O"), text
+    assert skeletons("CC(N)C(=O)O.CCO") == alanine | skeletons("CCO")
+    assert skeletons("CC(N)C(=O)OC").isdisjoint(alanine)
+    assert len(skeletons("[Na+].[Cl-]")) == len(skeletons("*CC")) == 1
+
+
+def test_molecules_of_a_skeleton_have_the_same_degree_counts() -> None:
+    dataset, _ = locate("SAMPL")
+    counts: dict[str, set[str]] = {}
+    for text in read_table(dataset).smiles:
+        (skeleton,) = skeletons(text)
+        (count,) = degree_counts(text)
+        for other in Chem.MolToRandomSmilesVect(Chem.MolFromSmiles(text), 2, randomSeed=1):
+            assert skeletons(other) == {skeleton}
+            counts.setdefault(skeleton, {count}).update(degree_counts(other))
+    assert all(len(values) == 1 for values in counts.values())
+    assert len({value for values in counts.values() for value in values}) > 0.6 * len(counts)
 
 
 def test_both_tautomers_have_the_same_standard_form() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from kflm2.llm.decoding import load_decoder
 from kflm2.stages.finetune import evaluation
 from kflm2.stages.finetune.evaluation import (
     LLMEvaluation,
+    Perplexity,
     SampleStatistics,
     canonical,
     mean_states,
+    perplexity,
     probe,
     sample,
     trained_among,
@@ -71,6 +74,42 @@ def test_rare_tokens_are_drawn_too(tiny_writer: Path) -> None:
     assert len(second) > 85
 
 
+def test_perplexity_per_character_does_not_depend_on_how_characters_are_joined_to_tokens(embedded: Path) -> None:
+    llm, tokenizer = load_decoder(embedded, CPU)
+    with torch.no_grad():
+        llm.model.norm.weight.zero_()  # all tokens have the same probability
+    smiles = ["CCO", "C1CCCCC1N", "ClCBr"]  # of 1 to 7 tokens
+    tokens = [tokenizer.tokenize(text) for text in smiles]
+    count = sum(map(len, tokens))  # the first is not predicted, the end is
+    characters = sum(len("".join(row[1:])) + 1 for row in tokens)
+    assert count < characters
+    result = perplexity(llm, tokenizer, smiles, 24)
+    size = llm.config.vocab_size
+    assert result.per_token == pytest.approx(size, rel=1e-4)
+    assert result.per_character == pytest.approx(size ** (count / characters), rel=1e-4)
+
+
+def test_the_perplexity_of_random_smiles_is_of_the_same_molecules_in_another_order(
+    tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, tokenizer = load_decoder(tiny_decoder, CPU)
+    read = []
+
+    def recorded(*args: Any) -> Perplexity:
+        read.append(args[2])
+        return perplexity(*args)
+
+    monkeypatch.setattr(evaluation, "perplexity", recorded)
+    held_out = ["OCCN", "CC(=O)NC", "C" * 22]
+    empty = CorpusFilter(Path("unused.smi"))
+    metrics = LLMEvaluation(empty, held_out, ["C"], tokenizer, 24, seed=3, samples=0).evaluate_text(llm)
+    assert set(metrics) == {"perplexity", "perplexity_of_random_smiles"}
+    assert read[0] == held_out
+    assert read[1] != held_out
+    assert list(map(canonical, read[1])) == list(map(canonical, held_out))
+    assert max(map(len, read[1])) <= 22
+
+
 def test_the_probe_is_a_cross_validated_linear_model_of_the_states(
     tiny_decoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +138,9 @@ def test_states_do_not_depend_on_the_batch_and_are_computed_without_dropout(tiny
 def test_before_and_after_are_compared_and_the_samples_are_written(tiny_decoder: Path, tmp_path: Path) -> None:
     (tmp_path / "own.smi").write_text("C\nN\nCC\nNN\n")
     llm, tokenizer = load_decoder(tiny_decoder, CPU)
-    llm_evaluation = LLMEvaluation(CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0)
+    llm_evaluation = LLMEvaluation(
+        CorpusFilter(tmp_path / "own.smi"), ["CCN"], ["C", "N"], tokenizer, 24, seed=0, samples=200
+    )
     before = llm_evaluation.evaluate_text(llm)
     with torch.no_grad():  # an LLM that ends at once: it samples C and N, both in the training SMILES
         llm.lm_head.weight.zero_()
@@ -112,7 +153,8 @@ def test_before_and_after_are_compared_and_the_samples_are_written(tiny_decoder:
     assert comparison["held_out"] == 1
     assert comparison["after"]["sampled"] == {"number": 200, "valid": 1.0, "unique": 2 / 200, "novel": 0.0}
     assert comparison["before"]["sampled"]["valid"] < 1
-    assert comparison["after"]["perplexity"] > comparison["before"]["perplexity"]
+    for name in ("perplexity", "perplexity_of_random_smiles"):
+        assert comparison["after"][name]["per_token"] > comparison["before"][name]["per_token"]
     llm_evaluation.write_samples(tmp_path / "samples.csv")
     with (tmp_path / "samples.csv").open() as file:
         rows = list(csv.DictReader(file))

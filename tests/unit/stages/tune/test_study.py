@@ -100,6 +100,29 @@ def test_the_trial_of_a_killed_process_is_repeated(tmp_path: Path) -> None:
     assert search.study.get_trials()[trial.number].state == TrialState.FAIL
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_search_that_is_interrupted_tries_the_same_settings(tmp_path: Path, sampler: str) -> None:
+    table = TABLE + "[learning_rate]\nfrom = 1e-4\nto = 1e-2\nscale = 'log'\n"
+
+    def value(trial: Trial, chosen: dict[str, Any]) -> float:
+        return float(chosen["dropout"] + abs(chosen["learning_rate"] - 1e-3))
+
+    def tried(search: Search) -> list[dict[str, Any]]:
+        return [trial.params for trial in search.finished()]
+
+    whole = _open(tmp_path / "whole", _space(tmp_path, table), sampler)
+    list(whole.run(16, value))
+    for trials in (3, 4, 13, 16):
+        search = _open(tmp_path / "stopped", _space(tmp_path, table), sampler)
+        list(search.run(trials - 1, value))
+        lost = search._take(trials)  # its process is killed
+        assert isinstance(lost, Trial)
+        lost.set_user_attr("process", [lost.user_attrs["process"][0], lost.user_attrs["process"][1], 1.0])
+    list(_open(tmp_path / "stopped", _space(tmp_path, table), sampler).run(16, value))
+    assert tried(search) == tried(whole)
+    assert len({trial["learning_rate"] for trial in tried(whole)}) == 16
+
+
 def test_the_trial_of_a_running_process_is_waited_for(tmp_path: Path) -> None:
     search = _open(tmp_path, _space(tmp_path))
     trial = search._take(2)

@@ -124,7 +124,7 @@ def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: P
         count += labels
     loss = model(**tokens_and_labels(tokenizer, texts, 24))["loss"].item()
     assert loss == pytest.approx(total / count, rel=1e-5)
-    assert perplexity(model.llm, tokenizer, texts, 24) == pytest.approx(np.exp(total / count), rel=1e-4)
+    assert perplexity(model.llm, tokenizer, texts, 24).per_token == pytest.approx(np.exp(total / count), rel=1e-4)
 
 
 def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path) -> None:
@@ -192,10 +192,10 @@ def test_training_lowers_the_losses_and_stage_2_reads_the_trained_states(tiny_de
     config = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
     path = _corpus(tmp_path, SMILES * 6)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    before = perplexity(_model(tiny_decoder, config).llm, tokenizer, SMILES, 24)
+    before = perplexity(_model(tiny_decoder, config).llm, tokenizer, SMILES, 24).per_token
     model = _train(tmp_path / "adapter", tiny_decoder, path, config, molecules=360)
     assert (
-        perplexity(model.llm, tokenizer, SMILES, 24) < 0.7 * before
+        perplexity(model.llm, tokenizer, SMILES, 24).per_token < 0.7 * before
     )  # the vocabulary head with random weights is not trained
     rows = np.loadtxt(tmp_path / "adapter" / "losses.csv", delimiter=",", skiprows=1)
     assert (rows[-20:, 1:].mean(axis=0) < rows[:5, 1:].mean(axis=0)).all()
