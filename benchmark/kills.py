@@ -25,7 +25,7 @@ from kflm2.files import cache_folder, project_folder, sha256_file
 
 KFLM2 = str(Path(sys.executable).parent / "kflm2")
 GRAPH = "SAMPL --model gcn_indepent --limit 60 --device cpu".split()
-LORA = "--keep-tested --layers 2 --rank 2 --alpha 4 --batch-size 4 --save-steps 2 --device cpu".split()
+LORA = "--keep-tested --no-evaluate --layers 2 --rank 2 --alpha 4 --batch-size 4 --save-steps 2 --device cpu".split()
 
 
 @dataclass(frozen=True)

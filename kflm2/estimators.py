@@ -52,6 +52,7 @@ class _Estimator(BaseEstimator):
         graph_width: int | None = None,
         graph_depth: int | None = None,
         states_width: int | None = None,
+        states_components: int | None = None,
         epochs: int | None = None,
         learning_rate: float | None = None,
         schedule: str | None = None,
@@ -78,6 +79,7 @@ class _Estimator(BaseEstimator):
             graph_width: of gine.
             graph_depth: of gine.
             states_width: inner width of the embedding DNN.
+            states_components: principal components of the LLM's states that it learns from; 0 for all columns.
             epochs: passes over the training part.
             learning_rate: step size.
             schedule: of the learning rate.
@@ -101,6 +103,7 @@ class _Estimator(BaseEstimator):
         self.graph_width = graph_width
         self.graph_depth = graph_depth
         self.states_width = states_width
+        self.states_components = states_components
         self.epochs = epochs
         self.learning_rate = learning_rate
         self.schedule = schedule

@@ -7,12 +7,14 @@ Shapes: B molecules, T tokens, N atoms, L items of the longest molecule, H hidde
 """
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch_geometric.nn import GCNConv, GINEConv
 from torch_geometric.utils import scatter, to_dense_batch
 
@@ -112,14 +114,66 @@ class Standardize(nn.Module):
         return ((rows - self.mean) / self.std).clamp(-5, 5)
 
 
+class PrincipalComponents:
+    """The leading principal components of standardized states, all divided by one number: their mean variance is 1."""
+
+    directions: torch.Tensor
+    """(D, C)"""
+    variance: float
+    """Share of the variance that they keep."""
+
+    def __init__(self, scale: Standardize, rows: torch.Tensor, components: int) -> None:
+        """Find them.
+
+        Args:
+            scale: of the states.
+            rows: (n, D) states of the training part.
+            components: C < D.
+        """
+        self.scale = scale
+        covariance = torch.cov(scale(rows).T, correction=0).double()
+        values, vectors = torch.linalg.eigh(covariance)  # ascending
+        kept = values[-components:].sum()
+        self.directions = (vectors[:, -components:].flip(1) / (kept / components).sqrt().clamp(min=1e-12)).float()
+        self.variance = (kept / values.sum()).item()
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """(n, D) states to (n, C) components."""
+        return self.scale(rows) @ self.directions
+
+
 class StatesEncoder(nn.Module):
     """The paper's embedding DNN, Linear(1024 -> H)(dropout(relu(Linear(D -> 1024)))), applied to each row of states."""
 
     def __init__(self, width: int, hidden: int, dropout: float, inner: int = 1024) -> None:
         super().__init__()
-        self.scale = Standardize(width)
+        self.scale: Standardize | nn.Identity = Standardize(width)
         self.inner = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout))
         self.out = nn.Linear(inner, hidden)
+
+    def reduce(self, rows: torch.Tensor, components: int) -> "PrincipalComponents":
+        """Read principal components in place of states, until `expand`: training is faster with so few columns.
+
+        Args:
+            rows: (n, D) states of the training part.
+            components: C; the first layer gets new random weights for them.
+        """
+        scale = self.scale
+        assert isinstance(scale, Standardize)
+        projection = PrincipalComponents(scale, rows, components)
+        self.scale, self.inner[0] = nn.Identity(), nn.Linear(components, self.out.in_features).to(rows.device)
+        return projection
+
+    def expand(self, projection: "PrincipalComponents") -> None:
+        """Read states again, with the weights that were learnt on their components."""
+        learnt = self.inner[0]
+        assert isinstance(learnt, nn.Linear)
+        with torch.no_grad():
+            weight = learnt.weight @ projection.directions.T
+            full = nn.Linear(weight.shape[1], weight.shape[0]).to(weight.device)
+            full.weight.copy_(weight)
+            full.bias.copy_(learnt.bias)
+        self.scale, self.inner[0] = projection.scale, full
 
     def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.states is not None and batch.states_mol is not None
@@ -281,7 +335,7 @@ class CrossAttention(nn.Module):
             crossing: whether the first two views have items and attend to each other; false in ablations without
                 tokens or atoms.
             hidden: H.
-            dropout: rate for the attention weights and for the output.
+            dropout: rate for the output.
             heads: number of attention heads.
             gate_first: multiply the first view's vector by a gate that starts at zero.
             view_dropout: share of molecules for which a view's vector is set to zero in training.
@@ -292,9 +346,7 @@ class CrossAttention(nn.Module):
         self.first_gate = nn.Parameter(torch.zeros(hidden)) if gate_first else None
         if crossing:
             self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
-            self.attention = nn.ModuleList(
-                nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True) for _ in range(2)
-            )
+            self.attention = nn.ModuleList(nn.MultiheadAttention(hidden, heads, batch_first=True) for _ in range(2))
             self.gates = nn.Parameter(torch.zeros(2, hidden))
         self.mix = nn.Sequential(
             nn.LayerNorm(views * hidden), nn.Linear(views * hidden, hidden), nn.ReLU(), nn.Dropout(dropout)
@@ -351,8 +403,23 @@ class CrossAttention(nn.Module):
     def _attend(
         self, layer: int, queries: torch.Tensor, query_mask: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
     ) -> torch.Tensor:
-        out, _ = self.attention[layer](queries, keys, keys, key_padding_mask=~key_mask, need_weights=False)
-        return masked_mean(out, query_mask)
+        """(b, H): the attention output averaged over the queries.
+
+        The weights are averaged, rather than the values that they mix: the same by linearity, at half the cost.
+        """
+        attention = self.attention[layer]
+        assert isinstance(attention, nn.MultiheadAttention)
+        heads, hidden = attention.num_heads, attention.embed_dim
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        size, length, _ = keys.shape
+        query = functional.linear(queries, weight[:hidden], bias[:hidden]).view(size, -1, heads, hidden // heads)
+        pair = functional.linear(keys, weight[hidden:], bias[hidden:]).view(size, length, 2, heads, hidden // heads)
+        key, value = pair.permute(2, 0, 3, 1, 4)
+        scores = query.transpose(1, 2) @ key.transpose(2, 3) / math.sqrt(hidden // heads)
+        weights = scores.masked_fill(~key_mask[:, None, None], -math.inf).softmax(dim=-1)
+        share = query_mask / query_mask.sum(dim=1, keepdim=True)
+        mean = share[:, None, None] @ weights @ value
+        return attention.out_proj(mean.reshape(size, hidden))
 
 
 class Single(nn.Module):
@@ -394,7 +461,29 @@ class FusedModel(nn.Module):
         """Compute the scaling of the states from a batch of training molecules."""
         for encoder in self.encoders.values():
             if isinstance(encoder, StatesEncoder) and train.states is not None:
+                assert isinstance(encoder.scale, Standardize)
                 encoder.scale.fit(train.states)
+
+    def reduce_states(self, train: Batch, components: int) -> PrincipalComponents | None:
+        """Read principal components in place of the LLM's states, until `expand_states`.
+
+        Args:
+            train: a batch of training molecules.
+            components: 0 for none.
+
+        Returns:
+            The projection to apply to the states; None where the model goes on reading states.
+        """
+        for encoder in self.encoders.values():
+            if isinstance(encoder, StatesEncoder) and train.states is not None:
+                return encoder.reduce(train.states, components) if train.states.shape[1] > components > 0 else None
+        return None
+
+    def expand_states(self, projection: PrincipalComponents) -> None:
+        """Read states again."""
+        for encoder in self.encoders.values():
+            if isinstance(encoder, StatesEncoder):
+                encoder.expand(projection)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, K) scaled targets, or logits for classes: the mean of all heads."""

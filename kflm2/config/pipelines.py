@@ -31,6 +31,7 @@ PIPELINES = {
             "descriptors": "rdkit",
             "hidden": 64,
             "states_width": 256,
+            "states_components": 64,
             "graph_encoder": "gine",
             "graph_width": 128,
             "graph_depth": 4,

@@ -78,6 +78,8 @@ class ModelConfig:
     """Number of gine's layers."""
     states_width: int = 1024
     """Inner width of the embedding DNN."""
+    states_components: int = 0
+    """Principal components of the LLM's states that the embedding DNN learns from, which is faster; 0: all columns."""
     attend: Attend = "items"
     """items: attention over tokens and over atoms; pooled: the original's, over one vector, which does nothing."""
     heads: int = 4
@@ -96,6 +98,7 @@ class ModelConfig:
     def check_model(self) -> None:
         """Refuse values that cannot work."""
         check_at_least(self, 1, "hidden", "graph_width", "graph_depth", "states_width", "heads")
+        check_at_least(self, 0, "states_components")
         check_below_one(self, "dropout", "view_dropout")
         if self.hidden % self.heads:
             raise SettingError(f"hidden {self.hidden} cannot be divided by heads {self.heads}")
@@ -120,6 +123,9 @@ class TrainingConfig:
     threads: int = 1
     """CPU threads that train. Models this small gain little from more; and another number of threads adds numbers up in
     another order, so that results are the same bits only for the same number."""
+    jobs: int | None = None
+    """Processes that train at once, one model each; the results are the same bits for any number. Default: one for
+    each core, 1 with a GPU."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
     stay comparable; probabilities are then no longer those of the data."""
@@ -131,7 +137,7 @@ class TrainingConfig:
 
     def check_training(self) -> None:
         """Refuse values that cannot work."""
-        check_at_least(self, 1, "epochs", "batch_size", "threads", "ensemble")
+        check_at_least(self, 1, "epochs", "batch_size", "threads", "jobs", "ensemble")
         check_at_least(self, 0, "patience")
         check_positive(self, "learning_rate")
         check_not_negative(self, "weight_decay")
@@ -182,8 +188,9 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     save: Path | None = field(default=None, metadata={"group": "output"})
     """Folder in which the first run's model is saved, for kflm2 predict."""
     again: bool = field(default=False, metadata={"group": "output"})
-    """Replace what is there already: runs of other settings or data in the folder of the results, and another model in
-    the folder of --save. Without it they are kept, and the command is refused."""
+    """Make all runs anew, and replace what is there already: runs of other settings or data in the folder of the
+    results, and another model in the folder of --save. Without it runs of these settings are kept, and a command that
+    would replace others is refused."""
 
     development: bool = field(default=False, metadata={"group": "split"})
     """With the settings of a search: also make runs whose test molecules the search saw, and mark them."""

@@ -13,7 +13,7 @@ from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 
 _PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
-_OF_A_RUN = ("seed", "runs", "out", "name", "save", "again", "device", "csv", "development", "search")
+_OF_A_RUN = ("seed", "runs", "out", "name", "save", "again", "device", "jobs", "csv", "development", "search")
 """Settings in which the runs of a method may differ; a table is known by its SHA-256, wherever it lies."""
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,8 @@ from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
-from kflm2.model import FusedModel
+from kflm2.featurize.ragged import Ragged
+from kflm2.model import FusedModel, PrincipalComponents
 
 _PREDICT_BATCH = 256
 _PREDICT_ITEMS = 1 << 16
@@ -71,6 +73,10 @@ class FittedModel:
     """Counted from 1."""
     history: dict[str, list[float]] = field(default_factory=dict)
     """Loss of each epoch: `train` (with dropout, during training) and `valid`."""
+    seconds: float = 0.0
+    """That the training took."""
+    variance: float | None = None
+    """Share of the variance of the LLM's states that their principal components kept, where it was trained on these."""
 
     def predict(self, features: Features) -> np.ndarray:
         """Predict all molecules of the features.
@@ -157,6 +163,7 @@ def fit(
     seed: int,
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
+    components: int = 0,
 ) -> FittedModel:
     """Train on the training part and return the weights with the best validation loss; the test part is not used.
 
@@ -170,16 +177,22 @@ def fit(
         seed: of weights, dropout and order; on a CPU the same seed gives the same bits.
         device: to train on.
         after_epoch: called after each epoch.
+        components: principal components of the LLM's states that the first layer learns from; 0 for the states.
 
     Raises:
         KFLM2Error: a target without a training label, or a loss that is not finite.
     """
+    start = time.perf_counter()
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     scaler = TargetScaler(y_true[split.train], task)
     target = torch.from_numpy(scaler.scale(y_true)).float().to(device)
     model = build().to(device)
-    model.fit_scales(features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device))
+    scale_batch = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
+    model.fit_scales(scale_batch)
+    projection = model.reduce_states(scale_batch, components)
+    if projection is not None:
+        features = replace(features, states=_projected(features, projection, device))
     weight = None
     if task == "classification" and config.class_weight == "balanced":
         weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
@@ -218,7 +231,23 @@ def fit(
         if config.patience and epoch - best_epoch >= config.patience:
             break
     model.load_state_dict(best_state)
-    return FittedModel(model, scaler, task, device, best_epoch, history)
+    variance = None
+    if projection is not None:
+        model.expand_states(projection)
+        variance = projection.variance
+    return FittedModel(model, scaler, task, device, best_epoch, history, time.perf_counter() - start, variance)
+
+
+def _projected(features: Features, projection: PrincipalComponents, device: torch.device) -> Ragged:
+    """The principal components of all molecules' states."""
+    assert features.states is not None
+    blocks = np.array_split(np.arange(len(features.states)), math.ceil(len(features.states) / _PREDICT_BATCH))
+    with torch.inference_mode():
+        values = [
+            projection(torch.from_numpy(features.states.take(rows).values).to(device).float()).cpu().numpy()
+            for rows in blocks
+        ]
+    return Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(features.states.lengths)]))
 
 
 def _schedule(

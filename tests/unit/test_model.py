@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rdkit import Chem
+from sklearn.decomposition import PCA
 from torch import nn
 
 from kflm2 import model as models
@@ -19,6 +20,7 @@ from kflm2.model import (
     CrossAttention,
     EncodedView,
     FusedModel,
+    PrincipalComponents,
     SeparateAttention,
     Standardize,
     StatesEncoder,
@@ -327,6 +329,54 @@ def test_standardize_uses_training_rows_only_and_centres_a_constant_column() -> 
     torch.testing.assert_close(out.mean(dim=0), torch.zeros(2))
     torch.testing.assert_close(out[:, 0].std(correction=0), torch.tensor(1.0))
     assert standardize(torch.tensor([[3.0, 7.0]])).tolist() == [[0.0, 2.0]]
+
+
+@pytest.mark.parametrize("name", ["crossAtt", "combined_base"])
+def test_a_model_of_principal_components_becomes_the_same_model_of_states(name: str) -> None:
+    features = _views(name, _features())
+    model = _model(name, features)
+    train = features.batch(np.array([0, 1, 2, 3]), CPU)
+    model.fit_scales(train)
+    before = _predict(model, features, [0, 1, 2, 3, 4])
+    projection = model.reduce_states(train, 3)
+    assert projection is not None and features.states is not None
+    components = projection(torch.from_numpy(features.states.values)).numpy()
+    reduced = dataclasses.replace(features, states=Ragged(components, features.states.ptr))
+    expected = _predict(model, reduced, [0, 1, 2, 3, 4])
+    model.expand_states(projection)
+    after = _predict(model, features, [0, 1, 2, 3, 4])
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(after, before)
+    assert {name: value.shape for name, value in model.state_dict().items()} == {
+        name: value.shape for name, value in _model(name, features).state_dict().items()
+    }
+
+
+def test_principal_components_are_those_of_the_standardized_training_rows() -> None:
+    rng = np.random.default_rng(0)
+    train = torch.from_numpy(rng.normal(size=(200, 4)) @ rng.normal(size=(4, 6)) + 2).float()
+    scale = Standardize(6)
+    scale.fit(train)
+    components = PrincipalComponents(scale, train, 3)
+    expected = PCA(3).fit(scale(train).numpy())
+    projected = components(train)
+    np.testing.assert_allclose(components.variance, expected.explained_variance_ratio_.sum(), rtol=1e-4)
+    np.testing.assert_allclose(projected.var(dim=0).mean(), 1, rtol=0.01)
+    ours, theirs = projected - projected.mean(dim=0), expected.transform(scale(train).numpy())
+    for k in range(3):
+        assert abs(np.corrcoef(ours[:, k], theirs[:, k])[0, 1]) > 0.999
+    ratio = ours.norm(dim=0) / torch.from_numpy(theirs).norm(dim=0)
+    torch.testing.assert_close(ratio, ratio[:1].expand(3), rtol=1e-3, atol=0)  # one scale for all, no whitening
+
+
+def test_few_columns_are_read_as_they_are() -> None:
+    features = _features()
+    model = _model("crossAtt", features)
+    batch = features.batch(np.arange(5), CPU)
+    model.fit_scales(batch)
+    assert model.reduce_states(batch, WIDTH) is None
+    assert model.reduce_states(batch, 0) is None
+    assert _model("gcn_indepent", _views("gcn_indepent", features)).reduce_states(batch, 3) is None
 
 
 @pytest.mark.parametrize("name", PIPELINES)

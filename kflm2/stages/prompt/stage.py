@@ -268,7 +268,10 @@ def _compare(stage_2: TrainConfig, molecules: Molecules, run: PromptRun) -> None
     """Add the metrics of a pipeline of stage 2 on the same seed and split."""
     (trained,) = run_training(stage_2)
     for part, rows in run.split.parts.items():
-        if molecules.rows[rows].tolist() != trained.molecules.rows[trained.split.parts[part]].tolist():
+        if sorted(molecules.rows[rows]) != sorted(trained.table.loc[trained.table["part"] == part, "row"]):
             print(f"note: stage 2 rejects other rows, so its {part} part is another and it is left out", flush=True)
             return
-    run.metrics[stage_2.model] = {part: scores.targets[0] for part, scores in trained.scores.items() if part != "train"}
+    (target,) = molecules.dataset.targets
+    run.metrics[stage_2.model] = {
+        part: targets[target] for part, targets in trained.result.targets.items() if part != "train"
+    }

@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.model import build
 from kflm2.results.runs import Run
 from kflm2.stages.train import report
-from kflm2.trainers.supervised import Ensemble, fit
+from kflm2.trainers.supervised import Ensemble, FittedModel, fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,51 +175,76 @@ class Trained:
     """(n, K) their standard deviation."""
 
 
-def train(
+def train(config: TrainConfig, prepared: Prepared, split: Split, seed: int, device: torch.device) -> Trained:
+    """Train the models of one run, one after another."""
+    splits = {seed: split}
+    members = [fit_member(config, prepared, splits, device, Member(seed, number)) for number in range(config.members)]
+    return assemble(config, prepared, split, members)
+
+
+class Member(NamedTuple):
+    """One model of one run."""
+
+    seed: int
+    """Of the run."""
+    number: int
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" + (f", model {self.number + 1}" if self.number else "")
+
+
+def fit_member(
     config: TrainConfig,
     prepared: Prepared,
-    split: Split,
-    seed: int,
+    splits: Mapping[int, Split],
     device: torch.device,
+    member: Member,
     after_epoch: Callable[[], object] = lambda: None,
-) -> Trained:
-    """Train the models of one run."""
+) -> FittedModel:
+    """Train one model; the same bits in any process.
+
+    Args:
+        config: see TrainConfig.
+        prepared: the molecules and their views.
+        splits: seed -> split.
+        device: to train on.
+        member: which model.
+        after_epoch: called after each epoch.
+    """
+    split = splits[member.seed]
+    features, _ = _scaled(prepared, split)
+    sizes, y_true = features.sizes(), prepared.molecules.y_true
     with _threads(config.threads):
-        return _train(config, prepared, split, seed, device, after_epoch)
-
-
-def _train(
-    config: TrainConfig,
-    prepared: Prepared,
-    split: Split,
-    seed: int,
-    device: torch.device,
-    after_epoch: Callable[[], object],
-) -> Trained:
-    features, descriptor_scaler = prepared.features, None
-    if features.descriptors is not None:
-        descriptor_scaler = DescriptorScaler(features.descriptors[split.train])
-        features = dataclasses.replace(features, descriptors=descriptor_scaler(features.descriptors))
-    y_true = prepared.molecules.y_true
-    task = prepared.molecules.dataset.task
-    sizes = features.sizes()
-    members = [
-        fit(
+        return fit(
             lambda: build(config.model, sizes, y_true.shape[1], config),
             features,
             y_true,
             split,
-            task,
+            prepared.molecules.dataset.task,
             config,
             # members of one run differ from each other and from all other runs' members
-            seed=seed * 1000 + member,
+            seed=member.seed * 1000 + member.number,
             device=device,
             after_epoch=after_epoch,
+            components=config.states_components,
         )
-        for member in range(config.members)
-    ]
-    ensemble = Ensemble(members, descriptor_scaler, sizes)
-    return Trained(ensemble, features, *ensemble.predict(features))
+
+
+def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: list[FittedModel]) -> Trained:
+    """The trained models of one run, in their order, with their predictions."""
+    features, descriptor_scaler = _scaled(prepared, split)
+    ensemble = Ensemble(members, descriptor_scaler, features.sizes())
+    with _threads(config.threads):
+        return Trained(ensemble, features, *ensemble.predict(features))
+
+
+def _scaled(prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
+    """Features as the models of a split read them."""
+    features = prepared.features
+    if features.descriptors is None:
+        return features, None
+    scaler = DescriptorScaler(features.descriptors[split.train])
+    return dataclasses.replace(features, descriptors=scaler(features.descriptors)), scaler
 
 
 @contextlib.contextmanager

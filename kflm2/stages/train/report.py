@@ -13,12 +13,11 @@ from kflm2.metrics.scores import (
     PRIMARY_METRIC,
     SCALED_RMSE,
     Scores,
-    mean_metrics,
     summarize,
 )
 from kflm2.results.provenance import peak_memory_mb
-from kflm2.results.runs import Run
-from kflm2.results.schema import development_note
+from kflm2.results.saved_runs import SavedRun
+from kflm2.results.schema import RunResult, development_note
 from kflm2.text_table import aligned, mean_and_std
 
 _SHOWN = 5
@@ -44,39 +43,45 @@ def rejections(molecules: Molecules) -> str:
     )
 
 
-def table(runs: Sequence[Run], folder: Path) -> str:
-    """Mean ± standard deviation over the runs for every part of the split, and what the metrics were measured on."""
-    first, last = runs[0], runs[-1]
-    molecules, dataset = first.molecules, first.molecules.dataset
+def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | None, folder: Path) -> str:
+    """Mean ± standard deviation over the runs for every part of the split, and what the metrics were measured on.
+
+    Args:
+        runs: one a seed, in order.
+        molecules: on which they were made.
+        source: the LLM, where the model reads one.
+        folder: of the runs.
+    """
+    first, last, dataset = runs[0].result, runs[-1].result, molecules.dataset
     targets = dataset.targets[0] if len(dataset.targets) == 1 else f"mean of {len(dataset.targets)} targets"
     quantity = f"{dataset.quantity or targets}{f', {dataset.unit}' if dataset.unit else ''}"
     seeds = (
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
     sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
-    training = sum(run.seconds["training"] for run in runs)
+    training = sum(run.result.seconds["training"] for run in runs)
     views = [f"{name} {value:.1f} s" for name, value in first.seconds.items() if name != "training"]
     lines = [
         "",
-        f"{dataset.name} ({quantity}), {first.config.model}: {PIPELINES[first.config.model].about}",
+        f"{dataset.name} ({quantity}), {first.model}: {PIPELINES[first.model].about}",
         f"{first.split.kind} split {sizes}, {seeds}",
         "",
-        *_metrics(runs),
-        *_development(runs),
-        *_targets(runs),
-        *_left_out(runs),
+        *_metrics([run.result for run in runs]),
+        *_development([run.result for run in runs]),
+        *_targets([run.result for run in runs]),
+        *_left_out([run.result for run in runs]),
         *_coverage(runs),
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
-        f"LLM       {_llm(first.source)}",
-        f"time      {', '.join([*views, f'training {training:.1f} s'])}",
+        f"LLM       {_llm(source)}",
+        f"time      {', '.join([*views, f'training {training:.1f} s in all'])}",
     ]
     if (peak := peak_memory_mb()) is not None:
         lines.append(f"memory    {peak} MB at most")
     return "\n".join([*lines, f"results   {folder}"])
 
 
-def _development(runs: Sequence[Run]) -> list[str]:
+def _development(runs: Sequence[RunResult]) -> list[str]:
     note = development_note([run.development for run in runs])
     return ["", note] if note else []
 
@@ -87,40 +92,40 @@ def _llm(source: LLMSource | None) -> str:
     return f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
 
 
-def _metrics(runs: Sequence[Run]) -> list[str]:
+def _metrics(runs: Sequence[RunResult]) -> list[str]:
     """A row a metric, a column a part."""
-    parts, dataset = tuple(runs[0].scores), runs[0].molecules.dataset
+    parts, dataset = tuple(runs[0].metrics), runs[0].dataset
     rows = [["", *parts, ""]]
-    remarks = dict.fromkeys(IN_UNITS, dataset.unit) | {SCALED_RMSE: "RMSE / sd of the target in train"}
-    for name in mean_metrics(dataset.task, len(dataset.targets)):
-        cells = [mean_and_std(*summarize([run.scores[part].mean[name] for run in runs])) for part in parts]
+    remarks = dict.fromkeys(IN_UNITS, dataset.unit or "") | {SCALED_RMSE: "RMSE / sd of the target in train"}
+    for name in dataset.mean_metrics:
+        cells = [mean_and_std(*summarize([run.metrics[part][name] for run in runs])) for part in parts]
         rows.append([name, *cells, remarks.get(name, "")])
     return aligned(rows, left=(0, len(parts) + 1))
 
 
-def _targets(runs: Sequence[Run]) -> list[str]:
+def _targets(runs: Sequence[RunResult]) -> list[str]:
     """Metrics on test, target by target, where there are several: for classes the primary one only."""
-    dataset = runs[0].molecules.dataset
+    dataset = runs[0].dataset
     if len(dataset.targets) == 1:
         return []
     names = METRIC_NAMES["regression"] if dataset.task == "regression" else (PRIMARY_METRIC[dataset.task],)
     rows = [["test", *names]]
-    for k, target in enumerate(dataset.targets):
-        metrics = [run.scores["test"].targets[k] for run in runs]
+    for target in dataset.targets:
+        metrics = [run.targets["test"][target] for run in runs]
         cells = [summarize([values[name] if values else None for values in metrics]) for name in names]
         rows.append([target, *(mean_and_std(*cell) for cell in cells)])
     return ["", *aligned(rows)]
 
 
-def _left_out(runs: Sequence[Run]) -> list[str]:
+def _left_out(runs: Sequence[RunResult]) -> list[str]:
     """A line for every target that has no metric in some part of some run."""
-    first = runs[0]
-    regression = first.molecules.dataset.task == "regression"
+    dataset = runs[0].dataset
+    regression = dataset.task == "regression"
     reason = "fewer than two labels" if regression else "one class only"
     lines = []
-    for k, target in enumerate(first.molecules.dataset.targets):
-        for part in first.scores:
-            seeds = [str(run.seed) for run in runs if run.scores[part].targets[k] is None]
+    for target in dataset.targets:
+        for part in runs[0].metrics:
+            seeds = [str(run.seed) for run in runs if run.targets[part][target] is None]
             if seeds:
                 which = "" if len(seeds) == len(runs) else f" of seed {', '.join(seeds)}"
                 fallback = "; its threshold is 0.5" if part == "valid" and not regression else ""
@@ -128,25 +133,26 @@ def _left_out(runs: Sequence[Run]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _coverage(runs: Sequence[Run]) -> list[str]:
+def _coverage(runs: Sequence[SavedRun]) -> list[str]:
     """How often intervals that were calibrated on validation hold the true value on test."""
-    first = runs[0]
-    regression = first.molecules.dataset.task == "regression"
+    first = runs[0].result
+    regression = first.dataset.task == "regression"
     if not first.coverage:
         return []
     lines = [""]
     for part, coverage in first.coverage.items():
-        share = mean_and_std(*summarize([_percent(run.coverage[part].share) for run in runs]), digits=1)
-        sizes = summarize([run.coverage[part].size for run in runs])
+        values = [run.result.coverage[part] for run in runs]
+        share = mean_and_std(*summarize([_percent(value.share) for value in values]), digits=1)
+        sizes = summarize([value.size for value in values])
         size = mean_and_std(*sizes, digits=2)
-        width = f", wide {size} {first.molecules.dataset.unit}".rstrip() if regression else f", of {size} classes"
+        width = f", wide {size} {first.dataset.unit or ''}".rstrip() if regression else f", of {size} classes"
         if sizes[0] is None:
             width = ""  # no label in the part, or a width in several units, or an infinite one, of which below
         kind = "intervals" if regression else "sets"
         lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}{width}")
     fewest = min(run.calibration.fewest for run in runs)
     confidence = next(iter(first.coverage.values())).confidence
-    return [*lines, promise(fewest, first.molecules.dataset.task, confidence)]
+    return [*lines, promise(fewest, first.dataset.task, confidence)]
 
 
 def _percent(share: float | None) -> float | None:

@@ -1,8 +1,8 @@
 """Stage 2 from a table to measured predictions: every seed is trained, measured and written."""
 
+import functools
+import itertools
 import shutil
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ from kflm2.predictor.bundle import check_destination, saved_as
 from kflm2.predictor.export import export_bundle
 from kflm2.results import methods, schema
 from kflm2.results.runs import Run, write_run, write_summary
+from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RunResult
 from kflm2.stages.train import plots, report
 from kflm2.stages.train.development import check_seen
-from kflm2.stages.train.experiment import Prepared, evaluate, prepare, train
+from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_member, prepare
+from kflm2.trainers.jobs import default_jobs, run_jobs
 
 
-def run(config: TrainConfig) -> list[Run]:
-    """Train and measure one pipeline for every seed, and write the results.
+def run(config: TrainConfig) -> list[SavedRun]:
+    """Train and measure one pipeline for every seed, and write the results; runs that are there already are kept.
 
     Args:
-        config: checked.
+        config: checked. With the setting `again`, and for a model that is saved, all runs are made.
 
     Returns:
         The runs, one a seed.
@@ -39,11 +41,12 @@ def run(config: TrainConfig) -> list[Run]:
         KFLM2Error: the input cannot be used.
     """
     plan = _plan(config)
-    runs = list(_runs(plan, plan.splits))
-    write_summary(plan.folder, runs[0].split.kind)
-    print(report.table(runs, plan.folder))
-    if plan.config.save is not None:
-        export_bundle(runs[0], plan.config.save)
+    first = _make(plan, _missing(plan, config.again or plan.config.save is not None))
+    write_summary(plan.folder, plan.config.resolved_split)
+    runs = [SavedRun(folder, schema.read_run_result(folder)) for folder in map(plan.folder_of, plan.splits)]
+    print(report.table(runs, plan.prepared.molecules, plan.prepared.source, plan.folder))
+    if plan.config.save is not None and first is not None:
+        export_bundle(first, plan.config.save)
         print(f"model     {plan.config.save}: kflm2 predict {plan.config.save} molecules.csv -o predicted.csv")
     return runs
 
@@ -62,9 +65,7 @@ def run_missing(config: TrainConfig, molecules: Molecules | None = None) -> tupl
         runs may come from several processes.
     """
     plan = _plan(config, molecules, elsewhere="--out OUT")
-    missing = {seed: split for seed, split in plan.splits.items() if config.again or not _is_done(plan, seed, split)}
-    for _ in _runs(plan, missing):
-        pass
+    _make(plan, _missing(plan, config.again))
     return plan.folder, plan.prepared.molecules
 
 
@@ -81,6 +82,10 @@ class _Plan:
     seen: dict[int, DevelopmentRecord]
     """Of the runs whose test molecules the search saw that chose the settings."""
     folder: Path
+
+    def folder_of(self, seed: int) -> Path:
+        """The folder of a run."""
+        return self.folder / f"{self.config.split}-{seed}"
 
 
 def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: str = "--name NAME") -> _Plan:
@@ -175,28 +180,42 @@ def _identity(plan: _Plan, seeded: bool = False) -> dict[str, Any]:
     }
 
 
-def _runs(plan: _Plan, splits: dict[int, Split]) -> Iterator[Run]:
-    """Train, measure and write, run after run."""
+def _missing(plan: _Plan, everything: bool) -> dict[int, Split]:
+    """The splits of the runs that are to be made."""
+    missing = {seed: split for seed, split in plan.splits.items() if everything or not _is_done(plan, seed, split)}
+    if kept := len(plan.splits) - len(missing):
+        print(f"kept: {kept} of {len(plan.splits)} runs that are in {plan.folder} already; --again makes them anew")
+    return missing
+
+
+def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
+    """Train, measure and write; the first run is returned."""
     config, prepared = plan.config, plan.prepared
-    epochs = config.members * config.epochs
-    title = config.name or config.model
-    with tqdm(total=len(splits) * epochs, desc=title, unit="epoch", disable=not splits) as bar:
+    work = functools.partial(fit_member, config, prepared, splits, plan.device)
+    tasks = [Member(seed, number) for seed in splits for number in range(config.members)]
+    jobs = config.jobs or default_jobs(plan.device, config.threads)
+    forked = plan.device.type == "cpu" and config.threads == 1
+    first = None
+    with tqdm(
+        total=len(tasks) * config.epochs, desc=config.name or config.model, unit="epoch", disable=not splits
+    ) as bar:
+        members = run_jobs(work, tasks, jobs, forked, bar.update)
         for done, (seed, split) in enumerate(splits.items(), start=1):
-            start = time.perf_counter()
-            trained = train(config, prepared, split, seed, plan.device, bar.update)
-            bar.update(done * epochs - bar.n)  # after early stopping
-            seconds = {**prepared.seconds, "training": round(time.perf_counter() - start, 3)}
+            models = list(itertools.islice(members, config.members))
+            bar.update(max(0, done * config.members * config.epochs - bar.n))  # after early stopping
+            trained = assemble(config, prepared, split, models)
+            seconds = {**prepared.seconds, "training": round(sum(model.seconds for model in models), 3)}
             run = replace(evaluate(config, prepared, split, seed, trained, seconds), development=plan.seen.get(seed))
             bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
-            folder = plan.folder / f"{config.split}-{seed}"
-            write_run(run, folder)
-            plots.draw_run(run, folder)
-            yield run
+            write_run(run, plan.folder_of(seed))
+            plots.draw_run(run, plan.folder_of(seed))
+            first = first or run
+    return first
 
 
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:
     """Whether a run is there that would come out the same."""
-    folder = plan.folder / f"{plan.config.split}-{seed}"
+    folder = plan.folder_of(seed)
     # runs of other settings are not here, see _check_runs; another version may split otherwise
     if not (folder / schema.FILE).is_file():
         return False

@@ -28,7 +28,7 @@ from kflm2.stages.tune import report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
 from kflm2.text_table import mean_and_std
 
-_NOT_OF_TRIALS = ("out", "device", "again", "development", "search")
+_NOT_OF_TRIALS = ("out", "device", "jobs", "again", "development", "search")
 """Settings that do not change a trial."""
 
 
@@ -65,7 +65,7 @@ def run(config: TuneConfig) -> None:
         outer_out = folder / f"outer-{seed}"
         # what a longer search chose replaces what a shorter one did
         (outer_run,) = run_training(config.train_config(**chosen, seed=seed, runs=1, out=outer_out, again=True))
-        outer.append((seed, chosen, outer_run.scores["test"].mean))
+        outer.append((seed, chosen, outer_run.result.metrics["test"]))
     name = DatasetRecord.of(molecules).primary_metric
     mean, std = summarize([metrics[name] for _, _, metrics in outer])
     rows = [{"seed": seed, "chosen": chosen, "test": metrics} for seed, chosen, metrics in outer]

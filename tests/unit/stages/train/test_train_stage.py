@@ -203,3 +203,36 @@ def test_the_legend_of_a_parity_plot_counts_labels_not_molecules() -> None:
             rmse = np.sqrt(((own[f"y_true_{target}"] - own[f"y_pred_{target}"]) ** 2).mean())
             assert text == f"{part} ({len(own)}), RMSE {rmse:.2f}"
     assert predictions["y_true_MW"].isna().sum() == 10
+
+
+def test_runs_and_members_are_the_same_bits_in_any_number_of_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--graph-encoder", "gine", "--descriptors", "rdkit", "--ensemble", 2, "--runs", 2, "--seed", 3)
+    for jobs in (1, 2):
+        _own(*arguments, "--jobs", jobs, "--name", f"jobs-{jobs}")
+    for seed in (3, 4):
+        one, two = (Path(f"results/my/jobs-{jobs}/random-{seed}") for jobs in (1, 2))
+        for file in ("predictions.csv", "split.json"):
+            assert (one / file).read_bytes() == (two / file).read_bytes()
+        assert _result(f"my/jobs-1/random-{seed}")["history"] == _result(f"my/jobs-2/random-{seed}")["history"]
+    # the number of processes makes no other method
+    capsys.readouterr()
+    _own(*arguments, "--jobs", 2, "--name", "jobs-1", "--runs", 3)
+    assert "kept: 2 of 3 runs" in capsys.readouterr().out
+
+
+def test_runs_that_are_there_are_kept_and_made_anew_with_again() -> None:
+    def made() -> dict[str, int]:
+        return {
+            path.parent.name: path.stat().st_mtime_ns for path in Path("results/my/gcn_indepent").glob("*/result.json")
+        }
+
+    _own("--runs", 2)
+    before = made()
+    _own("--runs", 3)
+    after = made()
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"random-2"}
+    summary = json.loads(Path("results/my/gcn_indepent/summary-random.json").read_text())
+    assert summary["seeds"] == [0, 1, 2]
+    _own("--runs", 3, "--again")
+    assert all(made()[name] > after[name] for name in after)

@@ -1,0 +1,106 @@
+"""Trainings in several processes: results in order, no process left over, and a crash names its run."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from kflm2.errors import KFLM2Error
+from kflm2.trainers.jobs import default_jobs, run_jobs
+
+# started in a process of its own, which is killed
+PARENT = """
+import sys
+from test_jobs import endless
+from kflm2.trainers.jobs import run_jobs
+list(run_jobs(endless, [1, 2], 2, True, lambda count: None))
+"""
+
+
+def squared(task: int, after_epoch: Callable[[], object]) -> tuple[int, int, int]:
+    """Takes longer the smaller the task is, so that tasks end in another order than they begin."""
+    time.sleep(0.2 / task)
+    for _ in range(task):
+        after_epoch()
+    return task * task, os.getpid(), torch.get_num_threads()
+
+
+def failing(task: int, after_epoch: Callable[[], object]) -> int:
+    """An error in one of the tasks; one that is never ended by itself in another."""
+    if task == 1:
+        raise KFLM2Error("training diverged")
+    time.sleep(600)
+    return task
+
+
+def crashing(task: int, after_epoch: Callable[[], object]) -> int:
+    """One task is killed, as by a system that is out of memory."""
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def endless(task: int, after_epoch: Callable[[], object]) -> None:
+    """Tell that the task has begun, and never end."""
+    print(f"{os.getpid()}\n", end="", flush=True)
+    time.sleep(600)
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_results_come_in_order_and_every_epoch_is_counted(forked: bool) -> None:
+    counted: list[int] = []
+    results = list(run_jobs(squared, [1, 2, 3, 4, 5], 2, forked, counted.append))
+    assert [result[0] for result in results] == [1, 4, 9, 16, 25]
+    assert len({process for _, process, _ in results} | {os.getpid()}) == 3
+    assert sum(counted) == 15
+
+
+def test_one_job_or_one_task_stays_in_this_process() -> None:
+    for tasks, jobs in (([1, 2], 1), ([2], 4)):
+        counted: list[int] = []
+        results = list(run_jobs(squared, tasks, jobs, True, counted.append))
+        assert {process for _, process, _ in results} == {os.getpid()}
+        assert counted == [1] * sum(tasks)
+
+
+def test_an_error_ends_the_other_processes() -> None:
+    start = time.monotonic()
+    with pytest.raises(KFLM2Error, match="training diverged"):
+        list(run_jobs(failing, [1, 2], 2, True, lambda count: None))
+    assert time.monotonic() - start < 60
+    assert not multiprocessing.active_children()
+
+
+def test_a_crash_names_the_run() -> None:
+    results = run_jobs(crashing, [1, 3], 2, True, lambda count: None, lambda task: f"seed {task}")
+    with pytest.raises(KFLM2Error, match=r"trained seed 3 has died .*--jobs 1"):
+        list(results)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_process_outlives_the_first_one(number: signal.Signals) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    workers = [psutil.Process(int(parent.stdout.readline())) for _ in range(2)]
+    parent.send_signal(number)
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    assert parent.wait(timeout=30) != 0
+    parent.stdout.close()
+
+
+def test_a_gpu_trains_one_model_at_a_time_and_a_cpu_one_a_core() -> None:
+    assert default_jobs(torch.device("cuda"), 1) == 1
+    assert default_jobs(torch.device("cpu"), 1) >= 1
+    assert default_jobs(torch.device("cpu"), 10_000) == 1
