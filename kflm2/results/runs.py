@@ -114,6 +114,7 @@ def result(run: Run) -> RunResult:
             for member in members
         ],
         parameters=sum(weight.numel() for weight in members[0].model.parameters()),
+        variance=members[0].variance,
         seconds=run.seconds,
         peak_memory_mb=peak_memory_mb(),
         config=to_json(run.config),

@@ -157,6 +157,8 @@ class RunResult:
     """Of each member: part -> loss after each epoch. None in runs that are older."""
     parameters: int | None = None
     """Weights of a member."""
+    variance: float | None = None
+    """Share of the variance of the LLM's states that is in their principal components; None where it read all."""
 
     # of baselines alone
     baseline: bool = False
@@ -166,7 +168,17 @@ class RunResult:
     """Target -> what validation chose."""
 
 
-_OF_TRAINING = ("development", "llm", "targets", "thresholds", "coverage", "best_epoch", "history", "parameters")
+_OF_TRAINING = (
+    "development",
+    "llm",
+    "targets",
+    "thresholds",
+    "coverage",
+    "best_epoch",
+    "history",
+    "parameters",
+    "variance",
+)
 _OF_BASELINES = ("baseline", "about", "chosen")
 
 

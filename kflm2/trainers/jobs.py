@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -108,7 +109,7 @@ def _results(
             if future.done():
                 break
         try:
-            yield future.result()
+            yield pickle.loads(future.result())  # noqa: S301, it comes from a process of our own
         except BrokenProcessPool:
             running = [title(task) for task, state in zip(tasks, shared.states, strict=True) if state == _STARTED]
             raise KFLM2Error(
@@ -125,6 +126,7 @@ def _begin(work: Work[Any, Any], shared: _Shared) -> None:
     """Prepare a process of the pool."""
     global _work, _shared
     _work, _shared = work, shared
+    torch.set_num_threads(1)  # a forked process waits for ever for the other threads of the first one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     threading.Thread(target=_end_with_parent, args=(shared.stop,), daemon=True).start()
 
@@ -136,11 +138,12 @@ def _end_with_parent(stop: Connection) -> None:
     os._exit(1)
 
 
-def _do(index: int, task: Any) -> Any:
+def _do(index: int, task: Any) -> bytes:
     def after_epoch() -> None:
         _shared.epochs[index] += 1
 
     _shared.states[index] = _STARTED
     result = _work(task, after_epoch)
     _shared.states[index] = _DONE
-    return result
+    # as bytes: tensors would be sent as files in shared memory, of which a system has few
+    return pickle.dumps(result)

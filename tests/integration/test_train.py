@@ -67,7 +67,7 @@ def test_a_script_writes_its_results_and_repeats_them_exactly(tmp_path: Path) ->
         assert (run_folder / "parity.png").read_bytes()[:4] == b"\x89PNG"
         before[seed] = (run_folder / "predictions.csv").read_bytes()
 
-    second = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
+    second = _train("combinedSepAtt", *SMALL, "--again", cwd=tmp_path)
     assert "states" not in second.stderr, "the second run computed embeddings again"
     for seed in (0, 1):
         run_folder = folder / f"random-{seed}"

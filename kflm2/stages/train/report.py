@@ -18,7 +18,7 @@ from kflm2.metrics.scores import (
 from kflm2.results.provenance import peak_memory_mb
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import RunResult, development_note
-from kflm2.text_table import aligned, mean_and_std
+from kflm2.text_table import aligned, mean_and_std, percent_range
 
 _SHOWN = 5
 
@@ -73,7 +73,7 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
         *_coverage(runs),
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
-        f"LLM       {_llm(source)}",
+        f"LLM       {_llm(source, [run.result for run in runs])}",
         f"time      {', '.join([*views, f'training {training:.1f} s in all'])}",
     ]
     if (peak := peak_memory_mb()) is not None:
@@ -86,10 +86,16 @@ def _development(runs: Sequence[RunResult]) -> list[str]:
     return ["", note] if note else []
 
 
-def _llm(source: LLMSource | None) -> str:
+def _llm(source: LLMSource | None, runs: Sequence[RunResult]) -> str:
     if source is None:
         return "none"
-    return f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
+    read = f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
+    kept = [run.variance for run in runs if run.variance is not None]
+    return (
+        f"{read}\n          its states as principal components, which keep {percent_range(kept)} of the variance"
+        if kept
+        else read
+    )
 
 
 def _metrics(runs: Sequence[RunResult]) -> list[str]:

@@ -24,6 +24,14 @@ from kflm2.trainers.jobs import run_jobs
 list(run_jobs(endless, [1, 2], 2, True, lambda count: None))
 """
 
+# the threads of the first process start before it is forked
+THREADED = """
+from test_jobs import large
+from kflm2.trainers.jobs import run_jobs
+large(1, None)
+print([round(float(result[-1])) for result in run_jobs(large, [1, 2], 2, True, lambda count: None)])
+"""
+
 
 def squared(task: int, after_epoch: Callable[[], object]) -> tuple[int, int, int]:
     """Takes longer the smaller the task is, so that tasks end in another order than they begin."""
@@ -54,6 +62,11 @@ def endless(task: int, after_epoch: Callable[[], object]) -> None:
     time.sleep(600)
 
 
+def large(task: int, after_epoch: Callable[[], object]) -> torch.Tensor:
+    """A tensor that torch fills with all its threads."""
+    return torch.full((3_000_000,), float(task)).exp().log()
+
+
 @pytest.mark.parametrize("forked", [True, False])
 def test_results_come_in_order_and_every_epoch_is_counted(forked: bool) -> None:
     counted: list[int] = []
@@ -61,6 +74,12 @@ def test_results_come_in_order_and_every_epoch_is_counted(forked: bool) -> None:
     assert [result[0] for result in results] == [1, 4, 9, 16, 25]
     assert len({process for _, process, _ in results} | {os.getpid()}) == 3
     assert sum(counted) == 15
+
+
+def test_a_forked_process_does_not_wait_for_threads_that_it_lacks() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", THREADED], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[1, 2]\n", done.stderr
 
 
 def test_one_job_or_one_task_stays_in_this_process() -> None:
@@ -72,11 +91,11 @@ def test_one_job_or_one_task_stays_in_this_process() -> None:
 
 
 def test_an_error_ends_the_other_processes() -> None:
-    start = time.monotonic()
+    before, start = set(multiprocessing.active_children()), time.monotonic()
     with pytest.raises(KFLM2Error, match="training diverged"):
         list(run_jobs(failing, [1, 2], 2, True, lambda count: None))
     assert time.monotonic() - start < 60
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
 
 
 def test_a_crash_names_the_run() -> None:

@@ -12,6 +12,7 @@ import pytest
 from kflm2.cli import stages
 from kflm2.config.train import TrainConfig
 from kflm2.results import schema
+from kflm2.results.runs import Run
 from kflm2.stages.train import plots, stage
 
 ROOT = Path(__file__).parents[4]
@@ -112,6 +113,7 @@ def test_the_same_command_can_be_repeated_and_runs_can_be_added() -> None:
     shares = [_result(f"my/gcn_indepent/random-{seed}")["coverage"]["test"]["share"] for seed in (0, 1, 2, 10)]
     assert summary["coverage"]["test"]["share"]["values"] == shares
     # hidden states are of a command's first run, and never of an earlier command's weights
+    _own("--seed", 1, "--runs", 1, "--again")
     hidden = sorted(path.parent.name for path in Path("results").rglob("hidden.safetensors"))
     assert hidden == ["random-0", "random-1", "random-10"]
 
@@ -191,9 +193,12 @@ def test_of_many_differences_a_few_are_told(capsys: pytest.CaptureFixture[str]) 
     assert "; and 1 more)" in error and len(error) < 300
 
 
-def test_the_legend_of_a_parity_plot_counts_labels_not_molecules() -> None:
+def test_the_legend_of_a_parity_plot_counts_labels_not_molecules(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Run] = []
+    monkeypatch.setattr(plots, "draw_run", lambda run, folder: drawn.append(run))
     config = TrainConfig.of("gcn_indepent", csv=Path("my.csv"), target_columns=("logS", "MW"), epochs=1, runs=1)
-    (run,) = stage.run(config)
+    stage.run(config)
+    (run,) = drawn
     predictions = pd.read_csv("results/my/gcn_indepent/random-0/predictions.csv")
     for axis, target in zip(plots._parity(run).axes, ("logS", "MW"), strict=True):
         assert axis.get_legend() is not None
