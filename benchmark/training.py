@@ -34,7 +34,7 @@ from kflm2.trainers.jobs import run_jobs
 DATASETS = ("Delaney", "Lipophilicity")
 PIPELINES = ("crossAtt", "combinedSepAtt", "gcn_indepent")
 CPU = torch.device("cpu")
-FEW, MANY = 2, 8
+FEW, MANY = 3, 9
 """Epochs of chemprop's two commands."""
 EPOCHS = 5
 """Of a pipeline."""

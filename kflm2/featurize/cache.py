@@ -140,6 +140,10 @@ class StoredRows:
         self.shards, self.locations = shards, locations
         self._slices = [safe_open(path, framework="numpy").get_slice("values") for path in shards]
 
+    def __reduce__(self) -> tuple[type["StoredRows"], tuple[tuple[Path, ...], np.ndarray]]:
+        """Another process opens the shards itself."""
+        return StoredRows, (self.shards, self.locations)
+
     @staticmethod
     def from_index(entries: list[tuple[Path, int]]) -> "StoredRows":
         """From the path of the shard and the row in it, for each row."""
