@@ -6,7 +6,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -56,10 +56,11 @@ def run_jobs(
     forked: bool,
     after_epoch: Callable[[int], object],
     title: Callable[[Task], str] = str,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Train every task; yields the results in the order of the tasks, each as soon as it and those before are there.
 
-    When the generator is closed, or this process is interrupted or killed, the other processes end too.
+    When the generator is closed, or this process is killed, the other processes end too. Close it: else this process
+    ends only after all tasks.
 
     Args:
         work: a function that can be pickled; it sets its number of threads itself.
@@ -113,8 +114,8 @@ def _results(
         except BrokenProcessPool:
             running = [title(task) for task, state in zip(tasks, shared.states, strict=True) if state == _STARTED]
             raise KFLM2Error(
-                f"a process that trained {' or '.join(running)} has died (the system may have ended it for want of"
-                " memory); what is finished is kept, and --jobs 1 takes the least memory"
+                f"a process that trained {' or '.join(running) or 'models'} has died (the system may have ended it for"
+                " want of memory); what is finished is kept, and --jobs 1 takes the least memory"
             ) from None
 
 

@@ -1,5 +1,6 @@
 """Stage 2 from a table to measured predictions: every seed is trained, measured and written."""
 
+import contextlib
 import functools
 import itertools
 import shutil
@@ -196,10 +197,12 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
     jobs = config.jobs or default_jobs(plan.device, config.threads)
     forked = plan.device.type == "cpu" and config.threads == 1
     first = None
-    with tqdm(
-        total=len(tasks) * config.epochs, desc=config.name or config.model, unit="epoch", disable=not splits
-    ) as bar:
-        members = run_jobs(work, tasks, jobs, forked, bar.update)
+    with (
+        tqdm(
+            total=len(tasks) * config.epochs, desc=config.name or config.model, unit="epoch", disable=not splits
+        ) as bar,
+        contextlib.closing(run_jobs(work, tasks, jobs, forked, bar.update)) as members,
+    ):
         for done, (seed, split) in enumerate(splits.items(), start=1):
             models = list(itertools.islice(members, config.members))
             bar.update(max(0, done * config.members * config.epochs - bar.n))  # after early stopping

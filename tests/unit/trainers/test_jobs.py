@@ -1,5 +1,6 @@
 """Trainings in several processes: results in order, no process left over, and a crash names its run."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -49,6 +50,13 @@ def failing(task: int, after_epoch: Callable[[], object]) -> int:
     return task
 
 
+def first_only(task: int, after_epoch: Callable[[], object]) -> int:
+    """The first task ends, no other does."""
+    if task > 1:
+        time.sleep(600)
+    return task
+
+
 def crashing(task: int, after_epoch: Callable[[], object]) -> int:
     """One task is killed, as by a system that is out of memory."""
     if task == 3:
@@ -94,6 +102,14 @@ def test_an_error_ends_the_other_processes() -> None:
     before, start = set(multiprocessing.active_children()), time.monotonic()
     with pytest.raises(KFLM2Error, match="training diverged"):
         list(run_jobs(failing, [1, 2], 2, True, lambda count: None))
+    assert time.monotonic() - start < 60
+    assert not set(multiprocessing.active_children()) - before
+
+
+def test_the_processes_end_when_the_results_are_not_wanted_any_more() -> None:
+    before, start = set(multiprocessing.active_children()), time.monotonic()
+    with contextlib.closing(run_jobs(first_only, [1, 2, 3, 4], 2, True, lambda count: None)) as results:
+        assert next(results) == 1
     assert time.monotonic() - start < 60
     assert not set(multiprocessing.active_children()) - before
 
