@@ -571,18 +571,23 @@ def test_a_users_llm_must_be_given_and_is_checked(tiny_decoder: Path, tiny_write
     assert np.isfinite(result.y_pred[0]).all() and np.isnan(result.y_pred[1]).all()
 
 
-def test_an_adapter_with_unsafe_settings_is_refused(
-    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _train_with_adapter(tiny_decoder: Path, folder: Path) -> Path:
+    """The bundle of a model that reads the tiny LLM with an adapter of random weights."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(tiny_decoder)
     get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
-        tmp_path / "adapter"
+        folder / "adapter"
     )
-    arguments = ("--model", "combined", "--llm", tiny_decoder, "--layers", "last", "--adapter", tmp_path / "adapter")
-    folder = _train(tmp_path / "model", *arguments)
+    arguments = ("--model", "combined", "--llm", tiny_decoder, "--layers", "last", "--adapter", folder / "adapter")
+    return _train(folder / "model", *arguments)
+
+
+def test_an_adapter_with_unsafe_settings_is_refused(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _train_with_adapter(tiny_decoder, tmp_path)
     load_bundle(folder, str(tiny_decoder))
     path = folder / "adapter" / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -632,15 +637,7 @@ def test_no_generated_file_is_left_in_the_folder_for_temporary_files(model: Path
 def test_a_bundle_whose_adapter_names_a_model_of_the_hub_causes_no_request(
     tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(tiny_decoder)
-    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(
-        tmp_path / "adapter"
-    )
-    arguments = ("--model", "combined", "--llm", tiny_decoder, "--layers", "last", "--adapter", tmp_path / "adapter")
-    folder = _train(tmp_path / "model", *arguments)
+    folder = _train_with_adapter(tiny_decoder, tmp_path)
     path = folder / "adapter" / "adapter_config.json"
     write_json(path, {**json.loads(path.read_text()), "base_model_name_or_path": "someone/elsewhere"})
     requests: list[object] = []
