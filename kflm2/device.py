@@ -38,5 +38,21 @@ def only_device(device: torch.device) -> torch.device:
 
 
 def llm_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA; float32 elsewhere, where bfloat16 is slower."""
+    """Of an LLM that is trained or prompted: bfloat16 on CUDA, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Turn the precision `auto` of hidden states into the fastest one that is accurate on the device.
+
+    Returns:
+        float32; bfloat16, on CUDA; mixed, on a CPU with instructions for bfloat16: matrix products of bfloat16 numbers,
+        all else in float32. With all in bfloat16 the states would lose accuracy that a CPU need not lose.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16"
+    # torch before 2.9 cannot tell
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "mixed" if has.get("avx512_bf16") or has.get("amx_bf16") else "float32"

@@ -63,19 +63,17 @@ class Embedder:
     def _load(self) -> LoadedLLM:
         if self.loaded is None:
             depth = max(1, *self.source.layers)  # an LLM with no layers returns no states, not even the embeddings
-            self.loaded = load(self.source.folder, self.source.adapter, self.device, depth)
+            self.loaded = load(self.source.folder, self.source.adapter, self.device, depth, self.source.precision)
         return self.loaded
 
     def _cache(self, pooling: Pooling) -> FeatureCache:
-        from kflm2.device import llm_dtype
-
         return FeatureCache(
             f"{self.source.name}-{pooling}",
             {
                 **self.source.digests,
                 "layers": list(self.source.layers),
                 "pooling": pooling,
-                "dtype": str(llm_dtype(self.device)),
+                "precision": self.source.precision,
                 # another release may use another tokenizer class for the same files, with other token ids
                 "transformers": version("transformers"),
                 "tokenizers": version("tokenizers"),

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from kflm2.device import llm_dtype
 from kflm2.errors import LLMError
 from kflm2.llm.checkpoints import NO_CODE
 from kflm2.llm.registry import EMBEDDED
@@ -31,14 +31,35 @@ class LoadedLLM:
     """Tokens it can read at once."""
 
 
-def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: int | None = None) -> LoadedLLM:
+class MixedLinear(nn.Module):
+    """A linear map of float32 vectors that multiplies numbers rounded to bfloat16, and adds up in float32."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = (
+            None if values is None else nn.Parameter(values.detach().bfloat16(), requires_grad=False)
+            for values in (linear.weight, linear.bias)
+        )
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return functional.linear(rows.bfloat16(), self.weight, self.bias).float()
+
+
+def load(
+    folder: Path,
+    adapter: Path | None,
+    device: torch.device,
+    keep_layers: int | None = None,
+    precision: str = "float32",
+) -> LoadedLLM:
     """Load an LLM from a checkpoint folder.
 
     Args:
         folder: from checkpoint_folder.
         adapter: PEFT adapter put on top, merged into the weights.
-        device: bfloat16 on CUDA, float32 elsewhere.
+        device: to run on.
         keep_layers: keep the first layers only and leave out the final norm; None keeps all.
+        precision: float32, bfloat16, or mixed: linear maps as MixedLinear, all else in float32.
 
     Raises:
         LLMError: transformers cannot load it.
@@ -49,7 +70,7 @@ def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: 
     with quiet(), offline():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
-            dtype = llm_dtype(device)
+            dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
             if adapter is not None:
                 model = _with_adapter(folder, adapter, dtype, keep_layers)
             else:
@@ -65,6 +86,8 @@ def load(folder: Path, adapter: Path | None, device: torch.device, keep_layers: 
             reason = str(error).strip().splitlines()[0]
             what = f"with adapter {adapter} " if adapter else ""
             raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
+    if precision == "mixed":
+        _mix_precision(model)
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     causal = _is_causal(model)
@@ -89,6 +112,14 @@ def cut_layers(decoder: nn.Module, layers: int | None, keep_norm: bool) -> None:
     config.num_hidden_layers = layers
     if not keep_norm:
         decoder.norm = nn.Identity()
+
+
+def _mix_precision(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, MixedLinear(child))
+        else:
+            _mix_precision(child)
 
 
 def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: int | None = None) -> "PreTrainedModel":

@@ -7,6 +7,8 @@ from kflm2.errors import LLMError, SettingError
 from kflm2.llm import adapters, checkpoints
 from kflm2.llm.registry import AUTO, EMBEDDED, LLM, LLMS, PLACEBO
 
+PRECISIONS = ("float32", "bfloat16", "mixed")
+
 
 @dataclass(frozen=True)
 class LLMSource:
@@ -22,15 +24,21 @@ class LLMSource:
     """Of weights, tokenizer and, where there is one, adapter."""
     hub_id: str = ""
     """On the Hugging Face hub, where it comes from there."""
+    precision: str = "float32"
+    """float32, bfloat16 or mixed; see kflm2.llm.loading.load."""
+
+    def __str__(self) -> str:
+        return f"{self.name}, layers {', '.join(map(str, self.layers))}, precision {self.precision}"
 
     @staticmethod
-    def of(llm: LLM, adapter: Path | None, layers: str) -> "LLMSource":
+    def of(llm: LLM, adapter: Path | None, layers: str, precision: str = "float32") -> "LLMSource":
         """Find an LLM's files and their digests; nothing is loaded.
 
         Args:
             llm: see find.
             adapter: folder of a PEFT adapter, or None for the base LLM.
             layers: see parse_layers.
+            precision: of the states.
 
         Raises:
             LLMError: LLM or adapter is not available, or they do not fit together.
@@ -45,17 +53,19 @@ class LLMSource:
             adapter_depth = adapters.layers_of(adapter)
         if adapter_depth is not None and layers in ("middle", "last"):
             # stage 1 kept the first layers only, and trained the last of these to represent molecules
-            return LLMSource(llm.name, folder, adapter, (adapter_depth,), digests, llm.hub_id)
+            return LLMSource(llm.name, folder, adapter, (adapter_depth,), digests, llm.hub_id, precision)
         try:
             read = parse_layers(layers, adapter_depth or checkpoints.folder_depth(folder))
         except SettingError as error:
             if adapter_depth is None:
                 raise
             raise SettingError(f"{error}; the adapter keeps no more, --adapter none reads all layers") from None
-        return LLMSource(llm.name, folder, adapter, read, digests, llm.hub_id)
+        return LLMSource(llm.name, folder, adapter, read, digests, llm.hub_id, precision)
 
 
-def resolve(llm: str, adapter: str, layers: str, base_only: str = "") -> LLMSource:
+def resolve(
+    llm: str, adapter: str, layers: str, base_only: str = "", precision: str = LLMSource.precision
+) -> LLMSource:
     """What the settings llm, adapter and layers name; what `auto` takes is printed.
 
     Args:
@@ -63,6 +73,7 @@ def resolve(llm: str, adapter: str, layers: str, base_only: str = "") -> LLMSour
         adapter: auto, none, or the folder of a PEFT adapter.
         layers: see parse_layers.
         base_only: name of a pipeline that reads the base LLM always, so that no adapter may be asked for.
+        precision: of the hidden states.
 
     Raises:
         LLMError: LLM or adapter is not available, or they do not fit together.
@@ -78,7 +89,7 @@ def resolve(llm: str, adapter: str, layers: str, base_only: str = "") -> LLMSour
         print(f"adapter: {path or f'none found for {chosen.name}, the base LLM is used'}", flush=True)
     elif adapter != "none":
         path = Path(adapter)
-    return LLMSource.of(chosen, path, layers)
+    return LLMSource.of(chosen, path, layers, precision)
 
 
 def choose(name: str) -> LLM:

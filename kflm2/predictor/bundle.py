@@ -211,7 +211,13 @@ def _llm_record(source: LLMSource | None) -> dict[str, Any] | None:
         return None
     llm = registry.LLMS.get(source.name)
     hub_id = llm.hub_id if llm else source.name.replace("--", "/") if "--" in source.name else ""
-    return {"name": source.name, "hub_id": hub_id, **source.digests, "layers": list(source.layers)}
+    return {
+        "name": source.name,
+        "hub_id": hub_id,
+        **source.digests,
+        "layers": list(source.layers),
+        "precision": source.precision,
+    }
 
 
 def _json_value(value: object) -> object:

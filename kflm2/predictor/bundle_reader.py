@@ -20,13 +20,13 @@ from safetensors.numpy import load_file
 from kflm2 import __version__
 from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import Task
-from kflm2.errors import KFLM2Error, LLMError, SettingError
+from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Sizes
 from kflm2.files import read_json, sha256_file
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.loading import offline
-from kflm2.llm.resolve import LLMSource
+from kflm2.llm.resolve import PRECISIONS, LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 from kflm2.model import build
@@ -223,7 +223,10 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
     try:
         # only an LLM that the user names may be downloaded
         with contextlib.nullcontext() if llm is not None else offline():
-            return LLMSource.of(resolve.find(llm or name), adapter, ",".join(map(str, record["layers"])))
+            layers = ",".join(map(str, record["layers"]))
+            # models of earlier versions do not say; most were made on a CPU
+            precision = one_of("precision", record.get("precision", LLMSource.precision), PRECISIONS)
+            return LLMSource.of(resolve.find(llm or name), adapter, layers, precision)
     except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None
 

@@ -77,7 +77,7 @@ def card(bundle: Bundle, name: str) -> str:
         if values["share"] is not None
     ]
     worth = promise(bundle.calibration.fewest, bundle.task, CONFIDENCE)
-    llm = "none" if source is None else f"{source.name}, layers {', '.join(map(str, source.layers))}"
+    llm = source or "none"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
     sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())

@@ -97,6 +97,8 @@ class LLMRecord:
     adapter: str | None = None
     """Digest of the adapter."""
     layers: list[int] = field(default_factory=list)
+    precision: str = "float32"
+    """Of its arithmetic."""
 
     @staticmethod
     def of(source: LLMSource | None) -> "LLMRecord | None":
@@ -105,7 +107,12 @@ class LLMRecord:
             return None
         digests = source.digests
         return LLMRecord(
-            source.name, digests["weights"], digests["tokenizer"], digests.get("adapter"), list(source.layers)
+            source.name,
+            digests["weights"],
+            digests["tokenizer"],
+            digests.get("adapter"),
+            list(source.layers),
+            source.precision,
         )
 
 

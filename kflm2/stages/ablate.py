@@ -4,6 +4,7 @@ from itertools import combinations
 from typing import Any
 
 from kflm2.config.ablate import AblateConfig
+from kflm2.device import choose_device
 from kflm2.llm.registry import AUTO, PLACEBO
 from kflm2.stages.compare import stage as compare
 from kflm2.stages.train.experiment import find_source
@@ -19,7 +20,7 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
     would be read), and one with random weights, the placebo. All of them are read at the same layers.
     """
     all_views = config.pipeline_views
-    source = find_source(config) if "states" in all_views else None
+    source = find_source(config, choose_device(config.device)) if "states" in all_views else None
     changes: dict[str, dict[str, Any]] = {}
     for size in range(1, len(all_views) + 1):
         for views in combinations(all_views, size):

@@ -15,7 +15,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
-from kflm2.device import choose_device
+from kflm2.device import choose_device, choose_precision
 from kflm2.errors import MoleculeError
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
@@ -115,7 +115,7 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     seconds: dict[str, float] = {}
     source, states = None, None
     if "states" in config.read_views:
-        source = find_source(config)
+        source = find_source(config, device)
         with _timed("embeddings", seconds):
             molecules, states = _read_states(config, source, device, molecules)
     graphs, descriptors = None, None
@@ -132,7 +132,7 @@ def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
     """The molecules of the table that the pipeline can read, so that `prepare` rejects none of them later."""
     molecules = _load(config)
     if "states" in config.read_views:
-        molecules, _ = _read_states(config, find_source(config), device, molecules)
+        molecules, _ = _read_states(config, find_source(config, device), device, molecules)
     return molecules
 
 
@@ -156,10 +156,11 @@ def _read_states(
     return molecules, states
 
 
-def find_source(config: TrainConfig) -> LLMSource:
+def find_source(config: TrainConfig, device: torch.device) -> LLMSource:
     """The LLM, its adapter and its layers that the settings name; what `auto` takes is printed."""
     base_only = "" if PIPELINES[config.model].adapter else config.model
-    return resolve(config.llm, config.adapter, config.layers, base_only)
+    precision = choose_precision(config.precision, device)
+    return resolve(config.llm, config.adapter, config.layers, base_only, precision)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _development(runs: Sequence[RunResult]) -> list[str]:
 def _llm(source: LLMSource | None, runs: Sequence[RunResult]) -> str:
     if source is None:
         return "none"
-    read = f"{source.name}, layers {', '.join(map(str, source.layers))}, adapter {source.adapter or 'none'}"
+    read = f"{source}, adapter {source.adapter or 'none'}"
     kept = [run.variance for run in runs if run.variance is not None]
     return (
         f"{read}\n          its states as principal components, which keep {percent_range(kept)} of the variance"

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from kflm2 import resources
+from kflm2.device import choose_precision
 from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters, registry, resolve
 from kflm2.llm.loading import load
@@ -173,3 +174,28 @@ def test_the_embedded_llm_with_its_adapter_gives_the_recorded_states(embedded: P
     for text, row, base_row in zip(smiles, rows, base, strict=True):
         np.testing.assert_allclose(row[:: golden["every"]], golden["states"][text], rtol=2e-3, atol=2e-3)
         assert np.abs(row - base_row).max() > 1
+
+
+@pytest.mark.parametrize(("precision", "most"), [("mixed", 0.03), ("bfloat16", 0.1)])
+def test_states_of_less_precision_are_near_those_of_float32(embedded: Path, precision: str, most: float) -> None:
+    adapter = adapters.default_adapter(registry.LLMS[registry.EMBEDDED])
+    states = {
+        name: Embedder(LLMSource.of(registry.LLMS[registry.EMBEDDED], adapter, "middle", name), CPU)
+        .embed(SMILES, "tokens", progress=False)
+        .take(np.arange(len(SMILES)))
+        .values.astype(np.float32)
+        for name in ("float32", precision)
+    }
+    error = states[precision] - states["float32"]
+    relative = np.sqrt((error**2).mean(axis=0)) / states["float32"].std(axis=0)
+    # the cache has not given the one for the other, and the error is small beside the differences between molecules
+    assert 0 < np.median(relative) < most
+
+
+def test_precision_is_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert choose_precision("auto", CPU) == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_precision("auto", CPU) == "mixed"
+    assert choose_precision("float32", CPU) == "float32"
+    assert choose_precision("auto", torch.device("cuda")) == "bfloat16"
