@@ -114,32 +114,28 @@ class Standardize(nn.Module):
         return ((rows - self.mean) / self.std).clamp(-5, 5)
 
 
-class PrincipalComponents:
-    """The leading principal components of standardized states, all divided by one number: their mean variance is 1."""
+class PrincipalComponents(nn.Module):
+    """The leading principal components of rows, all divided by one number, so that their mean variance is 1."""
 
     directions: torch.Tensor
     """(D, C)"""
     variance: float
-    """Share of the variance that they keep."""
+    """Share of the variance of the fitted rows that the components keep."""
 
-    def __init__(self, scale: Standardize, rows: torch.Tensor, components: int) -> None:
-        """Find them.
+    def __init__(self, width: int, components: int) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.zeros(width, components))
 
-        Args:
-            scale: of the states.
-            rows: (n, D) states of the training part.
-            components: C < D.
-        """
-        self.scale = scale
-        covariance = torch.cov(scale(rows).T, correction=0).double()
-        values, vectors = torch.linalg.eigh(covariance)  # ascending
-        kept = values[-components:].sum()
-        self.directions = (vectors[:, -components:].flip(1) / (kept / components).sqrt().clamp(min=1e-12)).float()
+    def fit(self, rows: torch.Tensor) -> None:
+        """Find the components of (n, D) rows."""
+        count = self.directions.shape[1]
+        values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).double())  # ascending
+        kept = values[-count:].sum()
+        self.directions.copy_(vectors[:, -count:].flip(1) / (kept / count).sqrt().clamp(min=1e-12))
         self.variance = (kept / values.sum()).item()
 
-    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, D) states to (n, C) components."""
-        return self.scale(rows) @ self.directions
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows @ self.directions
 
 
 class StatesEncoder(nn.Module):
@@ -147,37 +143,38 @@ class StatesEncoder(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float, inner: int = 1024) -> None:
         super().__init__()
-        self.scale: Standardize | nn.Identity = Standardize(width)
+        self.scale = Standardize(width)
+        self.components: PrincipalComponents | None = None
+        self.reads_components = False
+        """Whether the batches hold components already, as in training, in which they are computed once."""
         self.inner = nn.Sequential(nn.Linear(width, inner), nn.ReLU(), nn.Dropout(dropout))
         self.out = nn.Linear(inner, hidden)
 
-    def reduce(self, rows: torch.Tensor, components: int) -> "PrincipalComponents":
-        """Read principal components in place of states, until `expand`: training is faster with so few columns.
+    def use_components(self, components: int) -> None:
+        """Give the first layer, with new random weights, that many principal components of the states in their place.
 
-        Args:
-            rows: (n, D) states of the training part.
-            components: C; the first layer gets new random weights for them.
+        With so few columns training is faster, and prediction too.
         """
-        scale = self.scale
-        assert isinstance(scale, Standardize)
-        projection = PrincipalComponents(scale, rows, components)
-        self.scale, self.inner[0] = nn.Identity(), nn.Linear(components, self.out.in_features).to(rows.device)
-        return projection
+        first = self.inner[0]
+        assert isinstance(first, nn.Linear)
+        device = first.weight.device
+        self.components = PrincipalComponents(first.in_features, components).to(device)
+        self.inner[0] = nn.Linear(components, first.out_features, device=device)
 
-    def expand(self, projection: "PrincipalComponents") -> None:
-        """Read states again, with the weights that were learnt on their components."""
-        learnt = self.inner[0]
-        assert isinstance(learnt, nn.Linear)
-        with torch.no_grad():
-            weight = learnt.weight @ projection.directions.T
-            full = nn.Linear(weight.shape[1], weight.shape[0]).to(weight.device)
-            full.weight.copy_(weight)
-            full.bias.copy_(learnt.bias)
-        self.scale, self.inner[0] = projection.scale, full
+    def fit(self, rows: torch.Tensor) -> None:
+        """Learn scales, and components, from (n, D) states of the training part."""
+        self.scale.fit(rows)
+        if self.components is not None:
+            self.components.fit(self.scale(rows))
+
+    def reduced(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the first layer reads of (n, D) states."""
+        scaled = self.scale(rows)
+        return scaled if self.components is None else self.components(scaled)
 
     def forward(self, batch: Batch, want_items: bool) -> EncodedView:
         assert batch.states is not None and batch.states_mol is not None
-        inner = self.inner(self.scale(batch.states))
+        inner = self.inner(batch.states if self.reads_components else self.reduced(batch.states))
         vector = self.out(pool_mean(inner, batch.states_mol, batch.size))
         return EncodedView(vector, self.out(inner) if want_items else None, batch.states_mol)
 
@@ -457,33 +454,30 @@ class FusedModel(nn.Module):
         self.head = nn.Linear(hidden, targets)
         self.auxiliary_heads = nn.ModuleDict(auxiliary_heads or {})
 
-    def fit_scales(self, train: Batch) -> None:
-        """Compute the scaling of the states from a batch of training molecules."""
-        for encoder in self.encoders.values():
-            if isinstance(encoder, StatesEncoder) and train.states is not None:
-                assert isinstance(encoder.scale, Standardize)
-                encoder.scale.fit(train.states)
+    @property
+    def states_encoder(self) -> StatesEncoder | None:
+        """The encoder of the LLM's states, where they are read."""
+        return next((encoder for encoder in self.encoders.values() if isinstance(encoder, StatesEncoder)), None)
 
-    def reduce_states(self, train: Batch, components: int) -> PrincipalComponents | None:
-        """Read principal components in place of the LLM's states, until `expand_states`.
+    def use_components(self, components: int) -> StatesEncoder | None:
+        """Read principal components of the LLM's states, where there are more columns than that.
 
         Args:
-            train: a batch of training molecules.
             components: 0 for none.
 
         Returns:
-            The projection to apply to the states; None where the model goes on reading states.
+            The encoder that reads them; None where all states are read, or none.
         """
-        for encoder in self.encoders.values():
-            if isinstance(encoder, StatesEncoder) and train.states is not None:
-                return encoder.reduce(train.states, components) if train.states.shape[1] > components > 0 else None
-        return None
+        encoder = self.states_encoder
+        if encoder is None or not 0 < components < len(encoder.scale.mean):
+            return None
+        encoder.use_components(components)
+        return encoder
 
-    def expand_states(self, projection: PrincipalComponents) -> None:
-        """Read states again."""
-        for encoder in self.encoders.values():
-            if isinstance(encoder, StatesEncoder):
-                encoder.expand(projection)
+    def fit_scales(self, train: Batch) -> None:
+        """Compute the scaling of the states, and their components, from a batch of training molecules."""
+        if (encoder := self.states_encoder) is not None and train.states is not None:
+            encoder.fit(train.states)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, K) scaled targets, or logits for classes: the mean of all heads."""

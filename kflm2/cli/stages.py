@@ -91,7 +91,7 @@ _ROWS = (
         " applicability domain, the most similar training molecule, and a status: ok, or why there is no prediction."
         " Ends with status 3 where some rows have none.",
         "kflm2.config.predict:PredictConfig",
-        "kflm2.stages.predict:run",
+        "kflm2.stages.predict.stage:run",
     ),
     Stage(
         "explain",

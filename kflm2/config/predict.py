@@ -21,6 +21,9 @@ class PredictConfig(InferenceConfig):
     """How often an interval is to hold the true value."""
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
+    jobs: int | None = None
+    """Processes that predict at once; the output is the same bytes for any number. Default: one for each core. With a
+    GPU they compute descriptors and graphs, and one more process the rest."""
     max_atoms: int = 600
     """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no prediction. 600 take about
     3 seconds where the model reads descriptors, and the time grows with the square."""
@@ -39,7 +42,7 @@ class PredictConfig(InferenceConfig):
             raise SettingError(f"confidence is {self.confidence}; it must be between 0 and 1, such as 0.9")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):
             raise SettingError(f"out {self.out}: predictions are written as .csv or .parquet")
-        check_at_least(self, 1, "max_atoms", "max_tokens")
+        check_at_least(self, 1, "max_atoms", "max_tokens", "jobs")
         self.share()
         if self.shard is not None and (self.molecules == ("-",) or self.out is None):
             raise SettingError("--shard needs a file to read and --out, a file of its own to write")

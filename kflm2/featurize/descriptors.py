@@ -31,6 +31,8 @@ _MOST_ATOMS_OF_IPC = 100
 """Ipc's time grows with the fourth power of the atoms: 0.1 s for 100, 30 s for 600. From 90 atoms on none is exact in
 the eleven datasets."""
 _IPC = ("Ipc", "AvgIpc")
+_OF_ESTATE = ("MaxAbsEStateIndex", "MaxEStateIndex", "MinAbsEStateIndex", "MinEStateIndex")
+"""Each computes the molecule's E-state indices anew, unless it is told not to."""
 
 
 def rdkit_names() -> tuple[str, ...]:
@@ -78,19 +80,23 @@ def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
     return np.stack([_row(kind, text) for text in smiles])
 
 
-def _canonical(mol: Chem.Mol) -> Chem.Mol:
-    """The molecule with its atoms in canonical order.
+def _canonical(smiles: str) -> Chem.Mol:
+    """The molecule of a valid SMILES, with its atoms in canonical order.
 
     Partial charges of complexes of metals depend on the order of the atoms, up to whether they can be computed.
     """
+    # how many atoms are allowed was decided where the SMILES came in
+    mol = parse_smiles(smiles, max_atoms=MAX_SMILES_LENGTH)
+    text = Chem.MolToSmiles(mol)
+    if text == smiles:
+        return mol
     with rdBase.BlockLogs():
-        canonical = Chem.MolFromSmiles(Chem.MolToSmiles(mol))
+        canonical = Chem.MolFromSmiles(text)
     return mol if canonical is None else canonical
 
 
 def _row(kind: str, smiles: str) -> np.ndarray:
-    # how many atoms are allowed was decided where the SMILES came in
-    mol = _canonical(parse_smiles(smiles, max_atoms=MAX_SMILES_LENGTH))
+    mol = _canonical(smiles)
     columns: list[np.ndarray] = []
     if "rdkit" in kind:
         by_name = _rdkit_descriptors(mol)
@@ -117,7 +123,10 @@ def _rdkit_descriptors(mol: Chem.Mol) -> dict[str, float]:
         for name, function in Descriptors.descList:
             # as in RDKit's CalcMolDescriptors, which has no choice of descriptors
             with contextlib.suppress(Exception):
-                values[name] = np.nan if name in skipped else function(mol)
+                if name in _OF_ESTATE:
+                    values[name] = function(mol, force=False)
+                elif name not in skipped:
+                    values[name] = function(mol)
     return values
 
 

@@ -65,6 +65,14 @@ class Features:
             descriptors=self.descriptors.shape[1] if self.descriptors is not None else 0,
         )
 
+    def subset(self, rows: np.ndarray) -> "Features":
+        """The views of selected molecules."""
+        return Features(
+            self.states.subset(rows) if self.states is not None else None,
+            self.graphs.subset(rows) if self.graphs is not None else None,
+            self.descriptors[rows] if self.descriptors is not None else None,
+        )
+
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
         """The views of selected molecules, in the order of `rows`."""
         states = self.states.take(rows) if self.states else None

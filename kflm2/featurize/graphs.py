@@ -116,6 +116,12 @@ class Graphs:
             node_ptr=atoms.ptr,
         )
 
+    def subset(self, rows: np.ndarray) -> "Graphs":
+        """Graphs of selected molecules."""
+        return Graphs(
+            self.atoms.take(rows), self.bonds.take(rows), self.bond_features[ragged_index(self.bonds.ptr, rows)[0]]
+        )
+
 
 def build_graphs(smiles: Sequence[str]) -> Graphs:
     """Graphs of valid SMILES, heavy atoms as nodes, read from the cache or computed.

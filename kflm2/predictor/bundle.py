@@ -78,6 +78,14 @@ class Bundle:
     domain: ApplicabilityDomain
     provenance: dict[str, Any]
     """For people: dataset, split, metrics, versions."""
+    opened: Embedder | None = None
+    """The source with its LLM in memory, where a bundle was read, which loads the LLM to check it."""
+
+    def embedder(self, device: torch.device) -> Embedder | None:
+        """What computes the states that the models read; None for models without an LLM."""
+        if self.source is None or (self.opened is not None and self.opened.device == device):
+            return self.opened
+        return Embedder(self.source, device)
 
     def save(self, folder: Path, card: str) -> None:
         """Write the bundle; the folder is complete or absent.
@@ -143,7 +151,7 @@ class Bundle:
             yield f"calibration.{name}", array
         yield "domain.vectors", self.domain.vectors
         if self.source is not None:
-            yield "probe", probe_states(self.source, self.domain.smiles, torch.device("cpu"))
+            yield "probe", probe_states(Embedder(self.source, torch.device("cpu")), self.domain.smiles)
 
 
 def check_destination(folder: Path) -> Path:
@@ -179,9 +187,9 @@ def saved_as(folder: Path) -> dict[str, Any] | None:
     return read_json(folder / JSON, "bundle", BundleError).get("made", {}) if (folder / JSON).is_file() else None
 
 
-def probe_states(source: LLMSource, smiles: list[str], device: torch.device) -> np.ndarray:
+def probe_states(embedder: Embedder, smiles: list[str]) -> np.ndarray:
     """(PROBES, D) mean hidden states of the first training molecules."""
-    return Embedder(source, device).embed_uncached(smiles[:PROBES], "mean").values
+    return embedder.embed_uncached(smiles[:PROBES], "mean").values
 
 
 def feature_names(config: TrainConfig) -> dict[str, Any]:

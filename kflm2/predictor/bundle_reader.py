@@ -22,6 +22,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.descriptors import DescriptorScaler
+from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
 from kflm2.files import read_json, sha256_file
 from kflm2.llm import checkpoints, registry, resolve
@@ -129,13 +130,15 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         raise BundleError(f"bundle {folder} has no target or no model")
     members = []
     for i, epoch in enumerate(metadata["members"]):
-        # built without memory: the stated sizes are accepted only if the file has weights of these sizes
-        with torch.device("meta"):
-            model = build(config.model, sizes, len(targets), config)
         weights = {
             name.replace(HEADS_IN_FILE, HEADS): torch.from_numpy(array)
             for name, array in _with_prefix(arrays, f"member.{i}.").items()
         }
+        # built without memory: the stated sizes are accepted only if the file has weights of these sizes
+        with torch.device("meta"):
+            model = build(config.model, sizes, len(targets), config)
+            if any(".components." in name for name in weights):  # earlier models of components read states
+                model.use_components(config.states_components)
         model.load_state_dict(weights, assign=True)
         members.append(FittedModel(model.to(device).eval(), scaler, task, device, int(epoch)))
     descriptor_scaler = None
@@ -157,8 +160,9 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     if "temperature" in valid:  # models of earlier versions have none on file, and scale always
         calibration = replace(calibration, temperature=_finite_array(valid["temperature"], (len(targets),)))
     source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
-    if source is not None:
-        _check_llm(source, metadata["llm"], smiles, arrays["probe"], device)
+    opened = None if source is None else Embedder(source, device)
+    if opened is not None:
+        _check_llm(opened, metadata["llm"], smiles, arrays["probe"])
     thresholds = np.full(len(targets), np.nan)
     if task == "classification":
         thresholds = _finite_array(metadata["thresholds"], (len(targets),))
@@ -173,6 +177,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         calibration=calibration,
         domain=domain,
         provenance=metadata["made"],
+        opened=opened,
     )
 
 
@@ -251,16 +256,14 @@ def _check_adapter(adapter: Path) -> None:
         raise BundleError(f"adapter {adapter}: its config says otherwise than its weights")
 
 
-def _check_llm(
-    source: LLMSource, record: dict[str, Any], smiles: list[str], expected: np.ndarray, device: torch.device
-) -> None:
+def _check_llm(embedder: Embedder, record: dict[str, Any], smiles: list[str], expected: np.ndarray) -> None:
     """Refuse an LLM whose hidden states differ from those that the models were trained on."""
-    states = probe_states(source, smiles, device)
+    states = probe_states(embedder, smiles)
     if states.shape == expected.shape:
         difference = float(np.linalg.norm(states - expected) / np.linalg.norm(expected))
         if difference <= _MOST_STATES_DIFFERENCE:
             return
     raise LLMError(
-        f"the LLM {source.name} here is not the one the bundle was made with, {record['name']!r}, weights"
+        f"the LLM {embedder.source.name} here is not the one the bundle was made with, {record['name']!r}, weights"
         f" {str(record['weights'])[:12]!r}: it reads {smiles[0]!r} otherwise"
     )

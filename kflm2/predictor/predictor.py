@@ -1,18 +1,18 @@
 """Predictions from SMILES, with their uncertainty and the applicability domain."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from rdkit import Chem
 
 from kflm2.data.molecules import MAX_ATOMS, parse_smiles
-from kflm2.data.similarity import fingerprints_of
-from kflm2.data.structures import standard_smiles
+from kflm2.data.similarity import Fingerprints, fingerprints_of
+from kflm2.data.structures import Standardization, standard_smiles
 from kflm2.errors import MoleculeError
 from kflm2.featurize.descriptors import descriptor_groups
-from kflm2.featurize.embeddings import Embedder, Pooling
+from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -47,6 +47,69 @@ class Predictions:
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
 
 
+@dataclass(frozen=True)
+class ReadMolecules:
+    """What is known of n molecules before any model reads them."""
+
+    status: list[str]
+    """(n,) ok, or why the SMILES cannot be read."""
+    rows: list[int]
+    """Indices of the m molecules that can be read."""
+    smiles: list[str]
+    """(m,) in standard form."""
+    fingerprints: Fingerprints
+    """(m,) Morgan fingerprints."""
+    features: Features
+    """Of m molecules, without states; descriptors are not scaled."""
+
+    def without(self, problems: dict[int, str]) -> "ReadMolecules":
+        """Without some of the m molecules; `problems` has their numbers and the reasons."""
+        if not problems:
+            return self
+        status = list(self.status)
+        for i, problem in problems.items():
+            status[self.rows[i]] = problem
+        kept = np.array([i for i in range(len(self.rows)) if i not in problems], dtype=np.int64)
+        return ReadMolecules(
+            status,
+            [self.rows[i] for i in kept],
+            [self.smiles[i] for i in kept],
+            [self.fingerprints[i] for i in kept],
+            self.features.subset(kept),
+        )
+
+
+@dataclass(frozen=True)
+class MoleculeFeaturizer:
+    """Reads SMILES into what a model needs beside the LLM's states; it has no models, and goes to any process."""
+
+    standardize: Standardization
+    views: tuple[str, ...]
+    descriptors: str
+    """Set of descriptors."""
+    max_atoms: int
+
+    def __call__(self, smiles: Sequence[str]) -> ReadMolecules:
+        """Read n SMILES; one that cannot be read has the reason as its status."""
+        status = [OK] * len(smiles)
+        standard: dict[int, str] = {}
+        mols: list[Chem.Mol] = []
+        for i, text in enumerate(smiles):
+            try:
+                written = standard_smiles(text.strip(), self.standardize, self.max_atoms)
+                mols.append(parse_smiles(written, self.max_atoms))
+                standard[i] = written
+            except MoleculeError as error:
+                status[i] = str(error)
+        texts = list(standard.values())
+        descriptors = None
+        if texts and "descriptors" in self.views:
+            descriptors = np.concatenate([values for _, values in descriptor_groups(self.descriptors, texts)])
+        graphs = graphs_of(mols) if mols and "graph" in self.views else None
+        features = Features(None, graphs, descriptors)
+        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features)
+
+
 class Predictor:
     """Predicts with the models of a bundle."""
 
@@ -65,8 +128,10 @@ class Predictor:
             max_atoms: atoms of a molecule, without hydrogens.
             max_tokens: tokens of a SMILES, if the models read an LLM.
         """
-        self.bundle, self.max_atoms, self.max_tokens = bundle, max_atoms, max_tokens
-        self._embedder = Embedder(bundle.source, device or torch.device("cpu")) if bundle.source is not None else None
+        config = bundle.config
+        self.bundle, self.device, self.max_tokens = bundle, device or torch.device("cpu"), max_tokens
+        self.featurizer = MoleculeFeaturizer(config.standardize, config.read_views, config.descriptors, max_atoms)
+        self._embedder = bundle.embedder(self.device)
 
     def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:
         """Predict molecules; a SMILES that cannot be read has the reason as its status.
@@ -75,61 +140,35 @@ class Predictor:
             smiles: n SMILES.
             confidence: of intervals and sets, in (0, 1).
         """
-        status = [OK] * len(smiles)
-        standard: dict[int, str] = {}
-        mols: dict[int, Chem.Mol] = {}
-        for i, text in enumerate(smiles):
-            try:
-                standard[i] = standard_smiles(text.strip(), self.bundle.config.standardize, self.max_atoms)
-                mols[i] = parse_smiles(standard[i], self.max_atoms)
-            except MoleculeError as error:
-                status[i] = str(error)
-        small = self._within_max_tokens({i: standard[i] for i in mols}, status)
-        rows, states = self._states(small)
-        for i in small.keys() - set(rows):
-            status[i] = TOO_LONG
-        return self._assemble(status, rows, [standard[i] for i in rows], [mols[i] for i in rows], states, confidence)
+        return self.predict_read(self.featurizer(smiles), confidence)
 
-    def _within_max_tokens(self, smiles: dict[int, str], status: list[str]) -> dict[int, str]:
-        """The SMILES of at most max_tokens tokens; the others get their status."""
-        if self._embedder is None or not smiles:
-            return smiles
-        counts = dict(zip(smiles, self._embedder.token_counts(list(smiles.values())), strict=True))
-        for i, count in counts.items():
-            if count > self.max_tokens:
-                status[i] = f"too large: {count} tokens; {self.max_tokens} are read at most"
-        return {i: text for i, text in smiles.items() if counts[i] <= self.max_tokens}
+    def predict_read(self, read: ReadMolecules, confidence: float) -> Predictions:
+        """Predict molecules that the featurizer has read; see predict."""
+        read = self._within_max_tokens(read)
+        states = None
+        if self._embedder is not None and read.rows:
+            pooling: Pooling = "tokens" if self.bundle.config.wants_tokens else "mean"
+            states = self._embedder.embed_uncached(read.smiles, pooling)
+            read = read.without({int(i): TOO_LONG for i in np.flatnonzero(states.lengths == 0)})
+            states = states.subset(np.flatnonzero(states.lengths))
+        return self._assemble(read, states, confidence)
 
-    def _states(self, smiles: dict[int, str]) -> tuple[list[int], Ragged | None]:
-        """The indices of the SMILES that fit into the LLM's context, and their hidden states."""
-        if self._embedder is None or not smiles:
-            return list(smiles), None
-        pooling: Pooling = "tokens" if self.bundle.config.wants_tokens else "mean"
-        states = self._embedder.embed_uncached(list(smiles.values()), pooling)
-        fits = np.flatnonzero(states.lengths)
-        rows = list(smiles)
-        return [rows[i] for i in fits], states.subset(fits)
+    def _within_max_tokens(self, read: ReadMolecules) -> ReadMolecules:
+        """Without the molecules of more than max_tokens tokens, which get their status."""
+        if self._embedder is None or not read.rows:
+            return read
+        return read.without(
+            {
+                i: f"too large: {count} tokens; {self.max_tokens} are read at most"
+                for i, count in enumerate(self._embedder.token_counts(read.smiles))
+                if count > self.max_tokens
+            }
+        )
 
-    def _features(self, smiles: list[str], mols: list[Chem.Mol], states: Ragged | None) -> Features:
-        """The scaled input features of the models."""
-        config, views = self.bundle.config, self.bundle.config.read_views
-        descriptors = None
-        if "descriptors" in views:
-            descriptors = np.concatenate([values for _, values in descriptor_groups(config.descriptors, smiles)])
-        graphs = graphs_of(mols) if "graph" in views else None
-        return self.bundle.ensemble.scale_features(Features(states, graphs, descriptors))
-
-    def _assemble(
-        self,
-        status: list[str],
-        rows: list[int],
-        smiles: list[str],
-        mols: list[Chem.Mol],
-        states: Ragged | None,
-        confidence: float,
-    ) -> Predictions:
-        """Predictions of all molecules, from the features of those in `rows`."""
-        bundle, count, targets = self.bundle, len(status), len(self.bundle.targets)
+    def _assemble(self, read: ReadMolecules, states: Ragged | None, confidence: float) -> Predictions:
+        """Predictions of all molecules, from the features of those that could be read."""
+        bundle, status, rows = self.bundle, read.status, read.rows
+        count, targets = len(status), len(bundle.targets)
 
         def expand(values: np.ndarray, fill: float | bool) -> np.ndarray:
             expanded = np.full((count, *values.shape[1:]), fill, dtype=values.dtype)
@@ -150,9 +189,9 @@ class Predictor:
                 domain,
                 [""] * count,
             )
-        features = self._features(smiles, mols, states)
+        features = bundle.ensemble.scale_features(replace(read.features, states=states))
         raw, std = bundle.ensemble.predict(features)
-        domain = bundle.domain.locate(fingerprints_of(mols), bundle.ensemble.members[0].hidden(features)["fused"])
+        domain = bundle.domain.locate(read.fingerprints, bundle.ensemble.members[0].hidden(features)["fused"])
         nearest = [""] * count
         for row, index in zip(rows, domain.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]

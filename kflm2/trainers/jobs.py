@@ -1,13 +1,16 @@
-"""Trainings in several processes: the results are those of one after another, in their order."""
+"""Work in several processes, trainings above all: the results are those of one after another, in their order."""
 
+import contextlib
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -26,6 +29,8 @@ Work = Callable[[Task, Callable[[], object]], Result]
 _POLL = 0.2
 """Seconds between two looks at the processes."""
 _WAITING, _STARTED, _DONE = range(3)
+_AHEAD = 2
+"""Tasks of a stream that are given out at once, per process, so that none waits for the next one."""
 
 
 class _Shared(NamedTuple):
@@ -39,13 +44,8 @@ class _Shared(NamedTuple):
     """As soon as there is something to read, the processes end."""
 
 
-def default_jobs(device: torch.device, threads: int) -> int:
-    """One process for each physical core that this process may use and that no other thread of it trains on.
-
-    With a GPU it is one: models this small would wait for each other there.
-    """
-    if device.type != "cpu":
-        return 1
+def default_jobs(threads: int = 1) -> int:
+    """One process for each physical core that this process may use and that no other thread works on."""
     return max(1, int(joblib.cpu_count(only_physical_cores=True)) // threads)
 
 
@@ -79,12 +79,56 @@ def run_jobs(
         for task in tasks:
             yield work(task, lambda: after_epoch(1))
         return
+    with _processes(work, jobs, forked, len(tasks)) as (pool, shared):
+        yield from _results(pool, shared, tasks, after_epoch, title)
+
+
+def run_stream(
+    work: Callable[[Task], Result], tasks: Iterable[Task], jobs: int, forked: bool
+) -> Generator[Result, None, None]:
+    """Do any number of tasks, few of which are in memory at once; else as run_jobs.
+
+    Args:
+        work: a function that can be pickled.
+        tasks: read as processes become free.
+        jobs: processes; with 1, or one task, all is done in this process.
+        forked: see run_jobs.
+
+    Raises:
+        KFLM2Error: of a task, or a process has died.
+    """
+    tasks = iter(tasks)
+    first = list(itertools.islice(tasks, 2))
+    tasks = itertools.chain(first, tasks)
+    if jobs <= 1 or len(first) < 2:
+        yield from map(work, tasks)
+        return
+    with _processes(work, jobs, forked, 0) as (pool, _):
+        futures: deque[Future[Any]] = deque()
+        try:
+            for task in tasks:
+                futures.append(pool.submit(_do_task, task))
+                if len(futures) > _AHEAD * jobs:
+                    yield futures.popleft().result()
+            while futures:
+                yield futures.popleft().result()
+        except BrokenProcessPool:
+            raise KFLM2Error(
+                "a process has died (the system may have ended it for want of memory); --jobs 1 takes the least memory"
+            ) from None
+
+
+@contextlib.contextmanager
+def _processes(
+    work: Callable[..., Any], jobs: int, forked: bool, tasks: int
+) -> Iterator[tuple[ProcessPoolExecutor, _Shared]]:
+    """Processes that do the work, and end with this one or when the context is left by an exception."""
     context = multiprocessing.get_context("fork" if forked and sys.platform == "linux" else "spawn")
     stop, stopper = context.Pipe(duplex=False)
-    shared = _Shared(context.RawArray("q", len(tasks)), context.RawArray("b", len(tasks)), stop)
+    shared = _Shared(context.RawArray("q", tasks), context.RawArray("b", tasks), stop)
     pool = ProcessPoolExecutor(jobs, context, _begin, (work, shared))
     try:
-        yield from _results(pool, shared, tasks, after_epoch, title)
+        yield pool, shared
     except BaseException:
         stopper.send(None)
         raise
@@ -119,11 +163,11 @@ def _results(
             ) from None
 
 
-_work: Work[Any, Any]
+_work: Callable[..., Any]
 _shared: _Shared
 
 
-def _begin(work: Work[Any, Any], shared: _Shared) -> None:
+def _begin(work: Callable[..., Any], shared: _Shared) -> None:
     """Prepare a process of the pool."""
     global _work, _shared
     _work, _shared = work, shared
@@ -148,3 +192,7 @@ def _do(index: int, task: Any) -> bytes:
     _shared.states[index] = _DONE
     # as bytes: tensors would be sent as files in shared memory, of which a system has few
     return pickle.dumps(result)
+
+
+def _do_task(task: Any) -> Any:
+    return _work(task)

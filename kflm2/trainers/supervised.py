@@ -18,7 +18,7 @@ from kflm2.errors import KFLM2Error
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged
-from kflm2.model import FusedModel, PrincipalComponents
+from kflm2.model import FusedModel, StatesEncoder
 
 _PREDICT_BATCH = 256
 _PREDICT_ITEMS = 1 << 16
@@ -188,11 +188,12 @@ def fit(
     scaler = TargetScaler(y_true[split.train], task)
     target = torch.from_numpy(scaler.scale(y_true)).float().to(device)
     model = build().to(device)
-    scale_batch = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
-    model.fit_scales(scale_batch)
-    projection = model.reduce_states(scale_batch, components)
-    if projection is not None:
-        features = replace(features, states=_projected(features, projection, device))
+    training = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
+    reduced = model.use_components(components)
+    model.fit_scales(training)
+    if reduced is not None:
+        features = replace(features, states=_reduced(features, reduced, device))
+        reduced.reads_components = True
     weight = None
     if task == "classification" and config.class_weight == "balanced":
         weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
@@ -232,19 +233,19 @@ def fit(
             break
     model.load_state_dict(best_state)
     variance = None
-    if projection is not None:
-        model.expand_states(projection)
-        variance = projection.variance
+    if reduced is not None and reduced.components is not None:
+        reduced.reads_components = False
+        variance = reduced.components.variance
     return FittedModel(model, scaler, task, device, best_epoch, history, time.perf_counter() - start, variance)
 
 
-def _projected(features: Features, projection: PrincipalComponents, device: torch.device) -> Ragged:
+def _reduced(features: Features, encoder: StatesEncoder, device: torch.device) -> Ragged:
     """The principal components of all molecules' states."""
     assert features.states is not None
     blocks = np.array_split(np.arange(len(features.states)), math.ceil(len(features.states) / _PREDICT_BATCH))
     with torch.inference_mode():
         values = [
-            projection(torch.from_numpy(features.states.take(rows).values).to(device).float()).cpu().numpy()
+            encoder.reduced(torch.from_numpy(features.states.take(rows).values).to(device).float()).cpu().numpy()
             for rows in blocks
         ]
     return Ragged(np.concatenate(values), np.concatenate([[0], np.cumsum(features.states.lengths)]))

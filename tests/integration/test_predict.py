@@ -29,8 +29,11 @@ from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor.bundle import BundleError, _digest
 from kflm2.predictor.bundle_reader import load_bundle
-from kflm2.predictor.predictor import Predictor
-from kflm2.stages import predict as predict_stage
+from kflm2.predictor.predictor import Predictor, ReadMolecules
+from kflm2.predictor.readers import MoleculeReader
+from kflm2.stages.predict import chunks as predict_chunks
+from kflm2.stages.predict import stage as predict_stage
+from kflm2.stages.predict.chunks import ChunkPredictor, ChunkReader
 
 ROOT = Path(__file__).parents[2]
 SMILES = pd.read_csv(ROOT / "dataset" / "SAMPL.csv")["smiles"].tolist()
@@ -228,7 +231,7 @@ def test_all_formats_give_the_same_predictions(model: Path, tmp_path: Path) -> N
 @pytest.fixture
 def molecules_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of molecules that is predicted in many small chunks."""
-    monkeypatch.setattr(predict_stage, "CHUNK", 16)
+    monkeypatch.setattr(predict_chunks, "CHUNK", 16)
     path = tmp_path / "many.smi"
     path.write_text("".join(f"{smiles}\n" for smiles in [*SMILES[:150], "C((", *SMILES[150:200]]))
     return path
@@ -261,6 +264,32 @@ def test_shards_keep_the_bits_of_an_llm_whose_batches_depend_on_the_chunk(
     assert lines == (tmp_path / "whole.csv").read_text().splitlines()[1:]
 
 
+@pytest.mark.parametrize("llm", [True, False])
+def test_any_number_of_processes_writes_the_same_bytes(
+    model: Path, tiny_decoder: Path, molecules_file: Path, tmp_path: Path, llm: bool
+) -> None:
+    common: list[object] = [model, molecules_file]
+    if llm:
+        folder = _train(tmp_path / "model", "--model", "crossAtt", "--llm", tiny_decoder, "--layers", "last")
+        common = [folder, molecules_file, "--llm", tiny_decoder]
+    for jobs in (1, 2, 3):
+        _predict(*common, "-o", tmp_path / f"{jobs}.csv", "--jobs", jobs)
+    one = (tmp_path / "1.csv").read_bytes()
+    assert one.count(b"\n") == 202
+    assert one == (tmp_path / "2.csv").read_bytes() == (tmp_path / "3.csv").read_bytes()
+
+
+def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path, molecules_file: Path) -> None:
+    predictor = Predictor(load_bundle(model))
+    reader = MoleculeReader.of((str(molecules_file),), "smiles", None)
+    predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, 0.9)
+    expected = pd.concat([table for _, table in predict.stream(predict_chunks.chunks(reader, 0, None), 1)])
+    predictor.device = torch.device("cuda")  # decides who does what; the models stay where they are
+    split_work = pd.concat([table for _, table in predict.stream(predict_chunks.chunks(reader, 0, None), 2)])
+    pd.testing.assert_frame_equal(split_work, expected)
+    assert len(expected) == 201
+
+
 def test_a_small_file_is_shared_too(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("".join(f"{smiles}\n" for smiles in SMILES[:40]))
     counts = []
@@ -277,18 +306,18 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
 ) -> None:
     whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"out.{suffix}"
     _predict(model, molecules_file, "-o", whole, *(["--shard", shard] if shard else []))
-    config = PredictConfig(model=model, molecules=(str(molecules_file),), out=out, shard=shard)
-    chunks: list[list[str]] = []
-    predict = Predictor.predict
+    config = PredictConfig(model=model, molecules=(str(molecules_file),), out=out, shard=shard, jobs=1)
+    chunks: list[ReadMolecules] = []
+    predict = Predictor.predict_read
 
-    def interrupted(self: Predictor, smiles: list[str], confidence: float) -> Any:
+    def interrupted(self: Predictor, read: ReadMolecules, confidence: float) -> Any:
         if len(chunks) == 5:
             raise KeyboardInterrupt
-        chunks.append(smiles)
-        return predict(self, smiles, confidence)
+        chunks.append(read)
+        return predict(self, read, confidence)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Predictor, "predict", interrupted)
+        patch.setattr(Predictor, "predict_read", interrupted)
         with pytest.raises(KeyboardInterrupt):
             predict_stage.run(config)
     assert not out.exists()

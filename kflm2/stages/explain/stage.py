@@ -16,7 +16,6 @@ from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError, one_of
 from kflm2.featurize.descriptors import descriptor_rows
-from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -103,7 +102,7 @@ class Explainer:
         self.classes = bundle.task == "classification"
         self.unit = "log-odds" if self.classes else bundle.unit
         self.pooled = bundle.source is not None and not bundle.config.wants_tokens
-        self._embedder = Embedder(bundle.source, device) if bundle.source is not None else None
+        self._embedder = bundle.embedder(device)
         descriptor_scaler, read_views = bundle.ensemble.descriptor_scaler, bundle.config.read_views
         self.descriptors = (
             () if descriptor_scaler is None else descriptor_names(bundle.config.descriptors, descriptor_scaler)

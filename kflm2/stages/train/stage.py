@@ -194,7 +194,7 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
     config, prepared = plan.config, plan.prepared
     work = functools.partial(fit_member, config, prepared, splits, plan.device)
     tasks = [Member(seed, number) for seed in splits for number in range(config.members)]
-    jobs = config.jobs or default_jobs(plan.device, config.threads)
+    jobs = config.jobs or (default_jobs(config.threads) if plan.device.type == "cpu" else 1)
     forked = plan.device.type == "cpu" and config.threads == 1
     first = None
     with (

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from kflm2.errors import KFLM2Error
-from kflm2.trainers.jobs import default_jobs, run_jobs
+from kflm2.trainers.jobs import default_jobs, run_jobs, run_stream
 
 # started in a process of its own, which is killed
 PARENT = """
@@ -48,6 +48,16 @@ def failing(task: int, after_epoch: Callable[[], object]) -> int:
         raise KFLM2Error("training diverged")
     time.sleep(600)
     return task
+
+
+def numbered(task: int) -> tuple[int, int]:
+    """Takes longer the smaller the task is; a negative one is an error, and zero ends the process."""
+    if task < 0:
+        raise KFLM2Error("the input is damaged")
+    if not task:
+        os._exit(1)
+    time.sleep(0.2 / task)
+    return task, os.getpid()
 
 
 def first_only(task: int, after_epoch: Callable[[], object]) -> int:
@@ -135,7 +145,34 @@ def test_no_process_outlives_the_first_one(number: signal.Signals) -> None:
     parent.stdout.close()
 
 
-def test_a_gpu_trains_one_model_at_a_time_and_a_cpu_one_a_core() -> None:
-    assert default_jobs(torch.device("cuda"), 1) == 1
-    assert default_jobs(torch.device("cpu"), 1) >= 1
-    assert default_jobs(torch.device("cpu"), 10_000) == 1
+def test_there_is_one_process_a_core_and_fewer_of_more_threads() -> None:
+    assert default_jobs() >= 1
+    assert default_jobs(10_000) == 1
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_a_stream_is_done_in_order_by_several_processes(forked: bool) -> None:
+    taken: list[int] = []
+    results = run_stream(numbered, (taken.append(task) or task for task in range(1, 31)), 2, forked)
+    first = next(results)
+    assert len(taken) < 10  # a stream of any length is not read to its end before anything is done
+    done = [first, *results]
+    assert [task for task, _ in done] == list(range(1, 31))
+    assert len({process for _, process in done}) == 2
+    assert os.getpid() not in {process for _, process in done}
+
+
+@pytest.mark.parametrize(("tasks", "jobs"), [([1, 2, 3], 1), ([5], 4), ([], 4)])
+def test_one_process_or_one_task_is_done_here(tasks: list[int], jobs: int) -> None:
+    assert list(run_stream(numbered, tasks, jobs, True)) == [(task, os.getpid()) for task in tasks]
+
+
+def test_a_stream_ends_with_its_error_and_leaves_no_process() -> None:
+    before = set(multiprocessing.active_children())
+    results = run_stream(numbered, [1, 2, -1, 3], 2, True)
+    assert [next(results)[0], next(results)[0]] == [1, 2]
+    with pytest.raises(KFLM2Error, match="the input is damaged"):
+        next(results)
+    with pytest.raises(KFLM2Error, match=r"a process has died .*--jobs 1"):
+        list(run_stream(numbered, [1, 0, 2], 2, True))
+    assert not set(multiprocessing.active_children()) - before

@@ -8,29 +8,26 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kflm2.config.predict import PredictConfig
 from kflm2.device import choose_device
-from kflm2.errors import DataError, KFLM2Error, MoleculeError
+from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import atomic, sha256_file, sha256_texts, write_json
-from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
-from kflm2.predictor.predictor import OK, Predictions, Predictor
-from kflm2.predictor.readers import InputRow, MoleculeReader
+from kflm2.predictor.predictor import OK, Predictor
+from kflm2.predictor.readers import MoleculeReader
+from kflm2.stages.predict.chunks import Chunk, ChunkPredictor, ChunkReader, chunks
+from kflm2.trainers.jobs import default_jobs
 
-CHUNK = 1024
-"""Rows predicted at once. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
-_CHUNK_CHARACTERS = 1 << 18
-"""Characters of input after which a chunk ends too: five times those of 1,024 ordinary SMILES."""
 _ROW_GROUP = 65_536
 """Rows in a row group of a Parquet file."""
 _SPECIAL = re.compile(r'[",\r\n]')
@@ -38,7 +35,6 @@ _SPECIAL = re.compile(r'[",\r\n]')
 _MOST_REASONS = 5
 """Reasons for missing predictions that are printed."""
 Encode = Callable[[pd.DataFrame, bool], bytes]
-_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status")
 
 
 def run(config: PredictConfig) -> int:
@@ -54,11 +50,16 @@ def run(config: PredictConfig) -> int:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
     device = choose_device(config.device)
+    jobs = config.jobs or default_jobs()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # one for each process; see ChunkPredictor.stream
     bundle = load_bundle(config.model, config.llm, device)
     reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
     if config.out is not None:
         _check_output(config.out, reader, config.model)
-    job = _PredictionJob(config, Predictor(bundle, device, config.max_atoms, config.max_tokens), reader)
+    predictor = Predictor(bundle, device, config.max_atoms, config.max_tokens)
+    predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, config.confidence)
+    job = _PredictionJob(config, predict, jobs)
     start = time.perf_counter()
     try:
         statuses = _print_rows(job) if config.out is None else _write_file(config, job)
@@ -93,10 +94,10 @@ def _print_rows(job: "_PredictionJob") -> Counter[str]:
 class _PredictionJob:
     """Predictions of the rows from index `first` up to `last`, which is excluded."""
 
-    def __init__(self, config: PredictConfig, predictor: Predictor, reader: MoleculeReader) -> None:
-        self.predictor, self.reader, self.confidence = predictor, reader, config.confidence
+    def __init__(self, config: PredictConfig, predict: ChunkPredictor, jobs: int) -> None:
+        self.predict, self.reader, self.jobs = predict, predict.read.reader, jobs
         number, shares = config.share()
-        count = reader.count()
+        count = self.reader.count()
         self.first = 0 if count is None else (number - 1) * count // shares
         self.last = None if count is None else number * count // shares
 
@@ -121,96 +122,23 @@ class _PredictionJob:
             statuses.
         """
         total = None if self.last is None else self.last - self.first
-        with tqdm(total=total, initial=start - self.first, desc="predicting", unit="mol", disable=total == 0) as bar:
+        stream = self.predict.stream(chunks(self.reader, start, self.last), self.jobs)
+        with (
+            tqdm(total=total, initial=start - self.first, desc="predicting", unit="mol", disable=total == 0) as bar,
+            contextlib.closing(stream),
+        ):
             if start == self.first:
-                write(encode(self.table([], start), True))
-            for index, chunk in self._chunks(start):
+                write(encode(self.predict(Chunk(start, []))[1], True))
+            for chunk, rows in stream:
                 # a chunk at the edge of a share is predicted whole, since the last bits of a row depend on the others
-                rows = self.table(chunk, index)
                 rows = rows[(rows["row"] > start) & (rows["row"] <= (self.last or math.inf))]
                 write(encode(rows, False))
                 statuses.update(rows["status"])
                 if journal is not None:
-                    journal(index + len(chunk) if self.last is None else min(index + len(chunk), self.last), statuses)
+                    end = chunk.start + len(chunk.rows)
+                    journal(end if self.last is None else min(end, self.last), statuses)
                 bar.update(len(rows))
         return statuses
-
-    def _chunks(self, start: int) -> Iterator[tuple[int, list[InputRow]]]:
-        """The chunks with rows from `start` to `last`, each with the index of its first row.
-
-        They are counted from the first row of the input, whatever the share and the start.
-        """
-        index, rows = 0, self.reader.rows()
-        while (self.last is None or index < self.last) and (chunk := _next_chunk(rows)):
-            if index + len(chunk) > start:
-                yield index, chunk
-            index += len(chunk)
-
-    def table(self, chunk: list[InputRow], start: int) -> pd.DataFrame:
-        """Predictions of consecutive rows, the first of index `start`."""
-        smiles, problems = [], {}
-        for i, row in enumerate(chunk):
-            try:
-                smiles.append(self.reader.smiles(row))
-            except MoleculeError as error:
-                smiles.append("")
-                problems[i] = str(error)
-        predictions = self.predictor.predict(smiles, self.confidence)
-        for i, problem in problems.items():
-            predictions.status[i] = problem
-        frame = table(self.predictor.bundle, smiles, predictions)
-        if self.reader.named:
-            frame.insert(0, "name", np.array([row.name for row in chunk], dtype=object))
-        frame.insert(0, "row", np.arange(start + 1, start + len(chunk) + 1))
-        return frame
-
-
-def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.DataFrame:
-    """The output table, a row per molecule.
-
-    Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
-    `T_class` and `T_possible`, the classes that cannot be excluded; then `in_domain`, `nearest`, `similarity`,
-    `distance` and `status`.
-    """
-    columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
-    ok = np.array([status == OK for status in predictions.status], dtype=bool)
-    for k, target in enumerate(_target_columns(bundle)):
-        columns[target] = predictions.y_pred[:, k]
-        if predictions.intervals is not None:
-            columns[f"{target}_low"], columns[f"{target}_high"] = predictions.intervals[:, k].T
-        if predictions.predicted_class is not None and predictions.sets is not None:
-            columns[f"{target}_class"] = pd.array(predictions.predicted_class[:, k], dtype="Int64")
-            labels = np.array(["none", "0", "1", "0 or 1"])
-            columns[f"{target}_possible"] = np.where(ok, labels[predictions.sets[:, k] @ np.array([1, 2])], "")
-    columns["in_domain"] = np.where(ok, np.where(predictions.domain.inside, "yes", "no"), "")
-    columns["nearest"] = np.array(predictions.nearest, dtype=object)
-    columns["similarity"], columns["distance"] = predictions.domain.similarity, predictions.domain.distance
-    columns["status"] = np.array(predictions.status, dtype=object)
-    return pd.DataFrame(columns)
-
-
-def _target_columns(bundle: Bundle) -> list[str]:
-    """The columns of the targets: their names, with a suffix where a column of that name exists."""
-    taken, names = set(_COLUMNS), []
-    for name in bundle.targets:
-        while taken & (columns := {name, *(f"{name}_{end}" for end in ("low", "high", "class", "possible"))}):
-            name = f"{name}_predicted"
-        taken |= columns
-        names.append(name)
-    return names
-
-
-def _next_chunk(rows: Iterator[InputRow]) -> list[InputRow]:
-    """The next rows: at most CHUNK, and few enough for little memory however long they are."""
-    chunk: list[InputRow] = []
-    characters = 0
-    for row in rows:
-        chunk.append(row)
-        # a line of an SDF stands for an atom or a bond, as a character of a SMILES does
-        characters += (row.text.count("\n") or len(row.text)) + len(row.name)
-        if len(chunk) == CHUNK or characters >= _CHUNK_CHARACTERS:
-            break
-    return chunk
 
 
 def _as_csv(table: pd.DataFrame, header: bool) -> bytes:
