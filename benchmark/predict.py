@@ -1,41 +1,138 @@
-"""`kflm2 predict` on 100,000 molecules: order, status, memory compared with 10,000, and three kills by SIGKILL.
+"""Speed of `kflm2 predict`, and its memory and order on 100,000 molecules, with kills.
 
-    python benchmark/predict.py
+    python benchmark/predict.py speed [--teacher MODEL --student MODEL]
+    python benchmark/predict.py large
 
-The molecules are ZINC Clean Leads (those of MOSES, from the wheel molsets); every hundredth is made invalid. The model
-is a graph network trained on SAMPL, so that prediction and not the LLM is measured.
+speed: molecules/s of a crossAtt model of SAMPL and of its student, with one process and with one for each core. A speed
+is of a command of many molecules less one of few, so that starting does not count; in each round all take turns, and a
+ratio is the median of those within a round. Without models that are given, they are trained first, in about ten
+minutes. Then how long a command for one molecule takes, and what share of the limit crossAtt reaches: the limit is the
+time in which all cores, at the speed at which they multiply large matrices, multiply by the weights of the LLM's layers
+and do nothing else.
+
+large: order, status, memory compared with 10,000 molecules, and three kills by SIGKILL, of a graph network.
+
+The molecules are ZINC Clean Leads (those of MOSES, from the wheel molsets); for `large`, every hundredth is invalid.
 """
 
+import argparse
+import functools
 import gzip
 import json
 import os
 import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
+import torch
 
 from kflm2.data.wheels import member_of_wheel
+from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.text_table import aligned
 
 ROWS = 100_000
 FEWER = 10_000
 BROKEN = 100
 """Every row with a number divisible by this is made invalid."""
 KILLS = 3
+FEW, MANY = 256, 2304
+"""Molecules of the two commands whose difference is a speed of crossAtt."""
+STUDENT_TIMES = 10
+"""The student predicts this many times as many."""
+SIDE = 2048
+"""Rows and columns of the matrices that are multiplied to measure the limit."""
 KFLM2 = Path(sys.executable).with_name("kflm2")
 
 
 def molecules(rows: int) -> list[str]:
-    """SMILES, of which every hundredth is invalid: it ends with an open bracket."""
+    """SMILES."""
     wheel = member_of_wheel("molsets==0.3.1", "moses/dataset/data/train.csv.gz")
     with gzip.open(wheel, "rt", encoding="utf-8") as lines:
-        smiles = [line.split(",")[0].strip() for line, _ in zip(lines, range(rows + 1), strict=False)][1:]
+        return [line.split(",")[0].strip() for line, _ in zip(lines, range(rows + 1), strict=False)][1:]
+
+
+def with_broken(smiles: list[str]) -> list[str]:
+    """Every hundredth is made invalid: it ends with an open bracket."""
     return [f"{text}(" if i % BROKEN == BROKEN - 1 else text for i, text in enumerate(smiles)]
+
+
+def seconds(model: Path, smiles: list[str], folder: Path, *options: object) -> float:
+    """Of one command."""
+    (folder / "in.smi").write_text("".join(f"{text}\n" for text in smiles), encoding="utf-8")
+    command = [KFLM2, "predict", model, folder / "in.smi", "--out", folder / "out.csv", *options]
+    start = time.perf_counter()
+    subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def speed(model: Path, smiles: list[str], folder: Path, times: int, *options: object) -> float:
+    """Molecules/s."""
+    few, many = (seconds(model, smiles[: count * times], folder, *options) for count in (FEW, MANY))
+    return (MANY - FEW) * times / (many - few)
+
+
+def limit(model: Path, smiles: list[str]) -> float:
+    """Molecules/s if the processor did nothing but multiply by the weights of the LLM's layers, on all cores."""
+    bundle = load_bundle(model)
+    assert bundle.opened is not None and bundle.opened.loaded is not None
+    layers = bundle.opened.loaded.model.get_submodule("layers")
+    tokens = np.mean(bundle.opened.token_counts(smiles))
+    flops = 2 * sum(weight.numel() for weight in layers.parameters()) * tokens
+    left, right = torch.randn(2, SIDE, SIDE, dtype=next(layers.parameters()).dtype)
+    torch.set_num_threads(joblib.cpu_count(only_physical_cores=True))
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - start)
+    return 2 * SIDE**3 / best / flops
+
+
+def measure_speed(teacher: Path | None, student: Path | None, rounds: int) -> None:
+    """Measure in turn, and print a table."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = functools.partial(subprocess.run, check=True, capture_output=True)
+        if teacher is None:
+            teacher = folder / "teacher"
+            run([str(KFLM2), "train", "SAMPL", "--out", str(folder / "results"), "--save", str(teacher)])
+        if student is None:
+            student = folder / "student"
+            run([str(KFLM2), "distill", str(teacher), "--save", str(student)])
+        smiles = molecules(MANY * STUDENT_TIMES)
+        cores = joblib.cpu_count(only_physical_cores=True)
+        methods = {
+            "crossAtt, one process": (teacher, 1, 1),
+            f"crossAtt, {cores} processes": (teacher, 1, cores),
+            "student, one process": (student, STUDENT_TIMES, 1),
+            f"student, {cores} processes": (student, STUDENT_TIMES, cores),
+        }
+        speeds: dict[str, list[float]] = {method: [] for method in methods}
+        starts: dict[str, list[float]] = {"crossAtt": [], "student": []}
+        for number in range(1, rounds + 1):
+            for method, (model, times, jobs) in methods.items():
+                speeds[method].append(speed(model, smiles, folder, times, "--jobs", jobs))
+            for method, model in (("crossAtt", teacher), ("student", student)):
+                starts[method].append(seconds(model, ["CCO"], folder))
+            print(f"round {number} of {rounds}", file=sys.stderr, flush=True)
+        first = next(iter(speeds.values()))
+        rows = [("", "molecules/s", "to the first")]
+        for method, values in speeds.items():
+            ratio = statistics.median(value / one for value, one in zip(values, first, strict=True))
+            rows.append((method, f"{statistics.median(values):,.0f}", f"{ratio:.2f}"))
+        print("\n".join(aligned(rows)))
+        for method, values in starts.items():
+            print(f"one molecule, {method}: {statistics.median(values):.1f} s with starting")
+        fastest, most = statistics.median(speeds[f"crossAtt, {cores} processes"]), limit(teacher, smiles[:1000])
+        print(f"limit {most:,.0f} molecules/s; crossAtt with {cores} processes reaches {fastest / most:.0%} of it")
 
 
 def predict(model: Path, table: Path, out: Path) -> tuple[int, float, float]:
@@ -80,14 +177,14 @@ def _mb(used: resource.struct_rusage) -> float:
     return used.ru_maxrss / 1024
 
 
-def main() -> None:
+def check_large() -> None:
     """Run all parts and print the results."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "model"
         train = ["train", "SAMPL", "--model", "gcn_indepent", "--epochs", "30", "--out", str(folder / "results")]
         subprocess.run([str(KFLM2), *train, "--save", str(model)], check=True, capture_output=True)
-        smiles = molecules(ROWS)
+        smiles = with_broken(molecules(ROWS))
         tables = {rows: folder / f"{rows}.csv" for rows in (FEWER, ROWS)}
         for rows, table in tables.items():
             table.write_text("smiles\n" + "".join(f"{text}\n" for text in smiles[:rows]), encoding="utf-8")
@@ -105,6 +202,20 @@ def main() -> None:
         safe = kill_and_resume(model, tables[ROWS], folder / "killed.csv")
         same = (folder / "killed.csv").read_bytes() == (folder / f"whole-{ROWS}.csv").read_bytes()
         print(f"killed -9 with {', '.join(map(str, safe))} rows safe, then finished: the same bytes {same}")
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "large"))
+    parser.add_argument("--teacher", type=Path, help="a crossAtt model; default one is trained")
+    parser.add_argument("--student", type=Path, help="its student; default one is trained")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.what == "large":
+        check_large()
+    else:
+        measure_speed(options.teacher, options.student, options.rounds)
 
 
 if __name__ == "__main__":

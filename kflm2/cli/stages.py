@@ -107,6 +107,17 @@ _ROWS = (
         "kflm2.stages.explain.stage:run",
     ),
     Stage(
+        "distill",
+        _USE,
+        "MODEL --save STUDENT [options]",
+        "train a fast student of a model, for millions of molecules",
+        "Train a fast student of a model that `kflm2 train --save` wrote: a graph network, no LLM, no descriptors.\n\n"
+        "It learns the model's predictions of unlabelled molecules beside the labels, on the model's own split, and is"
+        " saved as any other model, with intervals of its own. Prints its metrics beside the teacher's.",
+        "kflm2.config.distill:DistillConfig",
+        "kflm2.stages.distill:run",
+    ),
+    Stage(
         "report",
         _USE,
         "FOLDER ... [-o FILE]",
@@ -162,5 +173,5 @@ STAGES = {row.name: row for row in _ROWS}
 # for thin scripts: from kflm2.cli import train
 finetune, train, prompt, tune = (STAGES[name] for name in ("finetune", "train", "prompt", "tune"))
 compare, ablate, predict, explain = (STAGES[name] for name in ("compare", "ablate", "predict", "explain"))
-report, llms = STAGES["report"], STAGES["llms"]
+distill, report, llms = (STAGES[name] for name in ("distill", "report", "llms"))
 datasets, datasets_get, datasets_audit = (STAGES[name] for name in ("datasets", "datasets get", "datasets audit"))

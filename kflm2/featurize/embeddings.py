@@ -60,6 +60,11 @@ class Embedder:
         """Number of tokens of each SMILES."""
         return [len(ids) for ids in self._load().tokenizer(smiles, add_special_tokens=True)["input_ids"]]
 
+    def fits(self, smiles: list[str]) -> list[bool]:
+        """Whether each SMILES fits into the LLM's context; the others have no states."""
+        context = self._load().context
+        return [0 < count <= context for count in self.token_counts(smiles)]
+
     def _load(self) -> LoadedLLM:
         if self.loaded is None:
             depth = max(1, *self.source.layers)  # an LLM with no layers returns no states, not even the embeddings

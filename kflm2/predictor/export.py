@@ -1,6 +1,7 @@
 """A run of stage 2 as a bundle, with a card that states its metrics and limits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,6 +98,7 @@ def card(bundle: Bundle, name: str) -> str:
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
             f"| models | {len(bundle.ensemble.members)}, whose mean predicts |",
             f"| LLM | {llm}{adapter} |",
+            *_taught_by(record.get("teacher")),
             f"| trained on | {record['dataset']['name']}, SHA-256 {record['dataset']['sha256']} |",
             f"| molecules | {record['rows']['kept']} used, {record['rows']['rejected']} rejected |",
             f"| split | {record['split']['kind']}, seed {record['seed']}: {sizes} |",
@@ -121,6 +123,13 @@ def card(bundle: Bundle, name: str) -> str:
             "",
         ]
     )
+
+
+def _taught_by(teacher: dict[str, Any] | None) -> list[str]:
+    if teacher is None:
+        return []
+    predictions = f"its predictions of {teacher['molecules']} molecules of {teacher['corpus']} without labels"
+    return [f"| distilled from | {teacher['model']}: {predictions} |"]
 
 
 def _number(value: float | None) -> str:

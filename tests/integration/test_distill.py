@@ -1,0 +1,156 @@
+"""`kflm2 distill`: a student of a saved model is a model as any other, and was trained on what it says."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import CONTEXT
+
+from kflm2.cli import stages
+from kflm2.config.distill import DistillConfig
+from kflm2.data.structures import identity
+from kflm2.errors import DataError, SettingError
+from kflm2.featurize.features import Features
+from kflm2.featurize.graphs import build_graphs
+from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.predictor.predictor import Predictor
+from kflm2.stages import distill
+from kflm2.stages.train.experiment import Prepared
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[2]
+SAMPL = pd.read_csv(ROOT / "dataset" / "SAMPL.csv")
+UNLABELLED = (ROOT / "dataset" / "zinc_sample.smi").read_text().split()[:60]
+
+
+def _train(folder: Path, *arguments: object) -> Path:
+    """Train a small model and save it in `folder`."""
+    common = ["--epochs", "3", "--ensemble", "2", "--save", folder, "--out", folder.with_name("results")]
+    stages.train.from_command_line([*map(str, common), *map(str, arguments)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Molecules without labels, some of which are in SAMPL, and one that cannot be read."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.smi"
+    path.write_text("\n".join([*UNLABELLED, "C((", *SAMPL["smiles"][:120]]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Path:
+    """A model that reads an LLM, a graph and descriptors."""
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    return _train(folder, "--dataset", "SAMPL", "--limit", "120", "--llm", tiny_decoder, "--layers", "last")
+
+
+def _config(teacher: Path, corpus: Path, tiny_decoder: Path, **values: object) -> DistillConfig:
+    common: dict = {"model": teacher, "corpus": str(corpus), "save": teacher.with_name("student"), "epochs": 2}
+    return DistillConfig(**{**common, "llm": str(tiny_decoder), "graph_width": 16, "graph_depth": 2, **values})
+
+
+def test_a_student_is_a_model_as_any_other(
+    teacher: Path, corpus: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    save = tmp_path / "student"
+    config = _config(teacher, corpus, tiny_decoder, save=save, ensemble=2)
+    distill.run(config)
+    printed = capsys.readouterr().out
+    bundle, taught_by = load_bundle(save), load_bundle(teacher, str(tiny_decoder))
+    assert bundle.source is None and bundle.config.read_views == ("graph",)
+    assert len(bundle.ensemble.members) == 2
+    assert bundle.provenance["teacher"]["model"] == "crossAtt"
+    assert "distilled from | crossAtt: its predictions of" in (save / "README.md").read_text()
+    # it is tested on the molecules that the teacher was tested on, and its metric is that of its predictions
+    assert bundle.provenance["split"] == taught_by.provenance["split"]
+    student = distill.student_config(taught_by, config)
+    molecules = distill.labelled(taught_by, student, CPU)
+    split = distill.same_split(taught_by, student, molecules)
+    y_pred = Predictor(bundle).predict([molecules.smiles[i] for i in split.test]).y_pred
+    rmse = np.sqrt(np.mean((y_pred - molecules.y_true[split.test]) ** 2))
+    assert bundle.provenance["metrics"]["test"]["RMSE"] == pytest.approx(rmse, rel=1e-4)
+    assert f"{rmse:.3f}" in printed
+    assert f"{taught_by.provenance['metrics']['test']['RMSE']:.3f}" in printed
+    # the domain is that of the molecules with a label
+    assert bundle.domain.smiles == [molecules.smiles[i] for i in split.train]
+    with pytest.raises(SettingError, match="--again"):
+        distill.run(config)
+    distill.run(replace(config, again=True, ensemble=1))
+    assert len(load_bundle(save).ensemble.members) == 1
+
+
+def test_it_learns_labels_and_the_teachers_predictions_and_nothing_of_the_test_part(
+    teacher: Path, corpus: Path, tiny_decoder: Path
+) -> None:
+    config = _config(teacher, corpus, tiny_decoder)
+    bundle = load_bundle(teacher, str(tiny_decoder))
+    student = distill.student_config(bundle, config)
+    molecules = distill.labelled(bundle, student, CPU)
+    split = distill.same_split(bundle, student, molecules)
+    smiles = distill.unlabelled(config, student, molecules, split)
+    structures = {identity(text) for text in smiles}
+    held_out = [identity(molecules.smiles[i]) for part in (split.valid, split.test) for i in part]
+    assert structures.isdisjoint(held_out)
+    assert {identity(text) for text in UNLABELLED} - set(held_out) <= structures
+    assert len(smiles) > len(UNLABELLED) + len(split.train) / 2  # fragments, and what has a label here
+    kept, y_teacher = distill.taught(Predictor(bundle), smiles, jobs=1)
+    assert kept == [text for text in smiles if len(text) <= CONTEXT] != smiles
+    parallel = distill.taught(Predictor(bundle), smiles, jobs=2)
+    np.testing.assert_array_equal(parallel[1], y_teacher)
+    np.testing.assert_allclose(y_teacher[:9], Predictor(bundle).predict(kept[:9]).y_pred, rtol=1e-3, atol=1e-3)
+    prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
+    extended, extended_split = distill.with_unlabelled(prepared, split, kept, y_teacher)
+    new = extended_split.train[len(split.train) :]
+    assert [extended.molecules.smiles[i] for i in new] == kept
+    np.testing.assert_array_equal(extended.molecules.y_true[new], y_teacher)
+    np.testing.assert_array_equal(extended.molecules.y_true[split.train], molecules.y_true[split.train])
+    np.testing.assert_array_equal(extended_split.valid, split.valid)
+    np.testing.assert_array_equal(extended_split.test, split.test)
+    assert len(extended.features.graphs or ()) == len(molecules.smiles) + len(kept)
+
+
+def test_more_unlabelled_molecules_bring_a_student_nearer_to_its_teacher(tmp_path: Path) -> None:
+    teacher = _train(
+        tmp_path / "model", "--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "200", "--epochs", "30"
+    )
+    bundle = load_bundle(teacher)
+    config = DistillConfig(model=teacher, save=tmp_path / "s", epochs=30, graph_width=32, graph_depth=2)
+    student = distill.student_config(bundle, config)
+    molecules = distill.labelled(bundle, student, CPU)
+    split = distill.same_split(bundle, student, molecules)
+    prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
+    others = [text for text in SAMPL["smiles"][200:] if len(text) > 4]
+    smiles, y_teacher = distill.taught(Predictor(bundle), others, jobs=1)
+    unseen, y_unseen = smiles[200:], y_teacher[200:]
+    distance = []
+    for count in (5, 200):
+        extended = distill.with_unlabelled(prepared, split, smiles[:count], y_teacher[:count])
+        (model,) = distill._fit(student, *extended, CPU)
+        y_pred = model.predict(Features(graphs=build_graphs(unseen)))
+        distance.append(np.sqrt(np.mean((y_pred - y_unseen) ** 2)))
+    assert distance[1] < 0.8 * distance[0]
+
+
+def test_classes_are_learnt_from_probabilities(tmp_path: Path, corpus: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"smiles": SAMPL["smiles"][:90]})
+    for target in ("a", "b"):
+        labels = table["smiles"].str.contains("O").astype(float)
+        table[target] = labels.where(rng.random(90) > 0.2)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    options = ["--csv", tmp_path / "t.csv", "--target-columns", "a", "b", "--task", "classification"]
+    teacher = _train(tmp_path / "model", *options, "--model", "gcn_indepent")
+    arguments = ["--save", tmp_path / "student", "--corpus", corpus, "--epochs", 2, "--csv", tmp_path / "t.csv"]
+    stages.distill.from_command_line(list(map(str, [teacher, *arguments])))
+    predictions = Predictor(load_bundle(tmp_path / "student")).predict(["CCO", "c1ccccc1"])
+    assert predictions.status == ["ok", "ok"]
+    assert ((predictions.y_pred > 0) & (predictions.y_pred < 1)).all()
+    with pytest.raises(SettingError, match="--csv"):
+        distill.run(DistillConfig(model=teacher, save=tmp_path / "other", corpus=str(corpus)))
+    table.iloc[::-1].to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="not the table"):
+        distill.run(DistillConfig(model=teacher, save=tmp_path / "x", corpus=str(corpus), csv=tmp_path / "t.csv"))
