@@ -485,13 +485,18 @@ class FusedModel(nn.Module):
 
     def head_outputs(self, batch: Batch) -> torch.Tensor:
         """(V, B, K) outputs of the main head and of each auxiliary head."""
+        return self.outputs_and_fused(batch)[0]
+
+    def outputs_and_fused(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V, B, K) head_outputs, and (B, H) output of the fusion; see hidden."""
         views = self.encode(batch)
+        fused = self.fusion(views)
         auxiliary = [
             self.auxiliary_heads[name](view.vector)
             for name, view in zip(self.encoders, views, strict=True)
             if name in self.auxiliary_heads
         ]
-        return torch.stack([self.head(self.fusion(views)), *auxiliary])
+        return torch.stack([self.head(fused), *auxiliary]), fused
 
     def encode(self, batch: Batch) -> list[EncodedView]:
         """The encoded views, which are the input of the fusion."""

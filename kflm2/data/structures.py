@@ -113,9 +113,14 @@ def standard_smiles(smiles: str, how: Standardization, max_atoms: int = MAX_ATOM
     Raises:
         MoleculeError: it has no standard form.
     """
-    if how == "none":
-        return smiles
+    return smiles if how == "none" else standard_molecule(smiles, how, max_atoms)[0]
+
+
+def standard_molecule(smiles: str, how: Standardization, max_atoms: int = MAX_ATOMS) -> tuple[str, Chem.Mol]:
+    """The same, with RDKit's molecule of it."""
     mol = parse_smiles(smiles, max_atoms)
+    if how == "none":
+        return smiles, mol
     with rdkit_errors("standardize it"):
         if how == "canonical":
             for atom in mol.GetAtoms():
@@ -126,8 +131,7 @@ def standard_smiles(smiles: str, how: Standardization, max_atoms: int = MAX_ATOM
             # RDKit stops after 1,000 changes: ten seconds for the largest molecules
             mol = rdMolStandardize.TautomerEnumerator(_PARAMETERS).Canonicalize(mol)
         text = Chem.MolToSmiles(mol)
-    parse_smiles(text, max_atoms)  # the result must pass the same checks
-    return text
+    return text, parse_smiles(text, max_atoms)  # the result must pass the same checks
 
 
 def standardize(molecules: Molecules, how: Standardization) -> Molecules:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from kflm2.data.molecules import MAX_ATOMS, parse_smiles
+from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
-from kflm2.data.structures import Standardization, standard_smiles
+from kflm2.data.structures import Standardization, standard_molecule
 from kflm2.errors import MoleculeError
 from kflm2.featurize.descriptors import descriptor_groups
 from kflm2.featurize.embeddings import Pooling
@@ -96,9 +96,8 @@ class MoleculeFeaturizer:
         mols: list[Chem.Mol] = []
         for i, text in enumerate(smiles):
             try:
-                written = standard_smiles(text.strip(), self.standardize, self.max_atoms)
-                mols.append(parse_smiles(written, self.max_atoms))
-                standard[i] = written
+                standard[i], mol = standard_molecule(text.strip(), self.standardize, self.max_atoms)
+                mols.append(mol)
             except MoleculeError as error:
                 status[i] = str(error)
         texts = list(standard.values())
@@ -190,8 +189,8 @@ class Predictor:
                 [""] * count,
             )
         features = bundle.ensemble.scale_features(replace(read.features, states=states))
-        raw, std = bundle.ensemble.predict(features)
-        domain = bundle.domain.locate(read.fingerprints, bundle.ensemble.members[0].hidden(features)["fused"])
+        raw, std, fused = bundle.ensemble.predict_with_fused(features)
+        domain = bundle.domain.locate(read.fingerprints, fused)
         nearest = [""] * count
         for row, index in zip(rows, domain.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]

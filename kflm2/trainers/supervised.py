@@ -84,8 +84,13 @@ class FittedModel:
         Returns:
             (n, K) in the targets' units; the probability of class 1 for classification.
         """
-        out = self.scaler.restore(_outputs(self.model, features, np.arange(_count(features)), self.device))
-        return 1 / (1 + np.exp(-out)) if self.task == "classification" else out
+        return self.predict_with_fused(features)[0]
+
+    def predict_with_fused(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
+        """The same, and the (n, H) float32 output of the fusion."""
+        outputs, fused = _outputs(self.model, features, np.arange(_count(features)), self.device)
+        out = self.scaler.restore(outputs)
+        return 1 / (1 + np.exp(-out)) if self.task == "classification" else out, fused
 
     def hidden(self, features: Features) -> dict[str, np.ndarray]:
         """(n, H) float32 vectors of each view and of the fusion; see FusedModel.hidden."""
@@ -119,8 +124,13 @@ class Ensemble:
 
     def predict(self, scaled: Features) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the members' predictions, (n, K) each; see FittedModel.predict."""
-        y_pred = np.stack([member.predict(scaled) for member in self.members])
-        return y_pred.mean(axis=0), y_pred.std(axis=0)
+        return self.predict_with_fused(scaled)[:2]
+
+    def predict_with_fused(self, scaled: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, and the (n, H) output of the first member's fusion."""
+        first, fused = self.members[0].predict_with_fused(scaled)
+        y_pred = np.stack([first, *(member.predict(scaled) for member in self.members[1:])])
+        return y_pred.mean(axis=0), y_pred.std(axis=0), fused
 
 
 def positive_weights(y_train: np.ndarray) -> np.ndarray:
@@ -220,7 +230,7 @@ def fit(
             optimizer.step()
             schedule.step()
             total_loss += loss.item() * len(rows)
-        valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)).to(device)
+        valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)[0]).to(device)
         valid_loss = masked_loss(valid_output, target[split.valid], task, weight).item()
         if not math.isfinite(total_loss + valid_loss):
             raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
@@ -273,16 +283,18 @@ def _items(features: Features) -> np.ndarray:
     return np.sum(lengths, axis=0) if lengths else np.ones(_count(features), dtype=np.int64)
 
 
-def _outputs(model: FusedModel, features: Features, rows: np.ndarray, device: torch.device) -> np.ndarray:
-    """(len(rows), K) float64 outputs of the model: scaled targets or logits."""
+def _outputs(
+    model: FusedModel, features: Features, rows: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """(len(rows), K) float64 outputs of the model, scaled targets or logits; and its (len(rows), H) fused vectors."""
     model.eval()
+    outputs, vectors = [], []
     with torch.inference_mode():
-        return np.concatenate(
-            [
-                model(features.batch(batch_rows, device)).double().cpu().numpy()
-                for batch_rows in _batches(rows, _items(features))
-            ]
-        )
+        for batch_rows in _batches(rows, _items(features)):
+            heads, fused = model.outputs_and_fused(features.batch(batch_rows, device))
+            outputs.append(heads.mean(dim=0).double().cpu().numpy())
+            vectors.append(fused.float().cpu().numpy())
+    return np.concatenate(outputs), np.concatenate(vectors)
 
 
 def _batches(rows: np.ndarray, items: np.ndarray) -> Iterator[np.ndarray]:
