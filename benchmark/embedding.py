@@ -18,9 +18,9 @@ that other load affects both; then the median of each column. Columns:
                attention are not counted, so it is an underestimate
     share      of ours / multiply
 
-Then the RMSE of a linear probe of the states in each precision (ridge regression, mean over five shuffles of a five-
-fold cross-validation; the penalty is chosen within the training folds), on SAMPL in kcal/mol and on Delaney in log mol/L,
-with the adapter that the LLM comes with and without. --no-probe leaves it out.
+Then the RMSE of a linear probe of the states in each precision (ridge regression, the mean of five shuffles of a
+five-fold cross-validation; the penalty is chosen within the training folds), on SAMPL in kcal/mol and on Delaney in log
+mol/L, with the adapter that the LLM comes with and without. --no-probe leaves it out.
 """
 
 import argparse

@@ -37,6 +37,8 @@ from kflm2.trainers.supervised import FittedModel
 
 _AT_ONCE = 256
 """Molecules that the teacher predicts at once."""
+_LABEL_REPEATS = 5
+"""Times that a molecule with a label is seen in an epoch, while one without is seen once."""
 _STUDENT: dict[str, Any] = {"graph_encoder": "gine", "hidden": 64, "schedule": "onecycle"}
 """The settings of crossAtt's graph network."""
 
@@ -188,7 +190,7 @@ def with_unlabelled(
         rows=np.arange(1, count + len(smiles) + 1),
         parts=None,
     )
-    train = np.concatenate([split.train, np.arange(count, count + len(smiles))])
+    train = np.concatenate([np.tile(split.train, _LABEL_REPEATS), np.arange(count, count + len(smiles))])
     features = Features(graphs=build_graphs(molecules.smiles))
     return replace(prepared, molecules=molecules, features=features), replace(split, train=train)
 

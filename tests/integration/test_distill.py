@@ -104,7 +104,8 @@ def test_it_learns_labels_and_the_teachers_predictions_and_nothing_of_the_test_p
     np.testing.assert_allclose(y_teacher[:9], Predictor(bundle).predict(kept[:9]).y_pred, rtol=1e-3, atol=1e-3)
     prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
     extended, extended_split = distill.with_unlabelled(prepared, split, kept, y_teacher)
-    new = extended_split.train[len(split.train) :]
+    old, new = np.split(extended_split.train, [-len(kept)])
+    assert set(old) == set(split.train)
     assert [extended.molecules.smiles[i] for i in new] == kept
     np.testing.assert_array_equal(extended.molecules.y_true[new], y_teacher)
     np.testing.assert_array_equal(extended.molecules.y_true[split.train], molecules.y_true[split.train])
