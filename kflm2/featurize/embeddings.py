@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -31,6 +31,10 @@ class Embedder:
         self.token_budget = token_budget or TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cpu"])
         self.loaded: LoadedLLM | None = None
         """None until states are computed."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which loads the LLM itself."""
+        return {**self.__dict__, "loaded": None}
 
     def embed(self, smiles: list[str], pooling: Pooling, progress: bool = True) -> Ragged | StoredRows:
         """Hidden states of each SMILES, read from the cache or computed.

@@ -1,6 +1,7 @@
 """`kflm2 predict` and bundles of trained models: with the real embedded LLM once, else with a graph network."""
 
 import csv
+import functools
 import json
 import os
 import resource
@@ -34,6 +35,7 @@ from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.predict import chunks as predict_chunks
 from kflm2.stages.predict import stage as predict_stage
 from kflm2.stages.predict.chunks import ChunkPredictor, ChunkReader
+from kflm2.trainers.jobs import run_stream
 
 ROOT = Path(__file__).parents[2]
 SMILES = pd.read_csv(ROOT / "dataset" / "SAMPL.csv")["smiles"].tolist()
@@ -266,7 +268,7 @@ def test_shards_keep_the_bits_of_an_llm_whose_batches_depend_on_the_chunk(
 
 @pytest.mark.parametrize("llm", [True, False])
 def test_any_number_of_processes_writes_the_same_bytes(
-    model: Path, tiny_decoder: Path, molecules_file: Path, tmp_path: Path, llm: bool
+    model: Path, tiny_decoder: Path, molecules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llm: bool
 ) -> None:
     common: list[object] = [model, molecules_file]
     if llm:
@@ -277,6 +279,11 @@ def test_any_number_of_processes_writes_the_same_bytes(
     one = (tmp_path / "1.csv").read_bytes()
     assert one.count(b"\n") == 202
     assert one == (tmp_path / "2.csv").read_bytes() == (tmp_path / "3.csv").read_bytes()
+    # as on a system that cannot fork: models go to the processes, and each loads the LLM
+    unforked = functools.partial(run_stream, forked=False)
+    monkeypatch.setattr(predict_chunks, "run_stream", lambda work, chunks, jobs, forked: unforked(work, chunks, jobs))
+    _predict(*common, "-o", tmp_path / "4.csv", "--jobs", 2)
+    assert one == (tmp_path / "4.csv").read_bytes()
 
 
 def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path, molecules_file: Path) -> None:

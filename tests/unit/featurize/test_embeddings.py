@@ -2,6 +2,7 @@
 
 import functools
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,14 @@ def test_states_of_less_precision_are_near_those_of_float32(embedded: Path, prec
     relative = np.sqrt((error**2).mean(axis=0)) / states["float32"].std(axis=0)
     # the cache has not given the one for the other, and the error is small beside the differences between molecules
     assert 0 < np.median(relative) < most
+
+
+def test_an_embedder_goes_to_another_process_without_its_llm(tiny_decoder: Path) -> None:
+    embedder = _embedder(tiny_decoder)
+    expected = embedder.embed_uncached(SMILES, "mean").values
+    sent = pickle.loads(pickle.dumps(embedder))  # noqa: S301, our own bytes
+    assert embedder.loaded is not None and sent.loaded is None
+    np.testing.assert_array_equal(sent.embed_uncached(SMILES, "mean").values, expected)
 
 
 def test_precision_is_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
