@@ -4,13 +4,14 @@
     python benchmark/training.py                     # without chemprop
 
 Each number is molecules x epochs a second of training with one thread, everything else (reading, embedding, graphs,
-descriptors, starting) not counted: of a pipeline the seconds that its training says, of chemprop the difference between
-a command of many epochs and one of few. Of two at once, the sum of two trainings side by side: of a pipeline by two
-processes (--jobs 2), of chemprop by two commands. In each round the methods run in turn, so that other load affects
-all; then the median over rounds, and of the ratios within a round.
+descriptors, starting) not counted: it is of the difference between a training of many epochs and one of few. Of two at
+once, the sum of two trainings side by side: of a pipeline by two processes (--jobs 2), of chemprop by two commands. In
+each round the methods run in turn, so that other load affects all; then the median over rounds, and of the ratios
+within a round.
 """
 
 import argparse
+import contextlib
 import functools
 import os
 import statistics
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +37,18 @@ DATASETS = ("Delaney", "Lipophilicity")
 PIPELINES = ("crossAtt", "combinedSepAtt", "gcn_indepent")
 CPU = torch.device("cpu")
 FEW, MANY = 3, 9
-"""Epochs of chemprop's two commands."""
-EPOCHS = 5
-"""Of a pipeline."""
+"""Epochs of the two trainings whose difference is a speed."""
 
 
 def speed_of_pipeline(config: TrainConfig, prepared: Prepared, splits: dict[int, Split], jobs: int) -> float:
     """Molecules x epochs a second of as many trainings at once as there are jobs."""
-    work = functools.partial(fit_member, config, prepared, splits, CPU)
-    members = [Member(0, number) for number in range(jobs)]
-    models = list(run_jobs(work, members, jobs, True, lambda count: None))
-    return sum(len(splits[0].train) * config.epochs / model.seconds for model in models)
+
+    def seconds(epochs: int) -> float:
+        work = functools.partial(fit_member, replace(config, epochs=epochs), prepared, splits, CPU)
+        models = run_jobs(work, [Member(0, number) for number in range(jobs)], jobs, True, lambda count: None)
+        return statistics.mean(model.seconds for model in models)
+
+    return jobs * len(splits[0].train) * (MANY - FEW) / (seconds(MANY) - seconds(FEW))
 
 
 def speed_of_chemprop(program: Path, prepared: Prepared, split: Split, jobs: int) -> float:
@@ -91,8 +94,9 @@ def main() -> None:
         rounds: dict[str, list[tuple[float, float]]] = {}
         for number in range(options.rounds):
             for model in PIPELINES:
-                config = TrainConfig.of(model, dataset=dataset, limit=options.molecules, epochs=EPOCHS).resolved()
-                prepared = prepare(config, CPU)
+                config = TrainConfig.of(model, dataset=dataset, limit=options.molecules).resolved()
+                with contextlib.redirect_stdout(sys.stderr):
+                    prepared = prepare(config, CPU)
                 (split,) = make_splits("random", prepared.molecules.smiles, [0], config.fractions)
                 speeds = (speed_of_pipeline(config, prepared, {0: split}, jobs) for jobs in (1, 2))
                 rounds.setdefault(model, []).append((next(speeds), next(speeds)))
