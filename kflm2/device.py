@@ -46,8 +46,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     """Turn the precision `auto` of hidden states into the fastest one that is accurate on the device.
 
     Returns:
-        float32; bfloat16, on CUDA; mixed, on a CPU with instructions for bfloat16: matrix products of bfloat16 numbers,
-        all else in float32. With all in bfloat16 the states would lose accuracy that a CPU need not lose.
+        float32; bfloat16, on CUDA; mixed, on a CPU with instructions for bfloat16: linear maps in bfloat16, all else in
+        float32. With all in bfloat16 the states would lose accuracy that a CPU need not lose.
     """
     if name != "auto":
         return name

@@ -44,6 +44,7 @@ class _Estimator(BaseEstimator):
         llm: str = "auto",
         adapter: str = "auto",
         layers: str = "middle",
+        precision: str = "auto",
         descriptors: str | None = None,
         standardize: str = "canonical",
         hidden: int | None = None,
@@ -71,6 +72,7 @@ class _Estimator(BaseEstimator):
             llm: LLM.
             adapter: of the LLM.
             layers: of the LLM.
+            precision: of the LLM's arithmetic.
             descriptors: None takes the pipeline's default, here and below.
             standardize: of molecules.
             hidden: width of the fusion.
@@ -95,6 +97,7 @@ class _Estimator(BaseEstimator):
         self.llm = llm
         self.adapter = adapter
         self.layers = layers
+        self.precision = precision
         self.descriptors = descriptors
         self.standardize = standardize
         self.hidden = hidden
@@ -187,7 +190,9 @@ class _Estimator(BaseEstimator):
         if bundle.task != cls._task:
             raise ValueError(f"bundle {folder} is of {bundle.task}, and {cls.__name__} of {cls._task}")
         names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
-        parameters = {name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "device"}}
+        parameters = {
+            name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "precision", "device"}
+        }
         parameters["ensemble"] = len(bundle.ensemble.members)
         estimator = cls(**parameters)
         estimator._set_bundle(bundle)

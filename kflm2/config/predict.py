@@ -22,8 +22,8 @@ class PredictConfig(InferenceConfig):
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
     jobs: int | None = None
-    """Processes that predict at once; the output is the same bytes for any number. Default: one for each core. With a
-    GPU they compute descriptors and graphs, and one more process the rest."""
+    """Processes that predict at once; the output is the same bytes for any number. Default: one for each core,
+    and one for standard input. With a GPU they compute descriptors and graphs, and one more process the rest."""
     max_atoms: int = 600
     """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no prediction. 600 take about
     3 seconds where the model reads descriptors, and the time grows with the square."""

@@ -28,7 +28,7 @@ class StatesConfig(AdapterConfig):
     """Layers of the LLM whose states are read, side by side: middle (two fifths of the way up; the layers above it are
     not run), last (the paper's), fifths (five, evenly spaced), or numbers such as 6,12,-1."""
     precision: Literal["auto", "float32", "bfloat16", "mixed"] = "auto"
-    """Of the LLM's arithmetic: float32, bfloat16, or mixed (matrix products of bfloat16 numbers, all else float32).
+    """Of the LLM's arithmetic: float32, bfloat16, or mixed (linear maps in bfloat16, all else in float32).
     auto is bfloat16 with CUDA, mixed on a CPU with instructions for it, three times as fast there, else float32."""
 
     GROUP: ClassVar = "LLM"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from kflm2.device import choose_precision
 from kflm2.errors import LLMError
 from kflm2.llm.checkpoints import NO_CODE
 from kflm2.llm.registry import EMBEDDED
@@ -32,17 +33,29 @@ class LoadedLLM:
 
 
 class MixedLinear(nn.Module):
-    """A linear map of float32 vectors that multiplies numbers rounded to bfloat16, and adds up in float32."""
+    """A linear map of float32 vectors that multiplies numbers rounded to bfloat16, and rounds its result so.
 
-    def __init__(self, linear: nn.Linear) -> None:
+    A processor without instructions for bfloat16 multiplies the rounded numbers in float32, which is faster there.
+    """
+
+    def __init__(self, linear: nn.Linear, native: bool) -> None:
+        """Take over the weights of a linear map.
+
+        Args:
+            linear: to replace.
+            native: whether the processor has instructions for bfloat16.
+        """
         super().__init__()
+        dtype = torch.bfloat16 if native else torch.float32
         self.weight, self.bias = (
-            None if values is None else nn.Parameter(values.detach().bfloat16(), requires_grad=False)
+            None if values is None else nn.Parameter(values.detach().bfloat16().to(dtype), requires_grad=False)
             for values in (linear.weight, linear.bias)
         )
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return functional.linear(rows.bfloat16(), self.weight, self.bias).float()
+        assert self.weight is not None
+        out = functional.linear(rows.bfloat16().to(self.weight.dtype), self.weight, self.bias)
+        return out.bfloat16().float()
 
 
 def load(
@@ -87,7 +100,7 @@ def load(
             what = f"with adapter {adapter} " if adapter else ""
             raise LLMError(f"LLM {folder} {what}cannot be loaded: {reason}; {EMBEDDED} is the embedded LLM") from None
     if precision == "mixed":
-        _mix_precision(model)
+        _mix_precision(model, native=choose_precision("auto", device) != "float32")
     nn.Module.to(model, device)
     model.eval().requires_grad_(False)
     causal = _is_causal(model)
@@ -114,12 +127,12 @@ def cut_layers(decoder: nn.Module, layers: int | None, keep_norm: bool) -> None:
         decoder.norm = nn.Identity()
 
 
-def _mix_precision(module: nn.Module) -> None:
+def _mix_precision(module: nn.Module, native: bool) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, MixedLinear(child))
+            setattr(module, name, MixedLinear(child, native))
         else:
-            _mix_precision(child)
+            _mix_precision(child, native)
 
 
 def _with_adapter(folder: Path, adapter: Path, dtype: torch.dtype, keep_layers: int | None = None) -> "PreTrainedModel":

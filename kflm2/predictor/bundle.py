@@ -40,7 +40,8 @@ from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 1
+FORMAT = 2
+"""2: models of principal components keep them, and the record of the LLM has its precision."""
 JSON, WEIGHTS, TRAINING, ADAPTER, CARD = "bundle.json", "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)

@@ -222,6 +222,8 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
         where = hub_id if re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id) else "and the folder or file that it was loaded from"
         where = name if name in registry.LLMS else where
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here; say --llm {where}")
+    # models of earlier versions do not say; most were made on a CPU
+    precision = one_of("precision", record.get("precision", LLMSource.precision), PRECISIONS)
     adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
     if adapter is not None:
         _check_adapter(adapter)
@@ -229,8 +231,6 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
         # only an LLM that the user names may be downloaded
         with contextlib.nullcontext() if llm is not None else offline():
             layers = ",".join(map(str, record["layers"]))
-            # models of earlier versions do not say; most were made on a CPU
-            precision = one_of("precision", record.get("precision", LLMSource.precision), PRECISIONS)
             return LLMSource.of(resolve.find(llm or name), adapter, layers, precision)
     except (LLMError, SettingError) as error:
         raise LLMError(f"bundle {folder} reads the LLM {name!r}, which is not here: {error}") from None

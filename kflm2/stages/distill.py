@@ -21,15 +21,16 @@ from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, make_splits
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
-from kflm2.errors import DataError, MoleculeError, SettingError
+from kflm2.errors import DataError, KFLM2Error, MoleculeError, SettingError
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
-from kflm2.metrics.scores import mean_metrics
 from kflm2.predictor.bundle import Bundle, BundleError, check_destination, saved_as
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG, Predictor
+from kflm2.results import schema
 from kflm2.results.runs import Run
+from kflm2.results.schema import RunResult
 from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_member
 from kflm2.text_table import aligned
 from kflm2.trainers.jobs import default_jobs, run_jobs, run_stream
@@ -53,14 +54,22 @@ def run(config: DistillConfig) -> None:
         KFLM2Error: the teacher or the corpus cannot be used, or it was trained on another table.
     """
     assert config.save is not None
+    if config.save.resolve().is_relative_to(config.model.resolve()):
+        raise SettingError(f"save: {config.save} is the teacher or lies in it: name another folder")
     check_destination(config.save)
     if saved_as(config.save) is not None and not config.again:
         raise SettingError(f"save: {config.save} holds a model: name another folder, or replace it by --again")
     device = choose_device(config.device)
     teacher = load_bundle(config.model, config.llm, device)
-    student = student_config(teacher, config)
-    molecules = labelled(teacher, student, device)
-    split = same_split(teacher, student, molecules)
+    try:
+        record = schema.parse(RunResult, teacher.provenance, config.model)
+        student = student_config(teacher, config)
+        molecules = labelled(teacher, student, device)
+        split = same_split(teacher, student, molecules)
+    except KFLM2Error:
+        raise
+    except Exception as error:  # what a folder from elsewhere says of its making can be anything
+        raise BundleError(f"{config.model} does not say rightly how it was made: {error!r}") from error
     smiles = unlabelled(config, student, molecules, split)
     smiles, y_teacher = taught(Predictor(teacher, device), smiles, config.jobs)
     print(f"the teacher predicts {len(smiles)} unlabelled molecules; {len(split.train)} have labels", flush=True)
@@ -73,7 +82,7 @@ def run(config: DistillConfig) -> None:
     source = {"model": teacher.config.model, "corpus": find_corpus(config.corpus).name, "molecules": len(smiles)}
     bundle = replace(bundle, provenance={**bundle.provenance, "teacher": source})
     bundle.save(config.save, card(bundle, config.save.name))
-    print(table(teacher, student_run))
+    print(table(record, student_run))
     print(f"student   {config.save}: kflm2 predict {config.save} molecules.csv -o predicted.csv")
 
 
@@ -91,24 +100,25 @@ def student_config(teacher: Bundle, config: DistillConfig) -> TrainConfig:
     stored = {name: made.get(TrainConfig.OLD_NAMES.get(name, name)) for name in names}
     if stored.get("dataset") is None and config.csv is None:
         raise SettingError("the teacher was trained on a table of your own: give it with --csv")
-    try:
-        student = TrainConfig.of(
-            "gcn_indepent",
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items() if value},
-            **_STUDENT,
-            csv=None if stored.get("dataset") else config.csv,
-            seed=int(teacher.provenance["seed"]),
-            epochs=config.epochs,
-            graph_width=config.graph_width,
-            graph_depth=config.graph_depth,
-            ensemble=config.ensemble,
-            runs=1,
-            save=config.save,
-            jobs=config.jobs,
-        )
-        student.check()
-    except (TypeError, ValueError, KeyError) as error:
-        raise BundleError(f"the teacher's settings are damaged: {error}") from None
+    if stored.get("dataset") is not None and config.csv is not None:
+        raise SettingError(f"the teacher was trained on the dataset {stored['dataset']}, which --csv cannot replace")
+    if made.get("class_weight", "none") != "none":
+        raise SettingError("the teacher weighs classes (--class-weight): its probabilities are not those of the data")
+    student = TrainConfig.of(
+        "gcn_indepent",
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items() if value},
+        **_STUDENT,
+        csv=None if stored.get("dataset") else config.csv,
+        seed=int(teacher.provenance["seed"]),
+        epochs=config.epochs,
+        graph_width=config.graph_width,
+        graph_depth=config.graph_depth,
+        ensemble=config.ensemble,
+        runs=1,
+        save=config.save,
+        jobs=config.jobs,
+    )
+    student.check()
     return student
 
 
@@ -128,6 +138,8 @@ def same_split(teacher: Bundle, student: TrainConfig, molecules: Molecules) -> S
         DataError: the table is another one, or gives another split.
     """
     made, name = teacher.provenance, molecules.dataset.name
+    if (molecules.dataset.targets, molecules.dataset.task) != (teacher.targets, teacher.task):
+        raise DataError(f"{name} has other targets than the teacher")
     if molecules.sha256 != made["dataset"]["sha256"]:
         raise DataError(f"{name} is not the table that the teacher was trained on: its SHA-256 is another")
     (split,) = make_splits(student.resolved_split, molecules.smiles, [student.seed], student.fractions, molecules.parts)
@@ -206,15 +218,15 @@ def _fit(config: TrainConfig, prepared: Prepared, split: Split, device: torch.de
         return list(models)
 
 
-def table(teacher: Bundle, student: Run) -> str:
+def table(teacher: RunResult, student: Run) -> str:
     """Metrics of both on the parts that neither was trained on."""
     parts = [part for part in student.scores if part != "train"]
     rows = [["", *(f"{part}, {who}" for part in parts for who in ("teacher", "student"))]]
-    names = mean_metrics(teacher.task, len(teacher.targets))
+    names = teacher.dataset.mean_metrics
     for name in names:
         cells = []
         for part in parts:
-            cells += [teacher.provenance["metrics"][part].get(name), student.scores[part].mean.get(name)]
+            cells += [teacher.metrics.get(part, {}).get(name), student.scores[part].mean.get(name)]
         rows.append([name, *("-" if value is None else f"{value:.3f}" for value in cells)])
-    title = f"{teacher.config.model} and its student on {student.molecules.dataset.name}"
+    title = f"{teacher.model} and its student on {student.molecules.dataset.name}"
     return "\n".join(["", title, "", *aligned(rows), ""])

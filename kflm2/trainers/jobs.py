@@ -97,10 +97,13 @@ def run_stream(
     Raises:
         KFLM2Error: of a task, or a process has died.
     """
+    if jobs <= 1:
+        yield from map(work, tasks)
+        return
     tasks = iter(tasks)
     first = list(itertools.islice(tasks, 2))
     tasks = itertools.chain(first, tasks)
-    if jobs <= 1 or len(first) < 2:
+    if len(first) < 2:
         yield from map(work, tasks)
         return
     with _processes(work, jobs, forked, 0) as (pool, _):

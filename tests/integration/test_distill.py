@@ -1,5 +1,7 @@
 """`kflm2 distill`: a student of a saved model is a model as any other, and was trained on what it says."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from conftest import CONTEXT
 from kflm2.cli import stages
 from kflm2.config.distill import DistillConfig
 from kflm2.data.structures import identity
-from kflm2.errors import DataError, SettingError
+from kflm2.errors import DataError, KFLM2Error, SettingError
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
+from kflm2.files import write_json
+from kflm2.predictor.bundle import _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 from kflm2.stages import distill
@@ -105,7 +109,7 @@ def test_it_learns_labels_and_the_teachers_predictions_and_nothing_of_the_test_p
     prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
     extended, extended_split = distill.with_unlabelled(prepared, split, kept, y_teacher)
     old, new = np.split(extended_split.train, [-len(kept)])
-    assert set(old) == set(split.train)
+    np.testing.assert_array_equal(np.unique(old, return_counts=True), [split.train, [5] * len(split.train)])
     assert [extended.molecules.smiles[i] for i in new] == kept
     np.testing.assert_array_equal(extended.molecules.y_true[new], y_teacher)
     np.testing.assert_array_equal(extended.molecules.y_true[split.train], molecules.y_true[split.train])
@@ -147,11 +151,64 @@ def test_classes_are_learnt_from_probabilities(tmp_path: Path, corpus: Path) -> 
     teacher = _train(tmp_path / "model", *options, "--model", "gcn_indepent")
     arguments = ["--save", tmp_path / "student", "--corpus", corpus, "--epochs", 2, "--csv", tmp_path / "t.csv"]
     stages.distill.from_command_line(list(map(str, [teacher, *arguments])))
-    predictions = Predictor(load_bundle(tmp_path / "student")).predict(["CCO", "c1ccccc1"])
-    assert predictions.status == ["ok", "ok"]
-    assert ((predictions.y_pred > 0) & (predictions.y_pred < 1)).all()
+    assert Predictor(load_bundle(tmp_path / "student")).predict(["CCO", "c1ccccc1"]).status == ["ok", "ok"]
+    bundle = load_bundle(teacher)
+    config = DistillConfig(model=teacher, save=tmp_path / "s", corpus=str(corpus), csv=tmp_path / "t.csv")
+    student = distill.student_config(bundle, config)
+    molecules = distill.labelled(bundle, student, CPU)
+    split = distill.same_split(bundle, student, molecules)
+    kept, y_teacher = distill.taught(Predictor(bundle), UNLABELLED, jobs=1)
+    assert len(kept) == len(UNLABELLED) and len(np.unique(y_teacher)) > 50
+    prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
+    y_true = distill.with_unlabelled(prepared, split, kept, y_teacher)[0].molecules.y_true
+    np.testing.assert_array_equal(y_true[-len(kept) :], y_teacher)  # neither rounded to classes nor missing
+    labels = table[["a", "b"]].to_numpy()[molecules.rows - 1]
+    np.testing.assert_array_equal(y_true[: -len(kept)], labels)  # missing labels stay missing
+    assert np.isnan(labels).any()
     with pytest.raises(SettingError, match="--csv"):
         distill.run(DistillConfig(model=teacher, save=tmp_path / "other", corpus=str(corpus)))
     table.iloc[::-1].to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="not the table"):
         distill.run(DistillConfig(model=teacher, save=tmp_path / "x", corpus=str(corpus), csv=tmp_path / "t.csv"))
+
+
+def test_what_cannot_be_distilled_is_refused_in_one_line(
+    teacher: Path, corpus: Path, tiny_decoder: Path, tmp_path: Path
+) -> None:
+    config = _config(teacher, corpus, tiny_decoder)
+    with pytest.raises(SettingError, match="is the teacher"):
+        distill.run(replace(config, save=teacher, again=True))
+    with pytest.raises(SettingError, match="is the teacher or lies in it"):
+        distill.run(replace(config, save=teacher / "student"))
+    with pytest.raises(SettingError, match="--csv cannot replace"):
+        distill.run(replace(config, csv=tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": {}},
+        {"dataset": 3},
+        {"config": []},
+        {"config": {"dataset": "SAMPL", "limit": 1.5}},
+        {"config": {"dataset": "SAMPL", "smiles_column": 5}},
+        {"config": {"dataset": "SAMPL", "fractions": "x"}},
+        {"config": {"dataset": "SAMPL", "class_weight": "balanced"}},
+        {"config": {"dataset": "Delaney"}},
+        {"seed": "x"},
+        {"metrics": {"test": 7}},
+    ],
+)
+def test_a_hostile_teacher_is_refused_before_anything_is_trained(
+    teacher: Path, corpus: Path, tiny_decoder: Path, tmp_path: Path, change: dict
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(teacher, folder)
+    record = json.loads((folder / "bundle.json").read_text())
+    record["made"] |= change
+    del record["digest"]
+    write_json(folder / "bundle.json", {**record, "digest": _digest(record)})
+    with pytest.raises(KFLM2Error) as caught:
+        distill.run(_config(folder, corpus, tiny_decoder, save=tmp_path / "student"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "student").exists()

@@ -297,6 +297,35 @@ def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path,
     assert len(expected) == 201
 
 
+def test_a_model_keeps_its_precision_and_components_and_earlier_models_had_neither(
+    tiny_decoder: Path, tmp_path: Path
+) -> None:
+    options = ["--model", "crossAtt", "--llm", tiny_decoder, "--layers", "last"]
+    folder = _train(tmp_path / "model", *options, "--precision", "mixed", "--states-components", "4")
+    bundle = load_bundle(folder, str(tiny_decoder))
+    assert bundle.source is not None and bundle.source.precision == "mixed"
+    encoder = bundle.ensemble.members[0].model.states_encoder
+    assert encoder is not None and encoder.components is not None
+    mixed = Predictor(bundle).predict(SMILES[:9]).y_pred
+    record = json.loads((folder / "bundle.json").read_text())["llm"]
+    other = _changed_copy(folder, tmp_path / "float32", llm={**record, "precision": "float32"})
+    exact = Predictor(load_bundle(other, str(tiny_decoder))).predict(SMILES[:9]).y_pred
+    assert 0 < np.abs(mixed - exact).max() < 0.1
+    message = _refusal(_changed_copy(folder, tmp_path / "x", llm={**record, "precision": "x"}), llm=str(tiny_decoder))
+    assert "unknown precision 'x'" in message
+    # an earlier model read all columns of float32 states, with the components' weights multiplied in
+    arrays = load_file(folder / "weights.safetensors")
+    for number in range(2):
+        prefix = f"member.{number}.encoders.states."
+        directions = arrays.pop(f"{prefix}components.directions")
+        arrays[f"{prefix}inner.0.weight"] = np.ascontiguousarray(arrays[f"{prefix}inner.0.weight"] @ directions.T)
+    save_file(arrays, folder / "weights.safetensors")
+    del record["precision"]
+    earlier = load_bundle(_changed_copy(folder, tmp_path / "earlier", format=1, llm=record), str(tiny_decoder))
+    assert earlier.source is not None and earlier.source.precision == "float32"
+    np.testing.assert_allclose(Predictor(earlier).predict(SMILES[:9]).y_pred, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_a_small_file_is_shared_too(model: Path, tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("".join(f"{smiles}\n" for smiles in SMILES[:40]))
     counts = []
@@ -521,7 +550,7 @@ def test_a_changed_or_missing_file_is_refused(model: Path, tmp_path: Path, file:
 
 
 def test_a_manipulated_bundle_is_refused(model: Path, tmp_path: Path) -> None:
-    assert "update it" in _refusal(_changed_copy(model, tmp_path / "newer", format=2))
+    assert "update it" in _refusal(_changed_copy(model, tmp_path / "newer", format=3))
     config = json.loads((model / "bundle.json").read_text())["config"]
     # sizes are used only if they fit the weights in the file
     message = _refusal(_changed_copy(model, tmp_path / "huge", config={**config, "hidden": 1 << 40, "heads": 1}))

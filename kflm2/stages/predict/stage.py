@@ -50,7 +50,6 @@ def run(config: PredictConfig) -> int:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
     device = choose_device(config.device)
-    jobs = config.jobs or default_jobs()
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkPredictor.stream
     bundle = load_bundle(config.model, config.llm, device)
@@ -59,7 +58,7 @@ def run(config: PredictConfig) -> int:
         _check_output(config.out, reader, config.model)
     predictor = Predictor(bundle, device, config.max_atoms, config.max_tokens)
     predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, config.confidence)
-    job = _PredictionJob(config, predict, jobs)
+    job = _PredictionJob(config, predict)
     start = time.perf_counter()
     try:
         statuses = _print_rows(job) if config.out is None else _write_file(config, job)
@@ -94,10 +93,12 @@ def _print_rows(job: "_PredictionJob") -> Counter[str]:
 class _PredictionJob:
     """Predictions of the rows from index `first` up to `last`, which is excluded."""
 
-    def __init__(self, config: PredictConfig, predict: ChunkPredictor, jobs: int) -> None:
-        self.predict, self.reader, self.jobs = predict, predict.read.reader, jobs
+    def __init__(self, config: PredictConfig, predict: ChunkPredictor) -> None:
+        self.predict, self.reader = predict, predict.read.reader
         number, shares = config.share()
         count = self.reader.count()
+        # several processes would read far ahead of what a program writes that waits for the answers
+        self.jobs = config.jobs or (1 if count is None else default_jobs())
         self.first = 0 if count is None else (number - 1) * count // shares
         self.last = None if count is None else number * count // shares
 

@@ -16,7 +16,7 @@ from kflm2 import resources
 from kflm2.device import choose_precision
 from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters, registry, resolve
-from kflm2.llm.loading import load
+from kflm2.llm.loading import MixedLinear, load
 from kflm2.llm.resolve import LLMSource
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CC(C)(C)Br", "CCO", "N#Cc1ccncc1", "O"]
@@ -202,9 +202,21 @@ def test_an_embedder_goes_to_another_process_without_its_llm(tiny_decoder: Path)
 
 
 def test_precision_is_chosen_by_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True}, raising=False)
     assert choose_precision("auto", CPU) == "float32"
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert choose_precision("auto", CPU) == "mixed"
     assert choose_precision("float32", CPU) == "float32"
     assert choose_precision("auto", torch.device("cuda")) == "bfloat16"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_mixed_precision_is_the_same_without_instructions_for_it(bias: bool) -> None:
+    torch.manual_seed(0)
+    linear, rows = torch.nn.Linear(64, 32, bias=bias), torch.randn(50, 64)
+    native, emulated = (MixedLinear(linear, native=native)(rows) for native in (True, False))
+    exact = linear(rows)
+    assert native.dtype == emulated.dtype == torch.float32
+    assert (native == emulated).float().mean() > 0.9  # a sum on the edge of two rounded numbers may fall either way
+    torch.testing.assert_close(native, emulated, rtol=1e-2, atol=1e-2)
+    assert 1e-4 < (emulated - exact).abs().max() < 0.05

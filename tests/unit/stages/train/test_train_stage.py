@@ -250,3 +250,19 @@ def test_runs_that_are_there_are_kept_and_made_anew_with_again() -> None:
     assert summary["seeds"] == [0, 1, 2]
     _own("--runs", 3, "--again")
     assert all(made()[name] > after[name] for name in after)
+
+
+def test_runs_are_known_by_the_precision_that_was_read_not_by_the_setting(
+    tiny_decoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", "combined", "--llm", tiny_decoder, "--name", "x", "--runs", 2)
+    _own(*common[:-1], 1, "--precision", "float32")
+    path = Path("results/my/x/random-0/result.json")
+    record = json.loads(path.read_text())
+    assert record["llm"].pop("precision") == "float32"
+    del record["config"]["precision"]
+    path.write_text(json.dumps(record))  # as of an earlier version, on a CPU
+    capsys.readouterr()
+    _own(*common, "--precision", "float32")
+    assert "kept: 1 of 2 runs" in capsys.readouterr().out
+    assert "precision" in _refused(capsys, *common, "--precision", "mixed")
