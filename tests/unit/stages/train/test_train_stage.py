@@ -256,6 +256,7 @@ def test_runs_are_known_by_the_precision_that_was_read_not_by_the_setting(
     tiny_decoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--model", "combined", "--llm", tiny_decoder, "--name", "x", "--runs", 2)
+    _own(*common[:-3], "y", "--runs", 1, "--precision", "mixed")
     _own(*common[:-1], 1, "--precision", "float32")
     path = Path("results/my/x/random-0/result.json")
     record = json.loads(path.read_text())
