@@ -266,4 +266,4 @@ def test_runs_are_known_by_the_precision_that_was_read_not_by_the_setting(
     capsys.readouterr()
     _own(*common, "--precision", "float32")
     assert "kept: 1 of 2 runs" in capsys.readouterr().out
-    assert "precision" in _refused(capsys, *common, "--precision", "mixed")
+    assert " mixed)" in _refused(capsys, *common, "--precision", "mixed")
