@@ -184,7 +184,7 @@ def probe(source: LLMSource, dataset: str) -> float:
 def compare_precisions() -> None:
     """Print the RMSE of the probes."""
     llm = resolve.find(registry.EMBEDDED)
-    rows = [("probe", *PRECISIONS)]
+    rows: list[tuple[str, ...]] = [("probe", *PRECISIONS)]
     for adapter in (adapters.default_adapter(llm), None):
         for dataset in ("SAMPL", "Delaney"):
             sources = (LLMSource.of(llm, adapter, "middle", precision) for precision in PRECISIONS)

@@ -84,7 +84,7 @@ def limit(model: Path, smiles: list[str]) -> float:
     bundle = load_bundle(model)
     assert bundle.opened is not None and bundle.opened.loaded is not None
     layers = bundle.opened.loaded.model.get_submodule("layers")
-    tokens = np.mean(bundle.opened.token_counts(smiles))
+    tokens = statistics.mean(bundle.opened.token_counts(smiles))
     flops = 2 * sum(weight.numel() for weight in layers.parameters()) * tokens
     left, right = torch.randn(2, SIDE, SIDE, dtype=next(layers.parameters()).dtype)
     torch.set_num_threads(joblib.cpu_count(only_physical_cores=True))

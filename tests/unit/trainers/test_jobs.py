@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -153,7 +153,13 @@ def test_there_is_one_process_a_core_and_fewer_of_more_threads() -> None:
 @pytest.mark.parametrize("forked", [True, False])
 def test_a_stream_is_done_in_order_by_several_processes(forked: bool) -> None:
     taken: list[int] = []
-    results = run_stream(numbered, (taken.append(task) or task for task in range(1, 31)), 2, forked)
+
+    def tasks() -> Iterator[int]:
+        for task in range(1, 31):
+            taken.append(task)
+            yield task
+
+    results = run_stream(numbered, tasks(), 2, forked)
     first = next(results)
     assert len(taken) < 10  # a stream of any length is not read to its end before anything is done
     done = [first, *results]
