@@ -202,6 +202,22 @@ def test_the_weights_of_the_best_validation_loss_are_used() -> None:
     np.testing.assert_array_equal(stopped.predict(_features()), y_pred)
 
 
+def test_a_model_trained_on_components_predicts_from_states_what_it_was_judged_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervised, "_PREDICT_BATCH", 7)  # components are computed in several blocks
+    features, y = _features(), _targets()
+    fitted = fit(_build(features), features, y, SPLIT, "regression", SETTINGS, 0, CPU, components=3)
+    encoder = fitted.model.states_encoder
+    assert encoder is not None and encoder.components is not None and not encoder.reads_components
+    assert encoder.inner[0].in_features == 3
+    assert fitted.variance == encoder.components.variance
+    output = torch.from_numpy(fitted.scaler.scale(fitted.predict(features)))[SPLIT.valid]
+    target = torch.from_numpy(fitted.scaler.scale(y))[SPLIT.valid]
+    loss = masked_loss(output, target, "regression").item()
+    assert loss == pytest.approx(min(fitted.history["valid"]), rel=1e-4)
+
+
 def test_early_stopping_waits_for_patience_epochs() -> None:
     config = TrainingConfig(epochs=60, batch_size=8, learning_rate=0.05, patience=3)
     fitted, _ = _fit(_targets(), config=config)
