@@ -6,9 +6,8 @@
 speed: molecules/s of a crossAtt model of SAMPL and of its student, with one process and with one for each core. A speed
 is of a command of many molecules less one of few, so that starting does not count; in each round all take turns, and a
 ratio is the median of those within a round. Without models that are given, they are trained first, in about ten
-minutes. Then how long a command for one molecule takes, and what share of the limit crossAtt reaches: the limit is the
-time in which all cores, at the speed at which they multiply large matrices, multiply by the weights of the LLM's layers
-and do nothing else.
+minutes. Then how long a command for one molecule takes, and what share of the limit crossAtt reaches: at the limit all
+cores would only multiply by the weights of the LLM's layers, at the speed at which they multiply large matrices.
 
 large: order, status, memory compared with 10,000 molecules, and three kills by SIGKILL, of a graph network.
 
