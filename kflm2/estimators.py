@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import Dataset, Task
 from kflm2.data.molecules import Molecules, parse_smiles
-from kflm2.data.splits import Split
+from kflm2.data.splits import Split, with_folds
 from kflm2.data.structures import standardize
 from kflm2.errors import MoleculeError
 from kflm2.files import sha256_texts
@@ -60,7 +60,9 @@ class _Estimator(BaseEstimator):
         batch_size: int | None = None,
         weight_decay: float | None = None,
         patience: int | None = None,
-        ensemble: int = 1,
+        ensemble: int | None = None,
+        inner: str | None = None,
+        voters: tuple[str, ...] | None = None,
         device: str = "auto",
         valid_fraction: float = 0.1,
         random_state: int = 0,
@@ -88,9 +90,12 @@ class _Estimator(BaseEstimator):
             batch_size: molecules in a step.
             weight_decay: decoupled.
             patience: epochs; 0 never stops early.
-            ensemble: number of models whose mean is the prediction.
+            ensemble: number of models whose mean is the prediction; of crossAtt 5, of inner folds.
+            inner: holdout or folds.
+            voters: models of other kinds beside the network, with inner folds.
             device: auto, cpu, cuda or cuda:N.
-            valid_fraction: share of the molecules of `fit` for choosing the epoch and calibrating the intervals.
+            valid_fraction: share of the molecules of `fit` for choosing the epoch and calibrating the intervals, where
+                there are no inner folds.
             random_state: seed of that split, of weights and of the order of training.
         """
         self.model = model
@@ -114,6 +119,8 @@ class _Estimator(BaseEstimator):
         self.weight_decay = weight_decay
         self.patience = patience
         self.ensemble = ensemble
+        self.inner = inner
+        self.voters = voters
         self.device = device
         self.valid_fraction = valid_fraction
         self.random_state = random_state
@@ -127,7 +134,7 @@ class _Estimator(BaseEstimator):
             **settings, csv=Path("memory"), target_columns=("y",), task=self._task, runs=1, seed=self.random_state
         )
         config.check()
-        return config
+        return config.resolved()
 
     def _fit(self, smiles: list[str], y_true: np.ndarray) -> None:
         config = self._config()
@@ -153,6 +160,8 @@ class _Estimator(BaseEstimator):
             padded=0,
         )
         molecules = standardize(molecules, config.standardize)
+        if config.folds:
+            split = with_folds(split, config.folds, self.random_state)
         if molecules.rejected:
             first = molecules.rejected[0]
             raise ValueError(f"X[{first.row - 1}] {first.smiles!r}: {first.reason}")

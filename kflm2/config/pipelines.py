@@ -38,6 +38,8 @@ PIPELINES = {
             "schedule": "onecycle",
             # not the LLM: alone it predicts worse than these, and what it adds reaches the fusion
             "vote": ("graph", "descriptors"),
+            "inner": "folds",
+            "voters": ("svm",),
         },
     ),
 }

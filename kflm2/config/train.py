@@ -15,6 +15,9 @@ from kflm2.errors import SettingError, one_of
 Attend = Literal["items", "pooled"]
 GraphEncoderName = Literal["gcn", "gine"]
 View = Literal["states", "graph", "descriptors"]
+VoterName = Literal["svm", "llm"]
+VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
+"""Voter -> the view that it reads."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,17 @@ class TrainingConfig:
     """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
     stay comparable; probabilities are then no longer those of the data."""
     ensemble: int | None = None
-    """Models trained for each run, from different initial weights on the same split; their mean predicts, and the more
-    they differ the wider are its intervals. Default 1, and 5 with --save."""
+    """Models trained for each run; their mean predicts. Default 5 with inner folds and with --save, else 1."""
+    inner: Literal["holdout", "folds"] = "holdout"
+    """What chooses the epoch of each model of a run, and calibrates intervals. holdout: the valid part, for all models.
+    folds: train and valid together are divided into as many inner folds as there are models, as the split divides the
+    table; each model learns from all folds but one, which it predicts. A single model (--ensemble 1) has a holdout."""
+    voters: tuple[VoterName, ...] = ()
+    """Models of other kinds that predict beside the neural network, with inner folds only, and only where the pipeline
+    reads their view. svm: a support vector machine on RDKit's 2D descriptors and Morgan counts; llm: one on the mean
+    hidden states of the LLM."""
+    weights: Literal["learned", "equal"] = "learned"
+    """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
 
     GROUP: ClassVar = "training"
 
@@ -239,13 +251,34 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     @property
     def members(self) -> int:
         """Models of a run."""
-        return self.ensemble or (5 if self.save else 1)
+        return self.ensemble or (FOLDS if self.save or self.inner == "folds" else 1)
+
+    @property
+    def folds(self) -> int:
+        """Inner folds of a run; 0 for none."""
+        return self.members if self.inner == "folds" and self.members > 1 else 0
+
+    @property
+    def read_voters(self) -> tuple[VoterName, ...]:
+        """Voters of a run."""
+        # balanced classes change the network's probabilities, which then cannot be averaged with others
+        if not self.folds or self.class_weight != "none":
+            return ()
+        return tuple(name for name in self.voters if VOTER_VIEWS[name] in self.read_views)
 
     def resolved(self) -> Self:
-        """The same settings with the defaults that depend on others filled in: split, runs and ensemble."""
+        """The same settings with those filled in that depend on others: split, runs, ensemble, inner and voters."""
         split = self.resolved_split
         runs = 1 if self.save else FOLDS * REPEATS - self.seed if split in CROSS_VALIDATIONS else 10
-        return replace(self, split=split, runs=self.runs or runs, ensemble=self.members)
+        return replace(
+            self,
+            split=split,
+            runs=self.runs or runs,
+            ensemble=self.members,
+            inner="folds" if self.folds else "holdout",
+            voters=self.read_voters,
+            weights=self.weights if self.read_voters else TrainingConfig.weights,
+        )
 
     def train_config(self, **changes: Any) -> "TrainConfig":
         """Settings of stage 2 alone, some of them changed; for stages that train with settings of their own."""

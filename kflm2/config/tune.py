@@ -29,8 +29,9 @@ class SearchConfig:
     else the package's own."""
     trials: int = 50
     """Finished trials that the study ends with, those of earlier runs and other processes included."""
-    inner: int = 3
-    """Inner splits of the molecules that are not for testing, over which a trial's metric is averaged."""
+    inner_splits: int = 3
+    """Inner splits of the molecules that are not for testing, over which a trial's metric is averaged. With inner folds
+    (--inner folds) there is one, and the metric is of the out-of-fold predictions."""
     prune: bool = True
     """Stop a trial whose mean so far is worse than the median of the others."""
     nested: int = 0
@@ -66,10 +67,10 @@ class TuneConfig(SearchConfig, TrainConfig):
     def check(self) -> None:
         """Refuse values that cannot work."""
         super().check()
-        check_at_least(self, 1, "trials", "inner")
+        check_at_least(self, 1, "trials", "inner_splits")
         check_at_least(self, 0, "nested")
-        if self.split in CROSS_VALIDATIONS and self.inner > FOLDS * REPEATS:
-            raise SettingError(f"inner is {self.inner}; {self.split} has {FOLDS * REPEATS} splits")
+        if self.split in CROSS_VALIDATIONS and self.inner_splits > FOLDS * REPEATS:
+            raise SettingError(f"inner_splits is {self.inner_splits}; {self.split} has {FOLDS * REPEATS} splits")
         if self.nested and self.search:
             raise SettingError("a nested search begins with settings that no search chose; leave its best.json out")
         if self.nested and self.storage:

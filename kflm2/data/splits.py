@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from kflm2.data.parts import FOLDS, PARTS, REPEATS, SPLITS, check_fractions
+from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, PARTS, REPEATS, SPLITS, check_fractions
 from kflm2.data.similarity import butina, fingerprints
 from kflm2.data.structures import identity, murcko_scaffold
 from kflm2.errors import DataError, SettingError, one_of
@@ -27,6 +27,8 @@ class Split:
     test: np.ndarray
     test_sets: dict[str, np.ndarray] = field(default_factory=dict)
     """The test sets (test_set1, ...) that make up the test part, if there are several."""
+    folds: tuple[np.ndarray, ...] = ()
+    """Inner folds of train and valid together; () for none."""
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
@@ -43,6 +45,36 @@ class Split:
         """Molecules in each part."""
         return {part: len(rows) for part, rows in self.parts.items()}
 
+    @property
+    def learned(self) -> np.ndarray:
+        """What the models of a run learn from: train; with inner folds valid too, each model all folds but its own."""
+        return np.sort(np.concatenate([self.train, self.valid])) if self.folds else self.train
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """What a model of a run predicts without having learnt from it: valid; with inner folds train too."""
+        return self.learned if self.folds else self.valid
+
+    @property
+    def measured(self) -> dict[str, np.ndarray]:
+        """The parts that have metrics: with inner folds there is no train, and valid is all that is held out."""
+        if not self.folds:
+            return self.parts
+        return {"valid": self.held_out, **{part: rows for part, rows in self.parts.items() if part not in PARTS[:2]}}
+
+    @property
+    def fold_of(self) -> np.ndarray:
+        """(len(learned),) number of the inner fold of each molecule."""
+        numbers = np.concatenate([np.full(len(fold), number) for number, fold in enumerate(self.folds)])
+        return numbers[np.argsort(np.concatenate(self.folds))]
+
+    def of_member(self, number: int) -> "Split":
+        """The split that a model of a run is trained on: with inner folds, its own fold is valid."""
+        if not self.folds:
+            return self
+        valid = self.folds[number]
+        return replace(self, train=np.setdiff1d(self.learned, valid), valid=valid, folds=())
+
     def labels(self) -> np.ndarray:
         """(n,) name of each molecule's part; test_NAME if there are several test sets."""
         names = np.empty(len(self.train) + len(self.valid) + len(self.test), dtype=object)
@@ -57,6 +89,7 @@ def make_splits(
     seeds: Iterable[int],
     fractions: Fractions = (0.8, 0.1, 0.1),
     parts: list[str] | None = None,
+    folds: int = 0,
 ) -> list[Split]:
     """Split n molecules, once for each seed; the same seed gives the same split.
 
@@ -72,14 +105,16 @@ def make_splits(
         fractions: of train, valid and test. A given split uses only the fraction of valid, if `parts` has no valid;
             a cross-validation uses only the ratio of train and valid.
         parts: (n,) train, valid, and test or test_NAME for several test sets, for `given`.
+        folds: number of inner folds of train and valid; of whole groups where the parts are.
 
     Raises:
         SettingError: unknown kind, or fractions that are not positive or do not add up to 1.
-        DataError: a part would be empty, or given parts are named both test and test_NAME.
+        DataError: a part or an inner fold would be empty, or given parts are named both test and test_NAME.
     """
     one_of("split", kind, SPLITS)
     check_fractions(fractions)
-    n = len(smiles)
+    n, seeds = len(smiles), list(seeds)
+    groups = groups_of(kind, smiles)
     if kind == "given":
         if parts is None:
             raise SettingError("a given split needs the part of each molecule")
@@ -88,24 +123,61 @@ def make_splits(
         splits = [_random(n, seed, fractions) for seed in seeds]
     elif kind == "cv5x5":
         splits = [_fold(n, seed, fractions) for seed in seeds]
-    elif kind == "scaffold_moleculenet":
-        split = _largest_first(_groups([murcko_scaffold(text) for text in smiles], smiles), n, fractions)
-        splits = [split for _ in seeds]
-    elif kind == "scaffold_cv5x5":
-        groups = _groups(_scaffolds_and_clusters(smiles), smiles)
-        splits = [_group_fold(kind, groups, n, seed, fractions) for seed in seeds]
-    elif kind == "cluster_cv5x5":
-        groups = _groups(_clusters(smiles), smiles)
-        splits = [_group_fold(kind, groups, n, seed, fractions) for seed in seeds]
     else:
-        keys = _clusters(smiles) if kind == "cluster" else [murcko_scaffold(text) for text in smiles]
-        groups = _groups(keys, smiles)
-        splits = [_balanced(kind, groups, n, seed, fractions) for seed in seeds]
+        assert groups is not None
+        if kind == "scaffold_moleculenet":
+            split = _largest_first(groups, n, fractions)
+            splits = [split for _ in seeds]
+        elif kind in CROSS_VALIDATIONS:
+            splits = [_group_fold(kind, groups, n, seed, fractions) for seed in seeds]
+        else:
+            splits = [_balanced(kind, groups, n, seed, fractions) for seed in seeds]
     for split in splits:
         for part, size in split.sizes.items():
             if size == 0:
                 raise DataError(f"{kind} split of {n} molecules leaves {part} empty")
-    return splits
+    if not folds:
+        return splits
+    return [with_folds(split, folds, seed, groups) for seed, split in zip(seeds, splits, strict=True)]
+
+
+def groups_of(kind: str, smiles: list[str]) -> list[list[int]] | None:
+    """The molecules that a kind of split keeps together; None where it keeps none."""
+    if kind in ("given", "random", "cv5x5"):
+        return None
+    if kind == "scaffold_cv5x5":
+        keys: Sequence[Hashable] = _scaffolds_and_clusters(smiles)
+    elif kind in ("cluster", "cluster_cv5x5"):
+        keys = _clusters(smiles)
+    else:
+        keys = [murcko_scaffold(text) for text in smiles]
+    return _groups(keys, smiles)
+
+
+def with_folds(split: Split, count: int, seed: int, groups: list[list[int]] | None = None) -> Split:
+    """A split with inner folds.
+
+    Args:
+        split: whose train and valid parts are divided.
+        count: of folds.
+        seed: of the split.
+        groups: molecules that stay together; default none do.
+
+    Raises:
+        DataError: a fold would be empty.
+    """
+    learned = np.sort(np.concatenate([split.train, split.valid]))
+    rng = np.random.default_rng([seed, 1])
+    if groups is None:
+        folds = np.array_split(rng.permutation(learned), count)
+    else:
+        inside = set(learned.tolist())
+        parts = [part for group in groups if (part := [index for index in group if index in inside])]
+        whole = _whole_folds(parts, len(learned), rng, count)
+        folds = [np.array([index for group in fold for index in group], dtype=int) for fold in whole]
+    if not all(map(len, folds)):
+        raise DataError(f"{split.kind} split: train and valid are too few for {count} inner folds (--ensemble)")
+    return replace(split, folds=tuple(map(np.sort, folds)))
 
 
 def _part_sizes(n: int, fractions: Fractions) -> tuple[int, int]:
@@ -167,8 +239,10 @@ def _group_fold(kind: str, groups: list[list[int]], n: int, seed: int, fractions
     return _split(kind, train, valid, [index for group in folds[fold] for index in group])
 
 
-def _whole_folds(groups: list[list[int]], n: int, rng: np.random.Generator) -> list[list[list[int]]]:
-    """Five folds of whole groups, of nearly equal size.
+def _whole_folds(
+    groups: list[list[int]], n: int, rng: np.random.Generator, count: int = FOLDS
+) -> list[list[list[int]]]:
+    """Folds of whole groups, of nearly equal size.
 
     The largest group comes first, equal ones in random order, and each goes into a random fold that has room for it,
     so that large groups meet others in every repeat and small ones fill the folds up. A group that is larger than its
@@ -177,10 +251,10 @@ def _whole_folds(groups: list[list[int]], n: int, rng: np.random.Generator) -> l
     queue = sorted((groups[i] for i in rng.permutation(len(groups))), key=len, reverse=True)
     alone: list[list[list[int]]] = []
     left = n
-    while queue and len(alone) < FOLDS - 1 and len(queue[0]) > left / (FOLDS - len(alone)):
+    while queue and len(alone) < count - 1 and len(queue[0]) > left / (count - len(alone)):
         left -= len(queue[0])
         alone.append([queue.pop(0)])
-    shared: list[list[list[int]]] = [[] for _ in range(FOLDS - len(alone))]
+    shared: list[list[list[int]]] = [[] for _ in range(count - len(alone))]
     room = np.full(len(shared), -(-left // len(shared)))
     for group in queue:
         fitting = np.flatnonzero(room >= len(group))
@@ -188,7 +262,7 @@ def _whole_folds(groups: list[list[int]], n: int, rng: np.random.Generator) -> l
         shared[fold].append(group)
         room[fold] -= len(group)
     folds = [*alone, *shared]
-    return [folds[i] for i in rng.permutation(FOLDS)]
+    return [folds[i] for i in rng.permutation(count)]
 
 
 def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:

@@ -75,6 +75,30 @@ def descriptor_groups(kind: str, smiles: list[str]) -> Iterator[tuple[list[str],
     yield from zip(groups, parallel(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
 
 
+def descriptors_and_counts(
+    kind: str, counts: bool, smiles: list[str], several: bool = True
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(n, P) descriptors, and (n, 2048) Morgan counts, of valid SMILES, computed without the cache.
+
+    Args:
+        kind: see compute_descriptors; none for no descriptors.
+        counts: whether the counts are wanted too.
+        smiles: n SMILES.
+        several: whether many SMILES may be computed in several processes.
+    """
+    wanted = {"none": "morgan", "rdkit": "rdkit+morgan"}.get(kind, kind) if counts else kind
+    if wanted == "none" or not smiles:
+        return None, None
+    groups = descriptor_groups(wanted, smiles) if several else [(smiles, descriptor_rows(wanted, smiles))]
+    values = np.concatenate([rows for _, rows in groups])
+    if not counts:
+        return values, None
+    morgan = values[:, -MORGAN_BITS:]
+    if kind == "none":
+        return None, morgan
+    return (values[:, :-MORGAN_BITS] if kind == "rdkit" else values), morgan
+
+
 def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:
     """(n, P) descriptors of valid SMILES, computed without the cache; see compute_descriptors."""
     return np.stack([_row(kind, text) for text in smiles])

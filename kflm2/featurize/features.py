@@ -55,6 +55,8 @@ class Features:
     graphs: Graphs | None = None
     descriptors: np.ndarray | None = None
     """(n, P)"""
+    counts: np.ndarray | None = None
+    """(n, 2048) Morgan counts, for a support vector machine beside the model."""
 
     def sizes(self) -> Sizes:
         """Widths of the views."""
@@ -71,6 +73,7 @@ class Features:
             self.states.subset(rows) if self.states is not None else None,
             self.graphs.subset(rows) if self.graphs is not None else None,
             self.descriptors[rows] if self.descriptors is not None else None,
+            self.counts[rows] if self.counts is not None else None,
         )
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:

@@ -60,6 +60,26 @@ class ApplicabilityDomain:
         least_similarity = float(np.quantile(scores.similarity, 1 - _INSIDE))
         return ApplicabilityDomain(*train, least_similarity, float(np.quantile(scores.distance, _INSIDE)))
 
+    @staticmethod
+    def fit_folds(smiles: Sequence[str], fused: np.ndarray, fold: np.ndarray) -> "ApplicabilityDomain":
+        """Set the bounds so that 95 % of the molecules are within each, scored by the models of their own inner fold.
+
+        Args:
+            smiles: n molecules.
+            fused: (F, n, H) their fused states by the model of each fold, which did not learn from that fold.
+            fold: (n,) number of the fold of each.
+        """
+        texts = np.array(smiles, dtype=object)
+        similarity, distance = np.empty(len(texts)), np.empty(len(texts))
+        for number, vectors in enumerate(fused):
+            inside = fold == number
+            others = ApplicabilityDomain(texts[~inside].tolist(), vectors[~inside], 0.0, np.inf)
+            scores = others.locate(fingerprints(texts[inside].tolist()), vectors[inside])
+            similarity[inside], distance[inside] = scores.similarity, scores.distance
+        least_similarity, most_distance = np.quantile(similarity, 1 - _INSIDE), np.quantile(distance, _INSIDE)
+        # a new molecule is scored by the first model, against all molecules
+        return ApplicabilityDomain(smiles, fused[0], float(least_similarity), float(most_distance))
+
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._mean) / self._std
 

@@ -1,8 +1,8 @@
 """A bundle: one folder with everything that prediction needs. It has no pickle, and none of its files is executed.
 
     bundle.json           settings, targets, LLM, metrics; the SHA-256 of every other file
-    weights.safetensors   weights of the models, scaling of descriptors, predictions on the validation part
-    training.csv          SMILES of the training part, to find the nearest training molecule
+    weights.safetensors   weights of the models, scaling of descriptors, voters, predictions on the validation part
+    training.csv          SMILES of what the models learnt from, to find the nearest training molecule
     adapter/              the LLM's adapter from stage 1, if there is one
     README.md             a card for people
 
@@ -40,14 +40,15 @@ from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 2
-"""2: models of principal components keep them, and the record of the LLM has its precision."""
+FORMAT = 3
+"""2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
+each with its own scaling of the targets, and voters."""
 JSON, WEIGHTS, TRAINING, ADAPTER, CARD = "bundle.json", "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 SAVED_SETTINGS = (
     *(field.name for field in dataclasses.fields(ModelConfig)),
-    *(field.name for field in dataclasses.fields(TrainingConfig) if field.name != "ensemble"),
+    *(field.name for field in dataclasses.fields(TrainingConfig) if field.name not in ("ensemble", "jobs")),
     *("model", "descriptors", "views", "standardize"),
 )
 """Settings on which a prediction depends."""
@@ -120,7 +121,6 @@ class Bundle:
                 if (self.source.adapter / name).is_file():
                     shutil.copyfile(self.source.adapter / name, folder / ADAPTER / name)
         (folder / CARD).write_text(card, encoding="utf-8")
-        scaler = self.ensemble.members[0].scaler
         metadata: dict[str, Any] = {
             "format": FORMAT,
             "kflm2": __version__,
@@ -130,7 +130,10 @@ class Bundle:
             "config": {name: _json_value(getattr(self.config, name)) for name in SAVED_SETTINGS},
             "members": [member.best_epoch for member in self.ensemble.members],
             "sizes": dataclasses.asdict(self.ensemble.sizes),
-            "scaler": {"mean": scaler.mean.tolist(), "std": scaler.std.tolist()},
+            "scalers": [
+                {"mean": member.scaler.mean.tolist(), "std": member.scaler.std.tolist()}
+                for member in self.ensemble.members
+            ],
             "thresholds": self.thresholds.tolist() if self.task == "classification" else None,
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
             "llm": _llm_record(self.source),
@@ -148,6 +151,11 @@ class Bundle:
         if self.ensemble.descriptor_scaler is not None:
             for name, array in self.ensemble.descriptor_scaler.arrays().items():
                 yield f"descriptors.{name}", array
+        for voter in self.ensemble.voters:
+            for name, array in voter.arrays().items():
+                yield f"voter.{voter.name}.{name}", array
+        if self.ensemble.weights is not None:
+            yield "ensemble.weights", self.ensemble.weights
         for name, array in self.calibration.arrays().items():
             yield f"calibration.{name}", array
         yield "domain.vectors", self.domain.vectors
@@ -201,6 +209,8 @@ def feature_names(config: TrainConfig) -> dict[str, Any]:
     if "rdkit" in config.descriptors and "descriptors" in config.read_views:
         names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
         names["rdkit"] = version("rdkit")
+    if "svm" in config.read_voters:
+        names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": version("rdkit")}
     return names
 
 

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from kflm2 import __version__
-from kflm2.config.train import TrainConfig
+from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.descriptors import DescriptorScaler
@@ -48,6 +48,7 @@ from kflm2.predictor.bundle import (
     probe_states,
 )
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
+from kflm2.trainers.voters import SVMVoter
 
 _MOST_STATES_DIFFERENCE = 0.1
 """Largest relative difference of hidden states of the same LLM; bfloat16 causes about 0.01, another LLM about 1."""
@@ -114,6 +115,8 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     config = TrainConfig(**settings)
     config.check_model()
     config.check_training()
+    for voter_name in config.voters:
+        one_of("voter", voter_name, tuple(VOTER_VIEWS))
     if (features := metadata["features"]) != feature_names(config):
         there, here = features.get("rdkit"), version("rdkit")
         program = "an earlier kflm2" if there in (None, here) else f"RDKit {there}, and this is {here}"
@@ -124,12 +127,17 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     arrays = load_file(folder / WEIGHTS)
     sizes = Sizes(**metadata["sizes"])
     targets = tuple(map(str, metadata["targets"]))
-    moments = (_finite_array(metadata["scaler"][name], (len(targets),)) for name in ("mean", "std"))
-    scaler = TargetScaler.from_moments(*moments)
-    if not targets or not metadata["members"]:
+    count = len(metadata["members"])
+    if not targets or not count:
         raise BundleError(f"bundle {folder} has no target or no model")
+    # up to format 2 all models had learnt from the same molecules, and had one scaling
+    stored_scalers = metadata["scalers"] if "scalers" in metadata else [metadata["scaler"]] * count
+    scalers = [
+        TargetScaler.from_moments(*(_finite_array(moments[name], (len(targets),)) for name in ("mean", "std")))
+        for moments in stored_scalers
+    ]
     members = []
-    for i, epoch in enumerate(metadata["members"]):
+    for i, (epoch, scaler) in enumerate(zip(metadata["members"], scalers, strict=True)):
         weights = {
             name.replace(HEADS_IN_FILE, HEADS): torch.from_numpy(array)
             for name, array in _with_prefix(arrays, f"member.{i}.").items()
@@ -144,6 +152,16 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     descriptor_scaler = None
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
+    voters = tuple(
+        SVMVoter.from_arrays(name, task, _with_prefix(arrays, f"voter.{name}."), count, len(targets))
+        for name in config.read_voters
+    )
+    for voter in voters:
+        if voter.numbers.shape[1] != _voter_width(voter.name, sizes, descriptor_scaler):
+            raise BundleError(f"bundle {folder}: the voter {voter.name} reads other features than the models")
+    shared_weights = None
+    if config.folds:
+        shared_weights = _finite_array(arrays["ensemble.weights"], (1 + len(voters), len(targets)))
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
@@ -171,7 +189,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         targets=targets,
         unit=str(metadata["unit"]),
         task=task,
-        ensemble=Ensemble(members, descriptor_scaler, sizes),
+        ensemble=Ensemble(members, descriptor_scaler, sizes, bool(config.folds), voters, shared_weights),
         source=source,
         thresholds=thresholds,
         calibration=calibration,
@@ -179,6 +197,13 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         provenance=metadata["made"],
         opened=opened,
     )
+
+
+def _voter_width(name: VoterName, sizes: Sizes, scaler: DescriptorScaler | None) -> int:
+    """The width of what a voter reads beside counts."""
+    if name == "llm":
+        return sizes.states
+    return 0 if scaler is None else len(scaler.columns)
 
 
 def _checked_setting(name: str, value: object) -> object:

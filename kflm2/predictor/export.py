@@ -34,6 +34,12 @@ def make_bundle(run: Run) -> Bundle:
     def part(rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         return [run.molecules.smiles[i] for i in rows], fused[rows]
 
+    if run.fused is not None:
+        rows = run.split.learned
+        smiles, _ = part(rows)
+        domain = ApplicabilityDomain.fit_folds(smiles, run.fused[:, rows], run.split.fold_of)
+    else:
+        domain = ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid))
     record = to_json(result(run))
     keys = ("dataset", "model", "seed", "split", "rows", "llm", "metrics", "coverage", "versions", "commit")
     return Bundle(
@@ -45,7 +51,7 @@ def make_bundle(run: Run) -> Bundle:
         source=run.source,
         thresholds=run.thresholds,
         calibration=run.calibration,
-        domain=ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid)),
+        domain=domain,
         provenance={
             "quantity": dataset.quantity,
             **{key: record[key] for key in keys},

@@ -11,7 +11,7 @@ from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
 from kflm2.errors import MoleculeError
-from kflm2.featurize.descriptors import descriptor_groups
+from kflm2.featurize.descriptors import descriptors_and_counts
 from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
@@ -35,7 +35,7 @@ class Predictions:
     y_pred: np.ndarray
     """(n, K) in the targets' units; for classification the calibrated probability of class 1."""
     std: np.ndarray
-    """(n, K) standard deviation of the ensemble's members."""
+    """(n, K) standard deviation; see Ensemble.predict_with_fused."""
     intervals: np.ndarray | None
     """(n, K, 2) lower and upper bounds; None for classification."""
     sets: np.ndarray | None
@@ -87,6 +87,8 @@ class MoleculeFeaturizer:
     views: tuple[str, ...]
     descriptors: str
     """Set of descriptors."""
+    counts: bool
+    """Whether a voter reads Morgan counts."""
     max_atoms: int
 
     def __call__(self, smiles: Sequence[str]) -> ReadMolecules:
@@ -101,11 +103,10 @@ class MoleculeFeaturizer:
             except MoleculeError as error:
                 status[i] = str(error)
         texts = list(standard.values())
-        descriptors = None
-        if texts and "descriptors" in self.views:
-            descriptors = np.concatenate([values for _, values in descriptor_groups(self.descriptors, texts)])
+        kind = self.descriptors if "descriptors" in self.views else "none"
+        descriptors, counts = descriptors_and_counts(kind, self.counts, texts)
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
-        features = Features(None, graphs, descriptors)
+        features = Features(None, graphs, descriptors, counts)
         return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features)
 
 
@@ -129,7 +130,9 @@ class Predictor:
         """
         config = bundle.config
         self.bundle, self.device, self.max_tokens = bundle, device or torch.device("cpu"), max_tokens
-        self.featurizer = MoleculeFeaturizer(config.standardize, config.read_views, config.descriptors, max_atoms)
+        self.featurizer = MoleculeFeaturizer(
+            config.standardize, config.read_views, config.descriptors, "svm" in config.read_voters, max_atoms
+        )
         self._embedder = bundle.embedder(self.device)
 
     def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:

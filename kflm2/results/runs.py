@@ -53,6 +53,8 @@ class Run:
     hidden: dict[str, np.ndarray] | None
     """(n, H) states of each view and of the fusion, of the first model; of the first run only."""
     seconds: dict[str, float]
+    fused: np.ndarray | None = None
+    """(F, n, H) states of the fusion, of the network of each inner fold; of the first run only."""
     development: DevelopmentRecord | None = None
     """What the search saw of the test part, if it did."""
 
@@ -115,6 +117,7 @@ def result(run: Run) -> RunResult:
         ],
         parameters=sum(weight.numel() for weight in members[0].model.parameters()),
         variance=members[0].variance,
+        weights=_weights(run),
         seconds=run.seconds,
         peak_memory_mb=peak_memory_mb(),
         config=to_json(run.config),
@@ -122,6 +125,18 @@ def result(run: Run) -> RunResult:
         versions=versions(),
         commit=commit(),
     )
+
+
+def _weights(run: Run) -> dict[str, dict[str, float]]:
+    """Target -> model -> its weight, where there are several kinds of models."""
+    ensemble = run.ensemble
+    if not ensemble.voters or ensemble.weights is None:
+        return {}
+    names = (run.config.model, *(voter.name for voter in ensemble.voters))
+    return {
+        target: dict(zip(names, column.round(4).tolist(), strict=True))
+        for target, column in zip(run.molecules.dataset.targets, ensemble.weights.T, strict=True)
+    }
 
 
 def write_summary(folder: Path, split: str) -> None:

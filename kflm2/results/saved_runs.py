@@ -86,8 +86,18 @@ class SavedRun:
         return self.table[[f"y_pred_{name}" for name in self.targets]].to_numpy(dtype=float)
 
     def rows_of(self, part: str) -> np.ndarray:
-        """(n,) whether a row is of a part; `test` is all of its own parts."""
+        """(n,) whether a row is of a part; `test` is all of its own parts.
+
+        With inner folds there is no train, and `valid` is all that is not test.
+        """
+        if self.folds and part in ("train", "valid"):
+            return np.zeros(len(self.table), dtype=bool) if part == "train" else ~is_test(self.table)
         return is_test(self.table) if part == "test" else (self.table["part"] == part).to_numpy()
+
+    @property
+    def folds(self) -> bool:
+        """Whether its models are of inner folds; predictions of train and valid are then out-of-fold predictions."""
+        return self.result.config.get("inner") == "folds"
 
     @functools.cached_property
     def calibration(self) -> Calibration:

@@ -166,6 +166,8 @@ class RunResult:
     """Weights of a member."""
     variance: float | None = None
     """Share of the variance of the LLM's states that is in their principal components; None where it read all."""
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Target -> the pipeline and each voter -> its weight; {} where the pipeline predicts alone."""
 
     # of baselines alone
     baseline: bool = False
@@ -185,6 +187,7 @@ _OF_TRAINING = (
     "history",
     "parameters",
     "variance",
+    "weights",
 )
 _OF_BASELINES = ("baseline", "about", "chosen")
 

@@ -76,7 +76,7 @@ def run(config: DistillConfig) -> None:
     prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
     models = _fit(student, *with_unlabelled(prepared, split, smiles, y_teacher), device)
     seconds = {"training": round(sum(model.seconds for model in models), 3)}
-    trained = assemble(student, prepared, split, models)
+    trained = assemble(student, prepared, split, models, student.seed)
     student_run = evaluate(student, prepared, split, student.seed, trained, seconds)
     bundle = make_bundle(student_run)
     source = {"model": teacher.config.model, "corpus": find_corpus(config.corpus).name, "molecules": len(smiles)}

@@ -19,6 +19,7 @@ from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder
+from kflm2.trainers.voters import SVMVoter
 
 _PREDICT_BATCH = 256
 _PREDICT_ITEMS = 1 << 16
@@ -88,9 +89,17 @@ class FittedModel:
 
     def predict_with_fused(self, features: Features) -> tuple[np.ndarray, np.ndarray]:
         """The same, and the (n, H) float32 output of the fusion."""
-        outputs, fused = _outputs(self.model, features, np.arange(_count(features)), self.device)
+        y_pred, _, fused = self.predict_by_heads(features)
+        return y_pred, fused
+
+    def predict_by_heads(self, features: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, with the (V, n, K) predictions of each head by itself in between."""
+        outputs, heads, fused = _outputs(self.model, features, np.arange(_count(features)), self.device)
+        return self._restored(outputs), self._restored(heads), fused
+
+    def _restored(self, outputs: np.ndarray) -> np.ndarray:
         out = self.scaler.restore(outputs)
-        return 1 / (1 + np.exp(-out)) if self.task == "classification" else out, fused
+        return 1 / (1 + np.exp(-out)) if self.task == "classification" else out
 
     def hidden(self, features: Features) -> dict[str, np.ndarray]:
         """(n, H) float32 vectors of each view and of the fusion; see FusedModel.hidden."""
@@ -107,6 +116,42 @@ class FittedModel:
 
 
 @dataclass(frozen=True)
+class FoldOutputs:
+    """What the models of F inner folds make of n molecules."""
+
+    network: np.ndarray
+    """(F, n, K) predictions of the neural networks."""
+    heads: np.ndarray
+    """(F, V, n, K) those of each of their heads."""
+    voters: np.ndarray
+    """(W, F, n, K) those of the voters; W may be 0."""
+    fused: np.ndarray
+    """(F, n, H) outputs of the networks' fusions."""
+
+    def of_rows(self, rows: np.ndarray, fold: np.ndarray) -> "FoldOutputs":
+        """Of each of m rows what the models of one fold make of it, as if there were no other fold.
+
+        Args:
+            rows: (m,)
+            fold: (m,) which fold.
+        """
+        return FoldOutputs(
+            self.network[fold, rows][None],
+            self.heads[fold, :, rows].swapaxes(0, 1)[None],
+            self.voters[:, fold, rows][:, None],
+            self.fused[fold, rows][None],
+        )
+
+    def models(self) -> np.ndarray:
+        """(1 + W, n, K) predictions of the network and of each voter, means over the folds."""
+        return np.concatenate([self.network[None], self.voters]).mean(axis=1)
+
+    def spread(self) -> np.ndarray:
+        """(n, K) standard deviation of the heads' and the voters' predictions within a fold, mean over the folds."""
+        return np.concatenate([self.heads.swapaxes(0, 1), self.voters]).std(axis=0).mean(axis=0)
+
+
+@dataclass(frozen=True)
 class Ensemble:
     """The models of one run; their mean is the prediction."""
 
@@ -115,6 +160,12 @@ class Ensemble:
     """Fitted on the training rows; None if the models do not use descriptors."""
     sizes: Sizes
     """Widths of the views, with scaled descriptors."""
+    folds: bool = False
+    """Whether each member is of an inner fold, and has not learnt from that fold."""
+    voters: tuple[SVMVoter, ...] = ()
+    """Models of other kinds, each of all folds."""
+    weights: np.ndarray | None = None
+    """(1 + W, K) of the network and of the voters; None without inner folds."""
 
     def scale_features(self, features: Features) -> Features:
         """Features with unscaled descriptors to the input of the models."""
@@ -127,10 +178,31 @@ class Ensemble:
         return self.predict_with_fused(scaled)[:2]
 
     def predict_with_fused(self, scaled: Features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The same, and the (n, H) output of the first member's fusion."""
+        """The same, and the (n, H) output of the first member's fusion.
+
+        With inner folds the standard deviation is that of the heads and voters of a fold (FoldOutputs.spread), which is
+        known of an out-of-fold prediction too, for which only one fold's models may be asked.
+        """
+        if self.folds:
+            outputs = self.fold_outputs(scaled)
+            return *self.combined(outputs), outputs.fused[0]
         first, fused = self.members[0].predict_with_fused(scaled)
         y_pred = np.stack([first, *(member.predict(scaled) for member in self.members[1:])])
         return y_pred.mean(axis=0), y_pred.std(axis=0), fused
+
+    def fold_outputs(self, scaled: Features) -> FoldOutputs:
+        """What the members, and the voters, of each inner fold make of molecules."""
+        network, heads, fused = zip(*(member.predict_by_heads(scaled) for member in self.members), strict=True)
+        voters = [voter.predict(scaled) for voter in self.voters]
+        shape = (0, len(network), *network[0].shape)
+        return FoldOutputs(
+            np.stack(network), np.stack(heads), np.stack(voters) if voters else np.zeros(shape), np.stack(fused)
+        )
+
+    def combined(self, outputs: FoldOutputs) -> tuple[np.ndarray, np.ndarray]:
+        """(n, K) weighted mean of the network's and the voters' predictions, and (n, K) standard deviation."""
+        assert self.weights is not None
+        return (self.weights[:, None] * outputs.models()).sum(axis=0), outputs.spread()
 
 
 def positive_weights(y_train: np.ndarray) -> np.ndarray:
@@ -287,16 +359,21 @@ def _items(features: Features) -> np.ndarray:
 
 def _outputs(
     model: FusedModel, features: Features, rows: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """(len(rows), K) float64 outputs of the model, scaled targets or logits; and its (len(rows), H) fused vectors."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outputs of the model for m rows, scaled targets or logits.
+
+    Returns:
+        (m, K) float64 mean of the heads, (V, m, K) float64 heads, and (m, H) float32 fused vectors.
+    """
     model.eval()
-    outputs, vectors = [], []
+    outputs, by_head, vectors = [], [], []
     with torch.inference_mode():
         for batch_rows in _batches(rows, _items(features)):
             heads, fused = model.outputs_and_fused(features.batch(batch_rows, device))
             outputs.append(heads.mean(dim=0).double().cpu().numpy())
+            by_head.append(heads.double().cpu().numpy())
             vectors.append(fused.float().cpu().numpy())
-    return np.concatenate(outputs), np.concatenate(vectors)
+    return np.concatenate(outputs), np.concatenate(by_head, axis=1), np.concatenate(vectors)
 
 
 def _batches(rows: np.ndarray, items: np.ndarray) -> Iterator[np.ndarray]:

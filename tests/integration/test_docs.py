@@ -389,7 +389,7 @@ WALKS = {
     ),
     "search": Walk(
         tuple(f"results/SAMPL/combinedAtt/tune-tpe/{name}" for name in ("trials.csv", "best.json", "tune.json")),
-        {"tune": "--limit 40 --trials 1 --inner 1 --epochs 2", "train": "--limit 40 --epochs 2"},
+        {"tune": "--limit 40 --trials 1 --inner-splits 1 --epochs 2", "train": "--limit 40 --epochs 2"},
     ),
     "compare-and-ablate": Walk(
         ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/means.png"),

@@ -30,7 +30,7 @@ def _trials(folder: Path) -> list[dict[str, str]]:
 def test_two_processes_share_a_study_and_no_trial_of_a_killed_process_is_lost(tmp_path: Path) -> None:
     (tmp_path / "space.toml").write_text(SPACE)
     arguments = ["tune", "SAMPL", "--model", "gcn_indepent", "--limit", "80", "--epochs", "8", "--trials", "12"]
-    arguments += ["--inner", "2", "--space", "space.toml"]
+    arguments += ["--inner-splits", "2", "--space", "space.toml"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     killed, survivor = (
@@ -84,7 +84,7 @@ def test_test_labels_do_not_change_a_trial(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / f"{name}.csv").write_text("smiles,y,part\n" + "\n".join(rows) + "\n")
         config = TuneConfig.of(
             "gcn_indepent", csv=tmp_path / f"{name}.csv", target_columns=("y",), split_column="part", epochs=2,
-            trials=4, inner=2, space=tmp_path / "space.toml",
+            trials=4, inner_splits=2, space=tmp_path / "space.toml",
         )  # fmt: skip
         config.check()
         stages.tune(config)
@@ -99,7 +99,7 @@ def test_a_nested_search_chooses_settings_for_each_outer_split(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.toml").write_text("[hidden]\nchoices = [8, 16]\n")
-    arguments = ["--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "60", "--epochs", "1", "--inner", "1"]
+    arguments = ["--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "60", "--epochs", "1", "--inner-splits", "1"]
     stages.tune.from_command_line([*arguments, "--sampler", "grid", "--space", "grid.toml", "--nested", "2"])
     folder = tmp_path / "results" / "SAMPL" / "gcn_indepent" / "tune-grid"
     nested = json.loads((folder / "nested.json").read_text())
@@ -115,7 +115,7 @@ def test_a_nested_search_chooses_settings_for_each_outer_split(
     assert "nested search: test RMSE" in capsys.readouterr().out
 
 
-SMALL = ("--dataset", "SAMPL", "--limit", "80", "--epochs", "1", "--inner", "1", "--trials", "2")
+SMALL = ("--dataset", "SAMPL", "--limit", "80", "--epochs", "1", "--inner-splits", "1", "--trials", "2")
 
 
 def _tune(folder: Path, space: str, *arguments: str, model: str = "gcn_indepent") -> Path:
@@ -235,7 +235,7 @@ def test_molecules_that_the_llm_cannot_read_leave_before_the_split(
     (tmp_path / "own.csv").write_text("smiles,y\n" + "\n".join(rows) + "\n")
     (tmp_path / "space.toml").write_text("[hidden]\nchoices = [8, 16]\n")
     arguments = ["--csv", "own.csv", "--target-columns", "y", "--model", "combined", "--llm", str(tiny_decoder)]
-    arguments += ["--layers", "last", "--epochs", "1", "--inner", "1", "--trials", "1", "--space", "space.toml"]
+    arguments += ["--layers", "last", "--epochs", "1", "--inner-splits", "1", "--trials", "1", "--space", "space.toml"]
     stages.tune.from_command_line([*arguments, "--nested", "2"])
     folder = tmp_path / "results" / "own" / "combined" / "tune-tpe"
     for seed in (0, 1):

@@ -79,7 +79,7 @@ def test_stages_run_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     assert adapter.parts[-4:] == ("resources", "models", "SmolLM2_135M", "leads_and_drugs")
     assert adapter.is_relative_to(installed.parent.resolve())
     assert "CCO,1" not in run("kflm2", "predict", "model", "CCO", "c1ccccc1") and (work / "model").is_dir()
-    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner", "1")
+    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1")
     assert "1 trials: 1 completed" in tuned
     prompted = run("kflm2", "prompt", *data, "--epochs", "0", "--smiles-variants", "0", "--compare", "none")
     assert "prompt plain" in prompted and "3 paraphrases more" in prompted
@@ -87,5 +87,5 @@ def test_stages_run_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     # the user's files take precedence
     (work / "hyperparameter").mkdir()
     (work / "hyperparameter" / "space.toml").write_text("[hidden]\nchoices = [20]\n[epochs]\nchoices = [1]\n")
-    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner", "1", "--out", "other")
+    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1", "--out", "other")
     assert "hidden 20" in tuned

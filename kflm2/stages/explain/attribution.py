@@ -11,16 +11,17 @@ only. Sizes: S steps, T tokens, N atoms, P descriptors.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.special import logit
 
 from kflm2.config.explain import MOST_STEPS
 from kflm2.data.molecules import parse_smiles
 from kflm2.featurize.descriptors import MORGAN_BITS, DescriptorScaler, rdkit_names
-from kflm2.featurize.features import Batch
+from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.model import CrossAttention, StatesEncoder, pool_mean
 from kflm2.trainers.supervised import Ensemble
@@ -29,6 +30,9 @@ Output = Callable[[Batch], torch.Tensor]
 """A function of a batch of B molecules that returns (B,) values, each of which depends on its molecule only."""
 
 VIEWS = ("graph", "tokens", "descriptors")
+VOTERS = {"svm": "SVM", "llm": "SVM of tokens"}
+"""Voter -> its name in pictures."""
+_TINY = 1e-7
 TOLERANCE = 0.01
 """Largest gap, as a share of the difference, or of the target's standard deviation if that is larger."""
 _PARTS = ("states", "x", "edge_attr", "descriptors")
@@ -71,6 +75,8 @@ class Attribution:
     steps: int
     allowed: float
     """Largest gap at which the attributions are complete."""
+    voters: dict[str, float] = field(default_factory=dict)
+    """Name -> attribution of a support vector machine beside the network, as a whole: its weighted difference."""
 
     @property
     def difference(self) -> float:
@@ -79,9 +85,9 @@ class Attribution:
 
     @property
     def shares(self) -> dict[str, float]:
-        """View -> sum of its attributions."""
+        """View, and voter, -> sum of its attributions."""
         attributions = (self.atoms, self.tokens, self.descriptors)
-        return {view: float(values.sum()) for view, values in zip(VIEWS, attributions, strict=True)}
+        return {view: float(values.sum()) for view, values in zip(VIEWS, attributions, strict=True)} | self.voters
 
     @property
     def total(self) -> float:
@@ -125,6 +131,39 @@ def explain(
         if attribution.complete or 2 * steps > MOST_STEPS:
             return attribution
         steps *= 2
+
+
+def with_voters(attribution: Attribution, ensemble: Ensemble, scaled: Features, target: int) -> Attribution:
+    """An attribution of the networks as one of the networks and the voters, by their weights.
+
+    For classification it is of the weighted mean of their log-odds.
+
+    Args:
+        attribution: of the networks.
+        ensemble: with voters, or without any.
+        scaled: of the molecule, as the models read it.
+        target: index of the target.
+    """
+    if not ensemble.voters or ensemble.weights is None:
+        return attribution
+    own, *weights = ensemble.weights[:, target].tolist()
+    prediction, baseline, voters = own * attribution.prediction, own * attribution.baseline, {}
+    for weight, voter in zip(weights, ensemble.voters, strict=True):
+        values = [voter.predict(scaled)[:, 0, target], voter.baseline()[:, target]]
+        if voter.task == "classification":
+            values = [logit(value.clip(_TINY, 1 - _TINY)) for value in values]
+        end, start = (weight * float(value.mean()) for value in values)
+        prediction, baseline = prediction + end, baseline + start
+        voters[VOTERS[voter.name]] = end - start
+    return replace(
+        attribution,
+        prediction=prediction,
+        baseline=baseline,
+        tokens=own * attribution.tokens,
+        atoms=own * attribution.atoms,
+        descriptors=own * attribution.descriptors,
+        voters=voters,
+    )
 
 
 def mean_output(ensemble: Ensemble, target: int, pooled: bool) -> Output:

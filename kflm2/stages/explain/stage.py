@@ -15,7 +15,7 @@ from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError, one_of
-from kflm2.featurize.descriptors import descriptor_rows
+from kflm2.featurize.descriptors import descriptors_and_counts
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -26,7 +26,16 @@ from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.explain import plots
-from kflm2.stages.explain.attribution import VIEWS, Attribution, AverageAtom, attention, descriptor_names, explain
+from kflm2.stages.explain.attribution import (
+    VIEWS,
+    VOTERS,
+    Attribution,
+    AverageAtom,
+    attention,
+    descriptor_names,
+    explain,
+    with_voters,
+)
 from kflm2.stages.explain.meanings import meaning
 from kflm2.stages.explain.plots import Explanation
 
@@ -108,7 +117,8 @@ class Explainer:
             () if descriptor_scaler is None else descriptor_names(bundle.config.descriptors, descriptor_scaler)
         )
         self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
-        self.views = tuple(view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
+        views = (view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
+        self.views = (*views, *(VOTERS[voter.name] for voter in bundle.ensemble.voters))
 
     def about(self) -> dict[str, Any]:
         """Target, unit, method and views, for explained.json."""
@@ -138,11 +148,13 @@ class Explainer:
         text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
         views = bundle.config.read_views
-        values = descriptor_rows(bundle.config.descriptors, [text]) if "descriptors" in views else None
+        kind = bundle.config.descriptors if "descriptors" in views else "none"
+        values, counts = descriptors_and_counts(kind, "svm" in bundle.config.read_voters, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
-        features = bundle.ensemble.scale_features(Features(self._states(text), graphs, values))
+        features = bundle.ensemble.scale_features(Features(self._states(text), graphs, values, counts))
         molecule = features.batch(np.array([0]), self.device)
         attribution = explain(bundle.ensemble, molecule, self._average, self.target, self.pooled, self.steps)
+        attribution = with_voters(attribution, bundle.ensemble, features, self.target)
         probability = self._probability(features) if self.classes else None
         descriptor_scaler = bundle.ensemble.descriptor_scaler
         explanation = Explanation(
@@ -218,13 +230,14 @@ def _draw(explanation: Explanation, maps: tuple[np.ndarray, np.ndarray] | None, 
 
 
 def _table(number: int, explanation: Explanation) -> pd.DataFrame:
-    """A row per atom, token and descriptor, in words where it is a descriptor; the attributions add up."""
+    """A row per atom, token, descriptor and voter, in words where it is a descriptor; the attributions add up."""
     attribution = explanation.attribution
     atoms = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in parse_smiles(explanation.smiles).GetAtoms()]
     kinds = (
         ("atom", atoms, attribution.atoms, lambda _: ""),
         ("token", explanation.tokens, attribution.tokens, lambda _: ""),
         ("descriptor", explanation.descriptors, attribution.descriptors, meaning),
+        ("voter", tuple(attribution.voters), np.array(list(attribution.voters.values())), lambda _: ""),
     )
     rows = [
         (number, explanation.smiles, explanation.name, kind, index, labels[index], value, meanings(labels[index]))

@@ -26,10 +26,12 @@ from kflm2.featurize.ragged import Ragged
 from kflm2.llm.resolve import LLMSource, resolve
 from kflm2.metrics.conformal import CONFIDENCE, Calibration
 from kflm2.metrics.scores import choose_thresholds, score
+from kflm2.metrics.stacking import stacking_weights
 from kflm2.model import build
 from kflm2.results.runs import Run
 from kflm2.stages.train import report
 from kflm2.trainers.supervised import Ensemble, FittedModel, fit
+from kflm2.trainers.voters import fit_voter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +70,21 @@ def evaluate(
     trained: "Trained",
     seconds: dict[str, float],
 ) -> Run:
-    """Measure trained models on all parts; thresholds and calibration are learnt on validation."""
-    molecules = prepared.molecules
+    """Measure trained models on all parts; thresholds and calibration are learnt on validation.
+
+    With inner folds, validation is of the out-of-fold predictions of train and valid together, and there are no metrics
+    of a training part.
+    """
+    molecules, held_out = prepared.molecules, split.held_out
     y_true, task, y_pred, std = molecules.y_true, molecules.dataset.task, trained.y_pred, trained.std
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
-        thresholds = choose_thresholds(y_true[split.valid], y_pred[split.valid])
+        thresholds = choose_thresholds(y_true[held_out], y_pred[held_out])
     scores = {
-        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.train])
-        for part, rows in split.parts.items()
+        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.learned])
+        for part, rows in split.measured.items()
     }
-    calibration = Calibration.fit(task, y_true[split.valid], y_pred[split.valid], std[split.valid])
+    calibration = Calibration.fit(task, y_true[held_out], y_pred[held_out], std[held_out])
     coverage = {
         part: calibration.coverage(y_true[rows], y_pred[rows], std[rows], CONFIDENCE)
         for part, rows in split.parts.items()
@@ -99,6 +105,7 @@ def evaluate(
         ensemble=trained.ensemble,
         # the states of one run are enough for a map of them
         hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
+        fused=trained.fused if seed == config.seed else None,
         seconds=seconds,
     )
 
@@ -125,7 +132,11 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     if "descriptors" in config.read_views:
         with _timed("descriptors", seconds):
             descriptors = compute_descriptors(config.descriptors, molecules.smiles)
-    return Prepared(molecules, Features(states, graphs, descriptors), source, seconds)
+    counts = None
+    if "svm" in config.read_voters:
+        with _timed("Morgan counts", seconds):
+            counts = compute_descriptors("morgan", molecules.smiles)
+    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds)
 
 
 def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
@@ -171,16 +182,20 @@ class Trained:
     scaled: Features
     """As the models read them."""
     y_pred: np.ndarray
-    """(n, K) mean of the members."""
+    """(n, K) mean of the members; with inner folds, of train and valid the out-of-fold predictions."""
     std: np.ndarray
-    """(n, K) their standard deviation."""
+    """(n, K) standard deviation; see Ensemble.predict_with_fused."""
+    fused: np.ndarray | None = None
+    """(F, n, H) outputs of the fusion of each inner fold's network; None without inner folds."""
+    seconds: float = 0.0
+    """That the voters took."""
 
 
 def train(config: TrainConfig, prepared: Prepared, split: Split, seed: int, device: torch.device) -> Trained:
     """Train the models of one run, one after another."""
     splits = {seed: split}
     members = [fit_member(config, prepared, splits, device, Member(seed, number)) for number in range(config.members)]
-    return assemble(config, prepared, split, members)
+    return assemble(config, prepared, split, members, seed)
 
 
 class Member(NamedTuple):
@@ -212,8 +227,8 @@ def fit_member(
         member: which model.
         after_epoch: called after each epoch.
     """
-    split = splits[member.seed]
-    features, _ = _scaled(prepared, split)
+    features, _ = scaled_features(prepared, splits[member.seed])
+    split = splits[member.seed].of_member(member.number)
     sizes, y_true = features.sizes(), prepared.molecules.y_true
     with _threads(config.threads):
         return fit(
@@ -231,20 +246,54 @@ def fit_member(
         )
 
 
-def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: list[FittedModel]) -> Trained:
-    """The trained models of one run, in their order, with their predictions."""
-    features, descriptor_scaler = _scaled(prepared, split)
+def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: list[FittedModel], seed: int) -> Trained:
+    """The trained models of one run, in their order, with their predictions.
+
+    Args:
+        config: see TrainConfig.
+        prepared: the molecules and their views.
+        split: of the run.
+        members: of fit_member.
+        seed: of the run.
+    """
+    features, descriptor_scaler = scaled_features(prepared, split)
     ensemble = Ensemble(members, descriptor_scaler, features.sizes())
     with _threads(config.threads):
-        return Trained(ensemble, features, *ensemble.predict(features))
+        if not split.folds:
+            return Trained(ensemble, features, *ensemble.predict(features))
+        return _assemble_folds(config, prepared, split, ensemble, features, seed)
 
 
-def _scaled(prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
+def _assemble_folds(
+    config: TrainConfig, prepared: Prepared, split: Split, ensemble: Ensemble, features: Features, seed: int
+) -> Trained:
+    """The voters beside the networks of inner folds, the weights of all, and their predictions."""
+    y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
+    start = time.perf_counter()
+    voters = tuple(fit_voter(name, features, y_true, split, task, seed) for name in config.read_voters)
+    seconds = time.perf_counter() - start
+    ensemble = dataclasses.replace(ensemble, folds=True, voters=voters)
+    outputs = ensemble.fold_outputs(features)
+    rows, fold = split.learned, split.fold_of
+    out_of_fold = outputs.of_rows(rows, fold)
+    weights = np.full((1 + len(voters), y_true.shape[1]), 1 / (1 + len(voters)))
+    if config.weights == "learned":
+        models = out_of_fold.models()
+        for k in range(y_true.shape[1]):
+            weights[:, k] = stacking_weights(y_true[rows, k], models[:, :, k], fold, task)
+    ensemble = dataclasses.replace(ensemble, weights=weights)
+    y_pred, std = ensemble.combined(outputs)
+    y_pred[rows], std[rows] = ensemble.combined(out_of_fold)
+    return Trained(ensemble, features, y_pred, std, outputs.fused, round(seconds, 3))
+
+
+def scaled_features(prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
     """Features as the models of a split read them."""
     features = prepared.features
     if features.descriptors is None:
         return features, None
-    scaler = DescriptorScaler(features.descriptors[split.train])
+    # of inner folds all share one, which sees no label
+    scaler = DescriptorScaler(features.descriptors[split.learned])
     return dataclasses.replace(features, descriptors=scaler(features.descriptors)), scaler
 
 

@@ -10,8 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kflm2.data.parts import PARTS
+from kflm2.data.splits import Split
 from kflm2.plotting import INK, PART_COLOURS, save_figure, styled, use_log_scale
 from kflm2.results.runs import Run
+
+_MANY_DOTS = 300
+"""Above this number of molecules in a part its dots are small."""
 
 
 @styled
@@ -42,6 +46,15 @@ def _title(run: Run) -> str:
     return f"{run.molecules.dataset.name}, {run.config.model}, {run.split.kind} split, seed {run.seed}"
 
 
+def _drawn(split: Split) -> list[tuple[str, np.ndarray]]:
+    """Parts and their rows; of several test sets the test part that they make up."""
+    return [(part, rows) for part, rows in split.measured.items() if part in PARTS]
+
+
+def _part_name(part: str, split: Split) -> str:
+    return "out-of-fold" if split.folds and part == "valid" else part
+
+
 def _parity(run: Run) -> Figure:
     """Predicted against measured, a dot a molecule that has a label."""
     dataset = run.molecules.dataset
@@ -53,12 +66,12 @@ def _parity(run: Run) -> Figure:
         margin = 0.04 * (high - low or 1.0)
         limits = (low - margin, high + margin)
         axis.plot(limits, limits, color=INK, linewidth=0.8, zorder=1)
-        for part in PARTS:
-            rows = getattr(run.split, part)
+        for part, rows in _drawn(run.split):
             rows = rows[~np.isnan(true[rows])]
             rmse = float(np.sqrt(np.mean((true[rows] - predicted[rows]) ** 2))) if len(rows) else np.nan
-            label = f"{part} ({len(rows)}), RMSE {rmse:.2f}" if len(rows) else f"{part} (no label)"
-            size = 10 if part == "train" else 20
+            name = _part_name(part, run.split)
+            label = f"{name} ({len(rows)}), RMSE {rmse:.2f}" if len(rows) else f"{name} (no label)"
+            size = 10 if len(rows) > _MANY_DOTS else 20
             axis.scatter(
                 true[rows],
                 predicted[rows],
@@ -83,14 +96,13 @@ def _roc(run: Run) -> Figure:
     figure, axes = _panels(run)
     for k, axis in enumerate(axes):
         axis.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
-        for part in PARTS:
-            rows = getattr(run.split, part)
+        for part, rows in _drawn(run.split):
             true, predicted = run.molecules.y_true[rows, k], run.y_pred[rows, k]
             present = ~np.isnan(true)
             if not present.any() or np.ptp(true[present]) == 0:
                 continue
             false_rate, true_rate, _ = roc_curve(true[present], predicted[present])
-            label = f"{part} ({present.sum()}), AUC {auc(false_rate, true_rate):.2f}"
+            label = f"{_part_name(part, run.split)} ({present.sum()}), AUC {auc(false_rate, true_rate):.2f}"
             axis.plot(false_rate, true_rate, color=PART_COLOURS[part], label=label)
         axis.set(box_aspect=1, xlabel="false positive rate", ylabel="true positive rate")
         # names of organ classes are sentences

@@ -58,7 +58,7 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
     seeds = (
         f"seed {first.seed}" if len(runs) == 1 else f"seeds {first.seed}..{last.seed}, mean ± sd of {len(runs)} runs"
     )
-    sizes = " / ".join(f"{size} {part}" for part, size in first.split.sizes.items())
+    sizes = _sizes(first)
     training = sum(run.result.seconds["training"] for run in runs)
     views = [f"{name} {value:.1f} s" for name, value in first.seconds.items() if name != "training"]
     lines = [
@@ -70,6 +70,7 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
         *_development([run.result for run in runs]),
         *_targets([run.result for run in runs]),
         *_left_out([run.result for run in runs]),
+        *_weights([run.result for run in runs]),
         *_coverage(runs),
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
@@ -79,6 +80,27 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
     if (peak := peak_memory_mb()) is not None:
         lines.append(f"memory    {peak} MB at most")
     return "\n".join([*lines, f"results   {folder}"])
+
+
+def _sizes(run: RunResult) -> str:
+    """Molecules in each part; with inner folds train and valid are one."""
+    sizes = dict(run.split.sizes)
+    if run.config.get("inner") != "folds":
+        return " / ".join(f"{size} {part}" for part, size in sizes.items())
+    learned = sizes.pop("train") + sizes.pop("valid")
+    rest = "".join(f" / {size} {part}" for part, size in sizes.items())
+    return f"{learned} in {run.config['ensemble']} inner folds{rest}"
+
+
+def _weights(runs: Sequence[RunResult]) -> list[str]:
+    """The network's and the voters' weights: mean and standard deviation over the runs and targets."""
+    columns = [column for run in runs for column in run.weights.values()]
+    if not columns:
+        return []
+    cells = [
+        f"{name} {mean_and_std(*summarize([column[name] for column in columns]), digits=2)}" for name in columns[0]
+    ]
+    return ["", f"weights ({runs[0].config['weights']}): {', '.join(cells)}"]
 
 
 def _development(runs: Sequence[RunResult]) -> list[str]:

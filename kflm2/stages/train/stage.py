@@ -99,7 +99,7 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     molecules = prepared.molecules
     # every split is made before the first model is trained: a split that cannot be made should show at once
     seeds = range(config.seed, config.seed + config.runs)
-    splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts, folds=config.folds)
     by_seed = dict(zip(seeds, splits, strict=True))
     seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
@@ -206,8 +206,11 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
         for done, (seed, split) in enumerate(splits.items(), start=1):
             models = list(itertools.islice(members, config.members))
             bar.update(max(0, done * config.members * config.epochs - bar.n))  # after early stopping
-            trained = assemble(config, prepared, split, models)
-            seconds = {**prepared.seconds, "training": round(sum(model.seconds for model in models), 3)}
+            trained = assemble(config, prepared, split, models, seed)
+            seconds = {
+                **prepared.seconds,
+                "training": round(sum(model.seconds for model in models) + trained.seconds, 3),
+            }
             run = replace(evaluate(config, prepared, split, seed, trained, seconds), development=plan.seen.get(seed))
             bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
             write_run(run, plan.folder_of(seed))

@@ -23,14 +23,14 @@ def best_so_far(study: optuna.Study, metric: str) -> str:
     return f"best {metric} {best:.3f}"
 
 
-def summary(study: optuna.Study, trials: list[FrozenTrial], metric: str, inner: int, folder: Path) -> str:
+def summary(study: optuna.Study, trials: list[FrozenTrial], metric: str, splits: str, folder: Path) -> str:
     """Text with the counts of trials and the best trial's settings.
 
     Args:
         study: the search's study.
         trials: finished trials.
         metric: name of the objective.
-        inner: number of inner splits.
+        splits: over what the metric was measured, in words.
         folder: of best.json.
     """
     states = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -41,7 +41,7 @@ def summary(study: optuna.Study, trials: list[FrozenTrial], metric: str, inner: 
     if not counts["completed"]:
         return "\n".join([*lines, "no trial was completed"])
     best = study.best_trial
-    metric_text = f"inner {metric} {best.value:.3f}, mean of {inner} inner splits without the test part"
+    metric_text = f"inner {metric} {best.value:.3f}, {splits}, without the test part"
     lines.append(f"best      trial {best.number}, {metric_text}")
     for name, value in best.params.items():
         lines.append(f"          {name} {value:.4g}" if isinstance(value, float) else f"          {name} {value}")

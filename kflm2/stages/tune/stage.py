@@ -14,7 +14,7 @@ from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 from kflm2.config.tune import TUNABLE, TuneConfig
 from kflm2.data.molecules import Molecules
-from kflm2.data.splits import Split, make_splits
+from kflm2.data.splits import Split, groups_of, make_splits, with_folds
 from kflm2.device import choose_device
 from kflm2.errors import SettingError
 from kflm2.files import write_json
@@ -22,7 +22,16 @@ from kflm2.metrics.scores import SCALED_RMSE, score, summarize
 from kflm2.results.provenance import commit, versions
 from kflm2.results.schema import DatasetRecord
 from kflm2.stages.train.development import search_record
-from kflm2.stages.train.experiment import Prepared, load_readable, prepare, train
+from kflm2.stages.train.experiment import (
+    Member,
+    Prepared,
+    assemble,
+    fit_member,
+    load_readable,
+    prepare,
+    scaled_features,
+    train,
+)
 from kflm2.stages.train.stage import run as run_training
 from kflm2.stages.tune import report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
@@ -90,7 +99,7 @@ def _search(
         "dataset": molecules.sha256,
         "split": split.sha256,
         "settings": {name: value for name, value in fixed.items() if name not in (*space.parameters, *_NOT_OF_TRIALS)},
-        "inner": config.inner,
+        **({} if config.folds else {"inner": config.inner_splits}),
         # a study of several targets that averaged their RMSE cannot go on
         **({"metric": metric} if metric == SCALED_RMSE else {}),
     }
@@ -144,7 +153,8 @@ class Objective:
     """The metric of settings on molecules that are not for testing.
 
     These are split again, in the way of the outer split, into parts to train, to choose the epoch, and to measure; the
-    metric is the mean over several inner splits, the same for every trial.
+    metric is the mean over several inner splits, the same for every trial. With inner folds it is the metric of the
+    out-of-fold predictions of the whole ensemble.
     """
 
     def __init__(self, config: TuneConfig, molecules: Molecules) -> None:
@@ -152,7 +162,10 @@ class Objective:
         self.device = choose_device(config.device)
         assert config.split is not None
         kind = "random" if config.split in ("given", "cv5x5") else config.split
-        self.splits = make_splits(kind, molecules.smiles, range(config.inner), config.fractions)
+        self.splits: list[Split] = []
+        if not config.folds:
+            self.splits = make_splits(kind, molecules.smiles, range(config.inner_splits), config.fractions)
+        self._groups = groups_of(kind, molecules.smiles) if config.folds else None
         # views are computed once for settings that read the same ones
         self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
 
@@ -171,23 +184,52 @@ class Objective:
         prepared = self._prepared(
             tuple((name, chosen[name]) for name in ("layers", "adapter", "descriptors") if name in chosen)
         )
-        y_true, task = self.molecules.y_true, self.molecules.dataset.task
+        if config.folds:
+            return self._of_folds(trial, config, prepared)
         values: list[float] = []
         for number, split in enumerate(self.splits):
             y_pred = train(config, prepared, split, number, self.device).y_pred
-            if not np.isfinite(y_pred).all():
-                return float("nan")
-            thresholds = np.full(y_true.shape[1], 0.5)
-            scores = score(y_true[split.test], y_pred[split.test], task, thresholds, y_true[split.train])
-            value = scores.mean[scores.primary]
-            if value is None:
-                return float("nan")
-            values.append(value)
-            trial.report(float(np.mean(values)), number)
-            if number + 1 < len(self.splits) and trial.should_prune():
-                raise optuna.TrialPruned
+            values.append(self._metric(y_pred[split.test], split.test, split.train))
+            _report(trial, values, len(self.splits))
         trial.set_user_attr("figures", values)
         return float(np.mean(values))
+
+    def _of_folds(self, trial: optuna.trial.Trial, config: TrainConfig, prepared: Prepared) -> float:
+        """Metric of the out-of-fold predictions; a trial is pruned by its first folds."""
+        everything, none = np.arange(len(self.molecules.smiles)), np.zeros(0, dtype=int)
+        split = with_folds(Split(self.config.resolved_split, everything, none, none), config.folds, 0, self._groups)
+        features, _ = scaled_features(prepared, split)
+        members, values = [], []
+        for number, fold in enumerate(split.folds):
+            members.append(fit_member(config, prepared, {0: split}, self.device, Member(0, number)))
+            y_pred = members[-1].predict(features.subset(fold))
+            values.append(self._metric(y_pred, fold, split.of_member(number).train))
+            _report(trial, values, len(split.folds))
+        trial.set_user_attr("figures", values)
+        return self._metric(assemble(config, prepared, split, members, 0).y_pred, everything, everything)
+
+    def _metric(self, y_pred: np.ndarray, rows: np.ndarray, train: np.ndarray) -> float:
+        """The primary metric of predictions of some rows; NaN where there is none."""
+        if not np.isfinite(y_pred).all():
+            return float("nan")
+        y_true, thresholds = self.molecules.y_true, np.full(y_pred.shape[1], 0.5)
+        scores = score(y_true[rows], y_pred, self.molecules.dataset.task, thresholds, y_true[train])
+        value = scores.mean[scores.primary]
+        return float("nan") if value is None else value
+
+
+def _report(trial: optuna.trial.Trial, values: list[float], count: int) -> None:
+    """Tell the study the mean of the first of `count` values.
+
+    Raises:
+        TrialPruned: it is worse than the median of the other trials.
+    """
+    mean = float(np.mean(values))
+    if np.isnan(mean):
+        return
+    trial.report(mean, len(values) - 1)
+    if len(values) < count and trial.should_prune():
+        raise optuna.TrialPruned
 
 
 def _write(
@@ -213,7 +255,10 @@ def _write(
         for trial in trials
     ]
     report.write_trials(folder / "trials.csv", rows, ["trial", "state", metric, "sd", *names, "seconds", "why"])
-    print(report.summary(search.study, trials, metric, config.inner, folder), flush=True)
+    splits = (
+        f"out-of-fold, {config.folds} inner folds" if config.folds else f"mean of {config.inner_splits} inner splits"
+    )
+    print(report.summary(search.study, trials, metric, splits, folder), flush=True)
     if not any(trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None for trial in trials):
         return {}
     best = search.study.best_trial

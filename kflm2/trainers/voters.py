@@ -1,0 +1,210 @@
+"""Support vector machines that predict beside the neural network, one for each inner fold, from other inputs.
+
+They are fitted by scikit-learn. Only arrays are kept of them: a prediction is a kernel between molecules, times
+coefficients, so that a bundle needs no pickle.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.svm import SVC, SVR
+
+from kflm2.config.train import VoterName
+from kflm2.data.datasets import Task
+from kflm2.data.splits import Split
+from kflm2.featurize.features import Features
+
+PENALTIES = (1.0, 10.0, 100.0)
+"""C of the support vector machine; chosen for each target on out-of-fold predictions."""
+_MOST = 6000
+"""Molecules of which the machines learn at most, drawn at random: memory and time grow with their square."""
+_SIGMAS = 5.0
+"""Mean hidden states are clipped at so many standard deviations, as the network clips them."""
+_ROWS = 2048
+"""Molecules that are predicted at once."""
+
+
+@dataclass(frozen=True)
+class SVMVoter:
+    """F support vector machines with an RBF kernel for each of K targets, which share the kernel."""
+
+    name: VoterName
+    task: Task
+    numbers: np.ndarray
+    """(m, P) float32 inputs of the molecules that they learnt from: scaled descriptors, or scaled mean states."""
+    counts: np.ndarray
+    """(m, C) uint8 Morgan counts of these; C is 0 for the LLM's states. The kernel reads log(1 + count)."""
+    centre: np.ndarray
+    """(P,) subtracted from mean states; 0 for descriptors, which are scaled already."""
+    scale: np.ndarray
+    """(P,) by which they are then divided; 1 for descriptors."""
+    gamma: float
+    """Of the kernel, exp(-gamma |x - x'|^2)."""
+    coefficients: np.ndarray
+    """(m, F, K) in the targets' units, or of margins; 0 for a molecule that is no support vector."""
+    intercepts: np.ndarray
+    """(F, K)"""
+    platt: np.ndarray
+    """(2, K) slope and offset that turn margins into logits (Platt 1999); 1 and 0 for regression."""
+
+    def predict(self, scaled: Features) -> np.ndarray:
+        """(F, n, K) predictions; the probability of class 1 for classification."""
+        numbers, counts = inputs(self.name, scaled)
+        _, folds, targets = self.coefficients.shape
+        flat = self.coefficients.reshape(len(self.coefficients), -1)
+        out = np.empty((folds, len(numbers), targets))
+        for start in range(0, len(numbers), _ROWS):
+            rows = slice(start, start + _ROWS)
+            x = _joined(_standardized(numbers[rows], self.centre, self.scale), counts[rows])
+            values = rbf_kernel(x, self._references, gamma=self.gamma) @ flat
+            out[:, rows] = values.reshape(len(x), folds, targets).transpose(1, 0, 2) + self.intercepts[:, None]
+        return out if self.task == "regression" else expit(self.platt[0] * out + self.platt[1])
+
+    def baseline(self) -> np.ndarray:
+        """(F, K) predictions of average inputs: the median descriptors and mean counts, or mean states."""
+        # counts enter as their logarithm
+        average = np.concatenate([np.zeros(self.numbers.shape[1]), np.log1p(self.counts.astype(float)).mean(axis=0)])
+        _, folds, targets = self.coefficients.shape
+        values = rbf_kernel(average[None], self._references, gamma=self.gamma) @ self.coefficients.reshape(
+            len(self.coefficients), -1
+        )
+        out = values.reshape(folds, targets) + self.intercepts
+        return out if self.task == "regression" else expit(self.platt[0] * out + self.platt[1])
+
+    @cached_property
+    def _references(self) -> np.ndarray:
+        return _joined(self.numbers, self.counts)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name -> array, from which `from_arrays` restores the voter."""
+        names = ("numbers", "counts", "centre", "scale", "coefficients", "intercepts", "platt")
+        return {**{name: getattr(self, name) for name in names}, "gamma": np.array([self.gamma])}
+
+    @classmethod
+    def from_arrays(
+        cls, name: VoterName, task: Task, arrays: dict[str, np.ndarray], folds: int, targets: int
+    ) -> "SVMVoter":
+        """Restore a voter.
+
+        Raises:
+            ValueError: the arrays do not go together, or hold a number that is not finite.
+        """
+        arrays = dict(arrays)
+        (gamma,) = arrays.pop("gamma").tolist()
+        voter = cls(name, task, gamma=gamma, **arrays)
+        count, width = voter.numbers.shape
+        shapes = {
+            "counts": (count, voter.counts.shape[1]),
+            "centre": (width,),
+            "scale": (width,),
+            "coefficients": (count, folds, targets),
+            "intercepts": (folds, targets),
+            "platt": (2, targets),
+        }
+        sound = all(getattr(voter, part).shape == shape for part, shape in shapes.items())
+        finite = all(np.isfinite(array).all() for array in [*arrays.values(), gamma])
+        if not (sound and finite and count and gamma > 0 and voter.counts.dtype == np.uint8 and voter.scale.all()):
+            raise ValueError(f"the voter {name} is damaged")
+        return voter
+
+
+def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """What a voter reads of n molecules: (n, P) scaled descriptors or mean hidden states, and (n, C) counts."""
+    if name == "svm":
+        assert features.descriptors is not None and features.counts is not None
+        return features.descriptors, features.counts
+    assert features.states is not None
+    count = len(features.states)
+    means = np.empty((count, features.states.width), dtype=np.float32)
+    for i in range(count):
+        means[i] = features.states.take(np.array([i])).values.mean(axis=0, dtype=np.float32)
+    return means, np.zeros((count, 0), dtype=np.uint8)
+
+
+def _standardized(numbers: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return ((numbers - centre) / scale).clip(-_SIGMAS, _SIGMAS).astype(np.float32)
+
+
+def _joined(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([numbers, np.log1p(counts.astype(np.float32))], axis=1).astype(np.float64)
+
+
+def fit_voter(name: VoterName, scaled: Features, y_true: np.ndarray, split: Split, task: Task, seed: int) -> SVMVoter:
+    """Fit the machines of all inner folds and targets.
+
+    Args:
+        name: of the voter.
+        scaled: of all n molecules, as the models read them.
+        y_true: (n, K), NaN where the label is missing.
+        split: with inner folds.
+        task: of the targets.
+        seed: of the molecules that are drawn where there are too many.
+    """
+    rows = split.learned
+    if len(rows) > _MOST:
+        rows = np.sort(np.random.default_rng([seed, 2]).choice(rows, _MOST, replace=False))
+    fold = split.fold_of[np.searchsorted(split.learned, rows)]
+    numbers, counts = inputs(name, scaled)
+    centre, scale = np.zeros(numbers.shape[1], np.float32), np.ones(numbers.shape[1], np.float32)
+    if name == "llm":
+        centre, std = numbers[rows].mean(axis=0), numbers[rows].std(axis=0)
+        scale = np.where(std > 0, std, np.float32(1))
+    numbers = _standardized(numbers[rows], centre, scale)
+    counts = counts[rows].clip(0, 255).astype(np.uint8)
+    x = _joined(numbers, counts)
+    gamma = 1 / (x.shape[1] * x.var()) if x.var() else 1.0
+    kernel = rbf_kernel(x, x, gamma=gamma)
+    folds, targets = len(split.folds), y_true.shape[1]
+    coefficients, intercepts = np.zeros((len(rows), folds, targets)), np.zeros((folds, targets))
+    platt = np.repeat([[1.0], [0.0]], targets, axis=1)
+    for k in range(targets):
+        machine = _best(kernel, y_true[rows, k], fold, folds, task)
+        coefficients[:, :, k], intercepts[:, k], platt[:, k] = machine
+    return SVMVoter(name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt)
+
+
+def _best(kernel: np.ndarray, y_true: np.ndarray, fold: np.ndarray, folds: int, task: Task) -> tuple[np.ndarray, ...]:
+    """(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of the penalty of the smallest out-of-fold error."""
+    best: tuple[float, tuple[np.ndarray, ...]] | None = None
+    labelled = ~np.isnan(y_true)
+    for penalty in PENALTIES:
+        machines = [_fit(kernel, y_true, np.flatnonzero(labelled & (fold != i)), penalty, task) for i in range(folds)]
+        coefficients = np.stack([machine[0] for machine in machines], axis=1)
+        intercepts = np.array([machine[1] for machine in machines])
+        out = (np.einsum("ij,ji->i", kernel, coefficients[:, fold]) + intercepts[fold])[labelled]
+        labels = y_true[labelled]
+        platt = np.array([1.0, 0.0])
+        if task == "regression":
+            error = float(np.mean((out - labels) ** 2))
+        else:
+            if np.ptp(labels):
+                fitted = LogisticRegression().fit(out[:, None], labels)
+                # abs: for a poor machine the slope may be negative; the ranking by margin is preserved
+                platt = np.array([abs(fitted.coef_[0, 0]), fitted.intercept_[0]])
+            error = float(log_loss(labels, expit(platt[0] * out + platt[1]), labels=[0, 1]))
+        if best is None or error < best[0]:
+            best = error, (coefficients, intercepts, platt)
+    assert best is not None
+    return best[1]
+
+
+def _fit(kernel: np.ndarray, y_true: np.ndarray, rows: np.ndarray, penalty: float, task: Task) -> tuple[Any, float]:
+    """(m,) coefficients and the intercept of one machine."""
+    coefficients, labels = np.zeros(len(kernel)), y_true[rows]
+    mean, std = labels.mean(), labels.std()
+    if std == 0:
+        return coefficients, float(mean if task == "regression" else 2 * mean - 1)
+    inside = kernel[np.ix_(rows, rows)]
+    if task == "regression":
+        machine = SVR(kernel="precomputed", C=penalty).fit(inside, (labels - mean) / std)
+        coefficients[rows[machine.support_]] = machine.dual_coef_[0] * std
+        return coefficients, float(machine.intercept_[0] * std + mean)
+    machine = SVC(kernel="precomputed", C=penalty).fit(inside, labels)
+    coefficients[rows[machine.support_]] = machine.dual_coef_[0]
+    return coefficients, float(machine.intercept_[0])
