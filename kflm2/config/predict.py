@@ -19,6 +19,10 @@ class PredictConfig(InferenceConfig):
     on where it was."""
     confidence: float = 0.9
     """How often an interval is to hold the true value."""
+    writings: int = 1
+    """Where the model reads an LLM: SMILES of each molecule over which its prediction is averaged, the standard one and
+    random ones. With more than one a column T_writings of each target T has their standard deviation: how much the
+    prediction depends on how the molecule is written. The LLM's time grows with the number."""
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
     jobs: int | None = None
@@ -42,7 +46,7 @@ class PredictConfig(InferenceConfig):
             raise SettingError(f"confidence is {self.confidence}; it must be between 0 and 1, such as 0.9")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):
             raise SettingError(f"out {self.out}: predictions are written as .csv or .parquet")
-        check_at_least(self, 1, "max_atoms", "max_tokens", "jobs")
+        check_at_least(self, 1, "max_atoms", "max_tokens", "jobs", "writings")
         self.share()
         if self.shard is not None and (self.molecules == ("-",) or self.out is None):
             raise SettingError("--shard needs a file to read and --out, a file of its own to write")

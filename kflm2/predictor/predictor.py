@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from rdkit import Chem
 
+from kflm2.data.corpus import randomized
 from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
-from kflm2.errors import MoleculeError
+from kflm2.errors import MoleculeError, SettingError
 from kflm2.featurize.descriptors import descriptors_and_counts
 from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features
@@ -45,6 +46,8 @@ class Predictions:
     domain: DomainScores
     nearest: list[str]
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
+    writings_std: np.ndarray | None = None
+    """(n, K) standard deviation of the predictions over the writings of each molecule; None for one writing."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Predictor:
         device: torch.device | None = None,
         max_atoms: int = MAX_ATOMS,
         max_tokens: int = MAX_TOKENS,
+        writings: int = 1,
     ) -> None:
         """Set the bundle, the LLM's device, and how large a molecule may be.
 
@@ -127,8 +131,16 @@ class Predictor:
             device: of the LLM, default the CPU; the models are on the device that load_bundle got.
             max_atoms: atoms of a molecule, without hydrogens.
             max_tokens: tokens of a SMILES, if the models read an LLM.
+            writings: SMILES of each molecule that the LLM reads, the standard one and random ones; predictions are
+                averaged over them.
+
+        Raises:
+            SettingError: several writings, where the models read no LLM.
         """
         config = bundle.config
+        if writings > 1 and bundle.source is None:
+            raise SettingError("writings: the model reads no LLM; to it all writings of a molecule are the same")
+        self.writings = writings
         self.bundle, self.device, self.max_tokens = bundle, device or torch.device("cpu"), max_tokens
         self.featurizer = MoleculeFeaturizer(
             config.standardize, config.read_views, config.descriptors, "svm" in config.read_voters, max_atoms
@@ -147,13 +159,28 @@ class Predictor:
     def predict_read(self, read: ReadMolecules, confidence: float) -> Predictions:
         """Predict molecules that the featurizer has read; see predict."""
         read = self._within_max_tokens(read)
-        states = None
+        states: list[Ragged | None] = [None]
         if self._embedder is not None and read.rows:
-            pooling: Pooling = "tokens" if self.bundle.config.wants_tokens else "mean"
-            states = self._embedder.embed_uncached(read.smiles, pooling)
-            read = read.without({int(i): TOO_LONG for i in np.flatnonzero(states.lengths == 0)})
-            states = states.subset(np.flatnonzero(states.lengths))
+            first = self._embedder.embed_uncached(read.smiles, self._pooling)
+            read = read.without({int(i): TOO_LONG for i in np.flatnonzero(first.lengths == 0)})
+            states = [first.subset(np.flatnonzero(first.lengths)), *self._of_random_writings(read.smiles)]
         return self._assemble(read, states, confidence)
+
+    @property
+    def _pooling(self) -> Pooling:
+        return "tokens" if self.bundle.config.wants_tokens else "mean"
+
+    def _of_random_writings(self, smiles: list[str]) -> list[Ragged | None]:
+        """States of random SMILES of the molecules, the same ones in every call; of the given one where too long."""
+        assert self._embedder is not None
+        states: list[Ragged | None] = []
+        for number in range(1, self.writings if smiles else 1):
+            texts = [randomized(text, number) for text in smiles]
+            counts, fits = self._embedder.token_counts(texts), self._embedder.fits(texts)
+            usable = [fit and count <= self.max_tokens for fit, count in zip(fits, counts, strict=True)]
+            texts = [new if use else old for new, old, use in zip(texts, smiles, usable, strict=True)]
+            states.append(self._embedder.embed_uncached(texts, self._pooling))
+        return states
 
     def _within_max_tokens(self, read: ReadMolecules) -> ReadMolecules:
         """Without the molecules of more than max_tokens tokens, which get their status."""
@@ -167,8 +194,8 @@ class Predictor:
             }
         )
 
-    def _assemble(self, read: ReadMolecules, states: Ragged | None, confidence: float) -> Predictions:
-        """Predictions of all molecules, from the features of those that could be read."""
+    def _assemble(self, read: ReadMolecules, states: list[Ragged | None], confidence: float) -> Predictions:
+        """Predictions of all molecules, from the features of those that could be read; states of each writing."""
         bundle, status, rows = self.bundle, read.status, read.rows
         count, targets = len(status), len(bundle.targets)
 
@@ -190,9 +217,16 @@ class Predictor:
                 None if regression else nan,
                 domain,
                 [""] * count,
+                nan if self.writings > 1 else None,
             )
-        features = bundle.ensemble.scale_features(replace(read.features, states=states))
+        features = bundle.ensemble.scale_features(replace(read.features, states=states[0]))
         raw, std, fused = bundle.ensemble.predict_with_fused(features)
+        writings_std = None
+        if self.writings > 1:
+            further = [bundle.ensemble.predict(replace(features, states=one)) for one in states[1:]]
+            values = np.stack([raw, *(y_pred for y_pred, _ in further)])
+            raw, std = values.mean(axis=0), np.mean([std, *(spread for _, spread in further)], axis=0)
+            writings_std = expand(values.std(axis=0), np.nan)
         domain = bundle.domain.locate(read.fingerprints, fused)
         nearest = [""] * count
         for row, index in zip(rows, domain.nearest, strict=True):
@@ -217,4 +251,5 @@ class Predictor:
                 expand(domain.inside, False),
             ),
             nearest,
+            writings_std,
         )

@@ -111,7 +111,7 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
 
     Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
     `T_class` and `T_possible`, the classes that cannot be excluded; then `in_domain`, `nearest`, `similarity`,
-    `distance` and `status`.
+    `distance` and `status`. With several writings `T_writings` too.
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in predictions.status], dtype=bool)
@@ -119,6 +119,8 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
         columns[target] = predictions.y_pred[:, k]
         if predictions.intervals is not None:
             columns[f"{target}_low"], columns[f"{target}_high"] = predictions.intervals[:, k].T
+        if predictions.writings_std is not None:
+            columns[f"{target}_writings"] = predictions.writings_std[:, k]
         if predictions.predicted_class is not None and predictions.sets is not None:
             columns[f"{target}_class"] = pd.array(predictions.predicted_class[:, k], dtype="Int64")
             labels = np.array(["none", "0", "1", "0 or 1"])
@@ -134,7 +136,9 @@ def _target_columns(bundle: Bundle) -> list[str]:
     """The columns of the targets: their names, with a suffix where a column of that name exists."""
     taken, names = set(_COLUMNS), []
     for name in bundle.targets:
-        while taken & (columns := {name, *(f"{name}_{end}" for end in ("low", "high", "class", "possible"))}):
+        while taken & (
+            columns := {name, *(f"{name}_{end}" for end in ("low", "high", "writings", "class", "possible"))}
+        ):
             name = f"{name}_predicted"
         taken |= columns
         names.append(name)

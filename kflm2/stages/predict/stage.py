@@ -56,7 +56,7 @@ def run(config: PredictConfig) -> int:
     reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
     if config.out is not None:
         _check_output(config.out, reader, config.model)
-    predictor = Predictor(bundle, device, config.max_atoms, config.max_tokens)
+    predictor = Predictor(bundle, device, config.max_atoms, config.max_tokens, config.writings)
     predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, config.confidence)
     job = _PredictionJob(config, predict)
     start = time.perf_counter()
