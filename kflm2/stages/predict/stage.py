@@ -215,7 +215,14 @@ def _write_locked(config: PredictConfig, job: _PredictionJob, part: Path, journa
     out, digest = config.out, job.reader.digest()
     assert out is not None
     # of everything that the rows depend on: another command must not continue this one's file
-    settings = (config.confidence, config.shard, config.name_column, config.max_atoms, config.max_tokens)
+    settings = (
+        config.confidence,
+        config.shard,
+        config.name_column,
+        config.max_atoms,
+        config.max_tokens,
+        config.writings,
+    )
     inputs = [digest, *map(str, settings), config.smiles_column, sha256_file(config.model / "bundle.json")]
     command_digest = sha256_texts([*inputs, version("rdkit")])
     rows, size, statuses = _saved_progress(part, journal, command_digest if digest else "")
