@@ -46,7 +46,9 @@ def main() -> None:
     for split in splits:
         for model, graph in reversed(ROWS):
             encoder = {"graph_encoder": graph} if graph else {}
-            config = TrainConfig.of(model, dataset="SAMPL", split=split, adapter="none", out=_folder(graph), **encoder)
+            # one model of each pipeline, crossAtt too
+            settings = {"inner": "holdout", "adapter": "none", "out": _folder(graph), **encoder}
+            config = TrainConfig.of(model, dataset="SAMPL", split=split, **settings)
             config.check()
             run(config)
     rmse = {

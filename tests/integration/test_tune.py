@@ -99,7 +99,18 @@ def test_a_nested_search_chooses_settings_for_each_outer_split(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.toml").write_text("[hidden]\nchoices = [8, 16]\n")
-    arguments = ["--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "60", "--epochs", "1", "--inner-splits", "1"]
+    arguments = [
+        "--dataset",
+        "SAMPL",
+        "--model",
+        "gcn_indepent",
+        "--limit",
+        "60",
+        "--epochs",
+        "1",
+        "--inner-splits",
+        "1",
+    ]
     stages.tune.from_command_line([*arguments, "--sampler", "grid", "--space", "grid.toml", "--nested", "2"])
     folder = tmp_path / "results" / "SAMPL" / "gcn_indepent" / "tune-grid"
     nested = json.loads((folder / "nested.json").read_text())

@@ -87,5 +87,7 @@ def test_stages_run_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
     # the user's files take precedence
     (work / "hyperparameter").mkdir()
     (work / "hyperparameter" / "space.toml").write_text("[hidden]\nchoices = [20]\n[epochs]\nchoices = [1]\n")
-    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1", "--out", "other")
+    tuned = run(
+        "kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1", "--out", "other"
+    )
     assert "hidden 20" in tuned

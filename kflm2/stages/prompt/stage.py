@@ -118,6 +118,7 @@ def _stage_2(config: PromptConfig) -> TrainConfig | None:
     table = {field.name: getattr(config, field.name) for field in dataclasses.fields(TableConfig)}
     adapter = config.adapter if PIPELINES[config.compare].adapter else "none"
     values = {**table, "config": None, "llm": config.llm, "adapter": adapter, "runs": 1, "device": config.device}
+    values["inner"] = "holdout"  # one model against one LLM
     values["again"] = True  # its runs lie within those of stage 3, and are replaced with them
     stage_2 = TrainConfig.of(config.compare, **values)
     stage_2.check()

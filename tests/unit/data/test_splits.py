@@ -288,3 +288,29 @@ def test_the_digest_is_of_the_molecules_in_each_part() -> None:
     assert split.sha256 == Split("given", np.array([0, 1]), np.array([2]), np.array([3])).sha256
     assert split.sha256 != Split("random", np.array([0, 1]), np.array([3]), np.array([2])).sha256
     assert split.sha256 != Split("random", np.array([0]), np.array([1, 2]), np.array([3])).sha256
+
+
+@pytest.mark.parametrize("kind", ["random", "cv5x5", "scaffold", "scaffold_moleculenet", "cluster", "scaffold_cv5x5"])
+def test_inner_folds_divide_train_and_valid_as_the_split_divides_all(kind: str) -> None:
+    smiles = SAMPL[:200]
+    plain, split = _make_split(kind, smiles), _make_split(kind, smiles, folds=4)
+    assert _parts(plain) == _parts(split) and plain.sha256 == split.sha256
+    learned = sorted([*plain.train, *plain.valid])
+    assert sorted(chain(*split.folds)) == learned == split.learned.tolist() == split.held_out.tolist()
+    for number, fold in enumerate(split.folds):
+        member = split.of_member(number)
+        assert member.valid.tolist() == fold.tolist() and member.test.tolist() == plain.test.tolist()
+        assert sorted([*member.train, *member.valid]) == learned and not member.folds
+        assert (split.fold_of[np.isin(split.learned, fold)] == number).all()
+        if kind.startswith("scaffold"):
+            inside, outside = (
+                {MurckoScaffold.MurckoScaffoldSmiles(smiles[i]) for i in rows} - {""} for rows in (fold, member.train)
+            )
+            assert not inside & outside
+    assert list(split.measured) == ["valid", "test"] and list(plain.measured) == ["train", "valid", "test"]
+    assert plain.of_member(0) is plain and (plain.learned is plain.train and plain.held_out is plain.valid)
+
+
+def test_too_few_molecules_for_the_inner_folds_are_an_error() -> None:
+    with pytest.raises(DataError, match="too few for 30 inner folds"):
+        _make_split("random", SAMPL[:20], folds=30)

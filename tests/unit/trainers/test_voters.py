@@ -1,0 +1,132 @@
+"""Voters: scikit-learn's predictions, from arrays alone; nothing of a fold's labels in its machine."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+from scipy.special import expit
+from sklearn.metrics import log_loss
+from sklearn.svm import SVC, SVR
+
+from kflm2.data.splits import Split, with_folds
+from kflm2.featurize.features import Features
+from kflm2.featurize.ragged import Ragged
+from kflm2.trainers import voters
+from kflm2.trainers.voters import PENALTIES, SVMVoter, fit_voter
+
+N, P, C, FOLDS = 46, 5, 7, 3
+RNG = np.random.default_rng(0)
+FEATURES = Features(
+    states=Ragged(RNG.normal(size=(2 * N, 4)).astype(np.float32), np.arange(0, 2 * N + 1, 2)),
+    descriptors=RNG.normal(size=(N, P)).astype(np.float32),
+    counts=RNG.poisson(1, size=(N, C)).astype(np.float32),
+)
+Y = np.stack([FEATURES.descriptors[:, 0] * 3 + 5, np.sin(FEATURES.descriptors[:, 1])], axis=1)
+Y[::5, 1] = np.nan
+SPLIT = with_folds(Split("random", np.arange(4, 36), np.arange(36, N), np.arange(4)), FOLDS, 0)
+X = np.concatenate([FEATURES.descriptors, np.log1p(FEATURES.counts)], axis=1).astype(float)
+
+
+def _gamma() -> float:
+    inside = X[SPLIT.learned]
+    return float(1 / (inside.shape[1] * inside.var()))
+
+
+def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fold_error() -> None:
+    predicted = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).predict(FEATURES)
+    assert predicted.shape == (FOLDS, N, 2)
+    for k in range(2):
+        candidates = {}
+        for penalty in PENALTIES:
+            values = []
+            for fold in SPLIT.folds:
+                rows = np.setdiff1d(SPLIT.learned, fold)
+                rows = rows[~np.isnan(Y[rows, k])]
+                mean, std = Y[rows, k].mean(), Y[rows, k].std()
+                machine = SVR(C=penalty, gamma=_gamma(), tol=1e-3).fit(X[rows], (Y[rows, k] - mean) / std)
+                values.append(machine.predict(X) * std + mean)
+            own = np.array(values)[SPLIT.fold_of, SPLIT.learned]
+            candidates[float(np.nanmean((own - Y[SPLIT.learned, k]) ** 2))] = np.array(values)
+        np.testing.assert_allclose(predicted[:, :, k], candidates[min(candidates)], atol=1e-6)
+
+
+def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
+    classes = (Y[:, :1] > 5).astype(float)
+    voter = fit_voter("svm", FEATURES, classes, SPLIT, "classification", 0)
+    slope, offset = voter.platt[:, 0]
+    found = []
+    for penalty in PENALTIES:
+        margins = []
+        for fold in SPLIT.folds:
+            rows = np.setdiff1d(SPLIT.learned, fold)
+            margins.append(SVC(C=penalty, gamma=_gamma()).fit(X[rows], classes[rows, 0]).decision_function(X))
+        found.append(expit(slope * np.array(margins) + offset))
+    predicted = voter.predict(FEATURES)[:, :, 0]
+    assert min(np.abs(values - predicted).max() for values in found) < 1e-6
+    own = predicted[SPLIT.fold_of, SPLIT.learned]
+    assert log_loss(classes[SPLIT.learned], own) < log_loss(classes[SPLIT.learned], np.full(len(own), 0.5))
+
+
+@pytest.mark.parametrize("name", ["svm", "llm"])
+def test_labels_of_a_fold_do_not_reach_its_machine(name: voters.VoterName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voters, "PENALTIES", (10.0,))  # which is chosen by all labels
+    changed = Y.copy()
+    changed[SPLIT.folds[1]] += 100
+    changed[SPLIT.test] = np.nan
+    before, after = (fit_voter(name, FEATURES, y, SPLIT, "regression", 0).predict(FEATURES) for y in (Y, changed))
+    assert np.array_equal(before[1], after[1])
+    assert not np.allclose(before[0], after[0]) and not np.allclose(before[2], after[2])
+
+
+def test_the_voter_of_the_llm_reads_mean_states_only() -> None:
+    voter = fit_voter("llm", FEATURES, Y, SPLIT, "regression", 0)
+    assert FEATURES.states is not None
+    means = FEATURES.states.values.reshape(N, 2, 4).mean(axis=1)
+    pooled = Features(states=Ragged(means, np.arange(N + 1)))
+    np.testing.assert_allclose(voter.predict(pooled), voter.predict(FEATURES), atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_arrays_restore_the_same_bits(task: voters.Task) -> None:
+    labels = Y if task == "regression" else (Y > 1).astype(float)
+    voter = fit_voter("svm", FEATURES, labels, SPLIT, task, 0)
+    arrays = load(save({name: np.ascontiguousarray(array) for name, array in voter.arrays().items()}))
+    restored = SVMVoter.from_arrays("svm", task, arrays, FOLDS, 2)
+    assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
+    assert np.array_equal(restored.baseline(), voter.baseline())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"coefficients": np.zeros((3, FOLDS, 2))},
+        {"intercepts": np.full((FOLDS, 2), np.nan)},
+        {"gamma": np.array([-1.0])},
+        {"gamma": np.array([np.inf])},
+        {"scale": np.zeros(P, dtype=np.float32)},
+        {"counts": np.zeros((42, C))},
+        {"numbers": np.zeros((0, P), dtype=np.float32)},
+        {"secret": np.zeros(1)},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_damaged_arrays_are_refused(damage: dict[str, np.ndarray]) -> None:
+    arrays = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).arrays()
+    with pytest.raises((ValueError, TypeError)):
+        SVMVoter.from_arrays("svm", "regression", {**arrays, **damage}, FOLDS, 2)
+
+
+def test_of_too_many_molecules_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voters, "_MOST", 20)
+    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    assert len(voter.numbers) == 20 and voter.predict(FEATURES).shape == (FOLDS, N, 2)
+    same, other = (fit_voter("svm", FEATURES, Y, SPLIT, "regression", seed) for seed in (0, 1))
+    assert np.array_equal(voter.numbers, same.numbers) and not np.array_equal(voter.numbers, other.numbers)
+
+
+def test_constant_labels_give_a_constant() -> None:
+    voter = fit_voter("svm", FEATURES, np.full((N, 1), 2.5), SPLIT, "regression", 0)
+    assert np.allclose(voter.predict(FEATURES), 2.5)
+    flat = replace(FEATURES, descriptors=np.zeros((N, P), np.float32), counts=np.zeros((N, C), np.float32))
+    assert np.isfinite(fit_voter("svm", flat, Y, SPLIT, "regression", 0).predict(flat)).all()
