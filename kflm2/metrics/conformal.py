@@ -5,6 +5,10 @@ Everything here is fitted on the validation part. The intervals then contain the
 validation part. The same part is also used to choose the epoch, which may reduce the coverage; so every run measures
 the coverage on test. For other molecules the guarantee is void, which is why there is an applicability domain.
 
+With inner folds it is fitted on the out-of-fold predictions of all molecules that are not test. Then there is no exact
+guarantee: a new molecule is predicted by the mean of the folds' models, not by one of them, and usually a little better
+(for intervals that have one see R. F. Barber et al., Ann. Stat. 2021, 49, 486).
+
 The confidence is the mean over models; the intervals of one model cover more or less than that, see coverage_range.
 """
 
@@ -50,19 +54,26 @@ def coverage_range(count: int, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def promise(count: int, task: Task, confidence: float) -> str:
+def promise(count: int, task: Task, confidence: float, folds: bool = False) -> str:
     """What a confidence is worth for one model, in words.
 
     Args:
         count: molecules that calibrate its intervals or sets; see Calibration.fewest.
         task: of the targets.
         confidence: in (0, 1).
+        folds: whether they have out-of-fold predictions, rather than those of a validation part.
     """
     kind, labels = ("intervals", "labels") if task == "regression" else ("sets", "labels of the rarest class")
     low, high = coverage_range(count, confidence)
+    where = "the inner folds" if folds else "validation"
     if low == 1:
         effect = "some intervals are infinitely wide" if task == "regression" else "sets do not rule that class out"
-        return f"validation has {count} {labels}, too few for {100 * confidence:g} %: {effect}"
+        return f"{where} {'have' if folds else 'has'} {count} {labels}, too few for {100 * confidence:g} %: {effect}"
+    if folds:
+        return (
+            f"calibrated on out-of-fold predictions of {count} {labels}, the {kind} of one ensemble hold about"
+            f" {100 * low:.0f} to {100 * high:.0f} %, or a little more, of molecules like those; this is not guaranteed"
+        )
     return (
         f"calibrated on {count} {labels} of validation, the {kind} of one model hold {100 * low:.0f} to"
         f" {100 * high:.0f} % of molecules like those (95 % range)"

@@ -83,8 +83,11 @@ def card(bundle: Bundle, name: str) -> str:
         for part, values in record["coverage"].items()
         if values["share"] is not None
     ]
-    worth = promise(bundle.calibration.fewest, bundle.task, CONFIDENCE)
+    worth = promise(bundle.calibration.fewest, bundle.task, CONFIDENCE, bundle.ensemble.folds)
     llm = source or "none"
+    folds = bundle.ensemble.folds
+    names = {"valid": "out-of-fold"} if folds else {}
+    unseen = "each inner fold" if folds else "the validation part"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
     sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
@@ -102,7 +105,7 @@ def card(bundle: Bundle, name: str) -> str:
             "| | |",
             "|---|---|",
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
-            f"| models | {len(bundle.ensemble.members)}, whose mean predicts |",
+            f"| models | {_models(bundle)} |",
             f"| LLM | {llm}{adapter} |",
             *_taught_by(record.get("teacher")),
             f"| trained on | {record['dataset']['name']}, SHA-256 {record['dataset']['sha256']} |",
@@ -112,7 +115,7 @@ def card(bundle: Bundle, name: str) -> str:
             "",
             "## How well it predicts",
             "",
-            "| | " + " | ".join(parts) + " |",
+            "| | " + " | ".join(names.get(part, part) for part in parts) + " |",
             "|---|" + "---|" * len(parts),
             *metrics,
             "",
@@ -122,13 +125,26 @@ def card(bundle: Bundle, name: str) -> str:
             "## How far to trust it",
             "",
             f"The split is {record['split']['kind']}. Molecules of another kind than those are predicted worse, and",
-            "intervals then hold less often than they say; `in_domain` is no for a molecule that is less like the",
-            "training part, by structure or by what the model makes of it, than 95 % of the validation part was.",
+            "intervals then hold less often than they say; `in_domain` is no for a molecule that is less like what",
+            f"the models learnt from, by structure or by what they make of it, than 95 % of {unseen} was.",
             "",
-            "training.csv holds the SMILES of the training part: mind that before you give the folder away.",
+            "training.csv holds the SMILES that the models learnt from: mind that before you give the folder away.",
             "",
         ]
     )
+
+
+def _models(bundle: Bundle) -> str:
+    """How many there are, and how they make a prediction."""
+    ensemble = bundle.ensemble
+    text = f"{len(ensemble.members)}{' of inner folds' if ensemble.folds else ''}, whose mean predicts"
+    if not ensemble.voters or ensemble.weights is None:
+        return text
+    names = (bundle.config.model, *(voter.name for voter in ensemble.voters))
+    shares = ", ".join(
+        f"{name} {weight:.2f}" for name, weight in zip(names, ensemble.weights.mean(axis=1), strict=True)
+    )
+    return f"{text}; weights: {shares}"
 
 
 def _taught_by(teacher: dict[str, Any] | None) -> list[str]:

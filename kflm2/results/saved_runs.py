@@ -1,7 +1,7 @@
 """Runs of stage 2 as they lie on disk."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from kflm2.data.datasets import Task
 from kflm2.errors import DataError
 from kflm2.metrics.conformal import CONFIDENCE, Calibration, Coverage
+from kflm2.metrics.scores import summarize
 from kflm2.results import schema
 from kflm2.results.schema import RunResult
 
@@ -142,6 +143,13 @@ class SavedRun:
             return pd.read_csv(self.folder / "rejected.csv", dtype=str, keep_default_na=False)[columns]
         except (OSError, ValueError, KeyError):
             return pd.DataFrame(columns=columns)
+
+
+def mean_weights(runs: Sequence[RunResult]) -> dict[str, tuple[float | None, float | None]]:
+    """Network and voters -> mean and standard deviation of their weight over runs and targets; {} without voters."""
+    columns = [column for run in runs for column in run.weights.values()]
+    names = columns[0] if columns else {}
+    return {name: summarize([column.get(name) for column in columns]) for name in names}
 
 
 def is_test(table: pd.DataFrame) -> np.ndarray:

@@ -117,3 +117,16 @@ def test_three_classes_and_an_invalid_smiles_are_refused() -> None:
         KFLM2Classifier(**QUICK).fit(list(SMILES[:3]), [1, 2, 3])
     with pytest.raises(ValueError, match=r"X\[1\] 'C1CC'"):
         KFLM2Regressor(**QUICK).fit(SMILES, Y).predict(["C", "C1CC"])
+
+
+def test_inner_folds_are_the_default_of_crossatt_and_a_choice_of_the_others(tmp_path: Path) -> None:
+    config = KFLM2Regressor()._config()
+    assert (config.folds, config.read_voters, KFLM2Regressor(ensemble=1)._config().folds) == (5, ("svm",), 0)
+    model = KFLM2Regressor(**QUICK, descriptors="rdkit", inner="folds", ensemble=2, voters=("svm",)).fit(SMILES, Y)
+    ensemble = model.bundle_.ensemble
+    assert ensemble.folds and len(ensemble.members) == 2 and [voter.name for voter in ensemble.voters] == ["svm"]
+    assert len(model.bundle_.domain.smiles) == len(SMILES) == len(model.bundle_.calibration.y_true)
+    loaded = KFLM2Regressor.load(model.save(tmp_path / "model") and tmp_path / "model")
+    assert (loaded.inner, loaded.ensemble, loaded.voters) == ("folds", 2, ("svm",))
+    np.testing.assert_array_equal(loaded.predict(SMILES[:9]), model.predict(SMILES[:9]))
+    assert model.fit(SMILES, Y).predict(SMILES).shape == (60,)

@@ -4,7 +4,9 @@ from typing import Any
 
 from kflm2.metrics import conformal
 from kflm2.metrics.scores import SMALLER_IS_BETTER, summarize
+from kflm2.results.saved_runs import mean_weights
 from kflm2.stages.report.collection import SavedDataset, SavedMethod
+from kflm2.text_table import mean_and_std
 
 
 def first_shown(dataset: SavedDataset) -> tuple[int, str]:
@@ -55,13 +57,18 @@ def promise(method: SavedMethod, dataset: SavedDataset) -> dict[str, Any]:
     same_name = [entry for entry in dataset.methods if entry.name == method.name]
     shares = "; ".join(f"on {entry.split} splits {share_of(entry)} ({_run_count(entry)})" for entry in same_name)
     fewest = min(run.calibration.fewest for run in method.runs)
-    worth = conformal.promise(fewest, dataset.record.task, confidence)
+    folds = method.first.folds
+    worth = conformal.promise(fewest, dataset.record.task, confidence, folds)
+    learnt = "those of the inner folds" if folds else "those of the validation part"
     lines = [
         f"Nominal coverage: {100 * confidence:g} % of the {sets} hold {target}. Measured for {method.name}: {shares}.",
         f"{worth[0].upper()}{worth[1:]}.",
-        "The nominal coverage holds for new molecules that are like those of the validation part. For new scaffolds"
-        " no coverage is guaranteed.",
+        f"The nominal coverage holds for new molecules that are like {learnt}. For new scaffolds no coverage is"
+        " guaranteed.",
     ]
+    if weights := mean_weights([run.result for run in method.runs]):
+        parts = ", ".join(f"{name} {mean_and_std(*pair, digits=2)}" for name, pair in weights.items())
+        lines.append(f"Weights of the network and of the models beside it: {parts}.")
     scaffold = next((entry for entry in same_name if entry.split.startswith("scaffold")), None)
     if scaffold is not None:
         mean, _ = summarize([run.coverage.share for run in scaffold.runs])

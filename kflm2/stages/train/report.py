@@ -16,7 +16,7 @@ from kflm2.metrics.scores import (
     summarize,
 )
 from kflm2.results.provenance import peak_memory_mb
-from kflm2.results.saved_runs import SavedRun
+from kflm2.results.saved_runs import SavedRun, mean_weights
 from kflm2.results.schema import RunResult, development_note
 from kflm2.text_table import aligned, mean_and_std, percent_range
 
@@ -94,12 +94,10 @@ def _sizes(run: RunResult) -> str:
 
 def _weights(runs: Sequence[RunResult]) -> list[str]:
     """The network's and the voters' weights: mean and standard deviation over the runs and targets."""
-    columns = [column for run in runs for column in run.weights.values()]
-    if not columns:
+    weights = mean_weights(runs)
+    if not weights:
         return []
-    cells = [
-        f"{name} {mean_and_std(*summarize([column[name] for column in columns]), digits=2)}" for name in columns[0]
-    ]
+    cells = [f"{name} {mean_and_std(*pair, digits=2)}" for name, pair in weights.items()]
     return ["", f"weights ({runs[0].config['weights']}): {', '.join(cells)}"]
 
 
@@ -180,7 +178,7 @@ def _coverage(runs: Sequence[SavedRun]) -> list[str]:
         lines.append(f"{100 * coverage.confidence:g} % {kind} hold {share} % of {part}{width}")
     fewest = min(run.calibration.fewest for run in runs)
     confidence = next(iter(first.coverage.values())).confidence
-    return [*lines, promise(fewest, first.dataset.task, confidence)]
+    return [*lines, promise(fewest, first.dataset.task, confidence, runs[0].folds)]
 
 
 def _percent(share: float | None) -> float | None:

@@ -93,6 +93,11 @@ def test_too_few_molecules_promise_nothing_and_the_promise_is_in_words() -> None
     assert coverage_range(9, 0.9) == pytest.approx((0.025 ** (1 / 9), 0.975 ** (1 / 9)))
     assert "the intervals of one model hold 83 to 96 %" in promise(64, "regression", 0.9)
     assert "validation has 8 labels, too few for 90 %" in promise(8, "regression", 0.9)
+    folds = promise(360, "regression", 0.9, folds=True)
+    assert (
+        "out-of-fold predictions of 360 labels" in folds and "about 87 to 93 %" in folds and "not guaranteed" in folds
+    )
+    assert "the inner folds have 8 labels, too few" in promise(8, "regression", 0.9, folds=True)
 
 
 def test_the_promise_is_of_the_target_or_class_with_the_fewest_labels() -> None:
