@@ -55,7 +55,7 @@ STAGES = (
         ("models/**/adapter_model.safetensors", "models/**/knowledge_head.safetensors", "models/**/losses.csv"),
         ("--resume",),
     ),
-    Stage("tune", ["tune", *GRAPH, "--epochs", "5", "--trials", "4", "--inner", "2"], ("results/**/best.json",)),
+    Stage("tune", ["tune", *GRAPH, "--epochs", "5", "--trials", "4", "--inner-splits", "2"], ("results/**/best.json",)),
 )
 
 
