@@ -1,6 +1,7 @@
 """The applicability domain: by structure and by fused states."""
 
 import numpy as np
+from rdkit import DataStructs
 
 from kflm2.data.similarity import fingerprints
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
@@ -29,3 +30,22 @@ def test_a_constant_column_gives_a_finite_distance() -> None:
     vectors[:, 0] = range(8)
     domain = ApplicabilityDomain([f"{'C' * n}O" for n in range(1, 9)], vectors, 0.0, np.inf)
     assert np.isfinite(domain.locate(fingerprints(["CO"]), np.ones((1, 3))).distance).all()
+
+
+def test_bounds_of_inner_folds_are_of_molecules_that_their_model_did_not_learn_from() -> None:
+    rng = np.random.default_rng(1)
+    smiles = [f"{'C' * n}{end}" for n in range(1, 16) for end in ("O", "N", "C(=O)O", "Cl")]
+    fold = rng.permutation(np.arange(60) % 3)
+    fused = rng.normal(size=(3, 60, 4)) * np.array([1.0, 10.0, 100.0])[:, None, None]
+    domain = ApplicabilityDomain.fit_folds(smiles, fused, fold)
+    similarities, distances = [], []
+    prints = fingerprints(smiles)
+    for i in range(60):
+        others = np.flatnonzero(fold != fold[i])
+        similarities.append(max(DataStructs.TanimotoSimilarity(prints[i], prints[j]) for j in others))
+        vectors = fused[fold[i]]
+        scaled = (vectors - vectors[others].mean(axis=0)) / vectors[others].std(axis=0)
+        distances.append(np.sort(np.linalg.norm(scaled[others] - scaled[i], axis=1) / 2)[:5].mean())
+    assert np.isclose(domain.least_similarity, np.quantile(similarities, 0.05))
+    assert np.isclose(domain.most_distance, np.quantile(distances, 0.95))
+    assert domain.smiles == smiles and np.array_equal(domain.vectors, fused[0])
