@@ -75,22 +75,18 @@ def descriptor_groups(kind: str, smiles: list[str]) -> Iterator[tuple[list[str],
     yield from zip(groups, parallel(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
 
 
-def descriptors_and_counts(
-    kind: str, counts: bool, smiles: list[str], several: bool = True
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def descriptors_and_counts(kind: str, counts: bool, smiles: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
     """(n, P) descriptors, and (n, 2048) Morgan counts, of valid SMILES, computed without the cache.
 
     Args:
         kind: see compute_descriptors; none for no descriptors.
         counts: whether the counts are wanted too.
         smiles: n SMILES.
-        several: whether many SMILES may be computed in several processes.
     """
     wanted = {"none": "morgan", "rdkit": "rdkit+morgan"}.get(kind, kind) if counts else kind
     if wanted == "none" or not smiles:
         return None, None
-    groups = descriptor_groups(wanted, smiles) if several else [(smiles, descriptor_rows(wanted, smiles))]
-    values = np.concatenate([rows for _, rows in groups])
+    values = np.concatenate([rows for _, rows in descriptor_groups(wanted, smiles)])
     if not counts:
         return values, None
     morgan = values[:, -MORGAN_BITS:]

@@ -76,6 +76,12 @@ class SavedRun:
             raise DataError(f"{path}: no column {missing[0]}; there are {', '.join(map(str, table))}")
         return table
 
+    @property
+    def parts(self) -> pd.Series:
+        """(n,) what a molecule's prediction is of; with inner folds `valid`, out-of-fold, for all that is not test."""
+        part = self.table["part"]
+        return part.replace("train", "valid") if self.folds else part
+
     @functools.cached_property
     def y_true(self) -> np.ndarray:
         """(n, K), NaN where the label is missing."""

@@ -197,11 +197,11 @@ def _shown(method: SavedMethod, dataset: SavedDataset, molecules: _Molecules) ->
     run = method.first
     table = plot_data.dots(run, dataset.similarity)
     position = table["position"].to_numpy()
-    parts = sorted(run.table["part"].unique())
+    parts = sorted(run.parts.unique())
     return {
         "seed": run.seed,
         # labels of each target, of which there may be fewer than molecules
-        "sizes": {part: (~np.isnan(run.y_true[run.table["part"] == part])).sum(axis=0).tolist() for part in parts},
+        "sizes": {part: (~np.isnan(run.y_true[run.parts == part])).sum(axis=0).tolist() for part in parts},
         "mol": molecules(table["smiles"]),
         "part": table["part"].tolist(),
         "row": table["row"].tolist(),
@@ -222,7 +222,7 @@ def _map(method: SavedMethod, molecules: _Molecules) -> dict[str, Any] | None:
         "seed": run.seed,
         "of": len(run.table),
         "mol": molecules(run.table["smiles"].iloc[position]),
-        "part": run.table["part"].iloc[position].tolist(),
+        "part": run.parts.iloc[position].tolist(),
         "row": run.table["row"].iloc[position].tolist(),
         "true": _round(run.y_true[position].T.tolist()),
         "pred": _round(run.y_pred[position].T.tolist()),

@@ -30,7 +30,7 @@ _BINS = 10
 
 def dots(run: SavedRun, similarity: Similarity) -> pd.DataFrame:
     """Rows of predictions.csv to draw, with their position in it and similarity; a fixed sample of large parts."""
-    table = run.table.assign(position=np.arange(len(run.table)), similarity=similarity(run.table))
+    table = run.table.assign(part=run.parts, position=np.arange(len(run.table)), similarity=similarity(run.table))
     rng = np.random.default_rng(0)
     drawn = [part if len(part) <= _DOTS else part.iloc[np.sort(rng.permutation(len(part))[:_DOTS])] for _, part in
              table.groupby("part", sort=True)]  # fmt: skip

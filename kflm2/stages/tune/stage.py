@@ -161,13 +161,21 @@ class Objective:
         self.config, self.molecules = config, molecules
         self.device = choose_device(config.device)
         assert config.split is not None
-        kind = "random" if config.split in ("given", "cv5x5") else config.split
-        self.splits: list[Split] = []
-        if not config.folds:
-            self.splits = make_splits(kind, molecules.smiles, range(config.inner_splits), config.fractions)
-        self._groups = groups_of(kind, molecules.smiles) if config.folds else None
+        self._kind = "random" if config.split in ("given", "cv5x5") else config.split
+        _ = self._groups if config.folds else self.splits  # which cannot be made should show at once
         # views are computed once for settings that read the same ones
         self._prepared = functools.lru_cache(maxsize=4)(self._prepare)
+
+    @functools.cached_property
+    def splits(self) -> list[Split]:
+        """The inner splits of trials with a holdout."""
+        smiles, config = self.molecules.smiles, self.config
+        return make_splits(self._kind, smiles, range(config.inner_splits), config.fractions)
+
+    @functools.cached_property
+    def _groups(self) -> list[list[int]] | None:
+        """What the inner folds of a trial keep together."""
+        return groups_of(self._kind, self.molecules.smiles)
 
     def _prepare(self, views: tuple[tuple[str, str], ...]) -> Prepared:
         return prepare(self.config.train_config(**dict(views)), self.device, self.molecules)
