@@ -53,7 +53,7 @@ def random_llm() -> Qwen2ForCausalLM:
 def lora_step(smiles: list[str]) -> dict[str, Any]:
     """Forward, backward and AdamW on one batch; the sizes, seconds and bytes of it."""
     config = FinetuneConfig()
-    model = LoRAModel(random_llm(), config, 0).train()
+    model = LoRAModel(random_llm(), config).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, config.learning_rate)
     batch = tokens_and_labels(_tokenizer(), smiles, CONTEXT)

@@ -158,6 +158,17 @@ _ROWS = (
         table_first=True,
     ),
     Stage(
+        "knowledge",
+        _ABOUT,
+        "[options]",
+        "quantum chemistry of a corpus, for stage 1 to teach",
+        "Compute xTB's numbers of the molecules of a corpus, as a table for `kflm2 finetune --knowledge`.\n\nWrites a"
+        " Parquet file of SMILES, solvation free energies, orbitals, charges and the like, and a card beside it. Uses"
+        " all cores; a killed computation goes on where it was.",
+        "kflm2.config.knowledge:KnowledgeConfig",
+        "kflm2.stages.knowledge:run",
+    ),
+    Stage(
         "llms",
         _ABOUT,
         "[options]",
@@ -173,5 +184,5 @@ STAGES = {row.name: row for row in _ROWS}
 # for thin scripts: from kflm2.cli import train
 finetune, train, prompt, tune = (STAGES[name] for name in ("finetune", "train", "prompt", "tune"))
 compare, ablate, predict, explain = (STAGES[name] for name in ("compare", "ablate", "predict", "explain"))
-distill, report, llms = (STAGES[name] for name in ("distill", "report", "llms"))
+distill, report, llms, knowledge = (STAGES[name] for name in ("distill", "report", "llms", "knowledge"))
 datasets, datasets_get, datasets_audit = (STAGES[name] for name in ("datasets", "datasets get", "datasets audit"))

@@ -4,41 +4,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from kflm2.config.base import StageConfig, check_at_least, check_below_one, check_not_negative, check_positive
+from kflm2.config.base import check_at_least, check_below_one, check_not_negative, check_positive
+from kflm2.config.corpus import CorpusConfig
 from kflm2.config.llm import LLMConfig, LoRAConfig
 from kflm2.errors import SettingError
-
-
-@dataclass(frozen=True)
-class CorpusConfig(StageConfig):
-    """Which SMILES the LLM is trained on."""
-
-    corpus: str = "auto"
-    """auto (ZINC or ChEMBL where one was downloaded, else zinc_sample), ZINC, ChEMBL, MOSES, zinc_sample, or a .smi or
-    .csv file of your own, packed by gzip or not."""
-    limit: int | None = None
-    """Use the first molecules only; default all."""
-    keep_tested: bool = False
-    """Also train on molecules that a dataset of stage 2 holds; by default those of every dataset that is here are left
-    out and counted, by the bonds between their atoms: with all their salts, ions and stereoisomers."""
-    fragments: bool = False
-    """Also train on the molecules' BRICS fragments, open bonds closed: small molecules of many kinds."""
-    randomize: float = 0.0
-    """Share of the molecules, drawn anew in every epoch, that are written as random SMILES: atoms in random order."""
-
-    GROUP: ClassVar = "corpus"
 
 
 @dataclass(frozen=True)
 class FinetuneConfig(LoRAConfig, LLMConfig, CorpusConfig):
     """How an LLM is fine-tuned on SMILES."""
 
+    randomize: float = field(default=0.0, metadata={"group": "corpus"})
+    """Share of the molecules, drawn anew in every epoch, that are written as random SMILES: atoms in random order."""
     layers: int | None = field(default=None, metadata={"group": "LLM"})
     """Keep the LLM's first layers only; stage 2 then reads the last of these. Default all."""
-    knowledge: Literal["none", "descriptors"] = "none"
-    """descriptors: a small head learns, beside the next token, RDKit's descriptors (as ranks) from the mean state."""
-    knowledge_weight: float = 1.0
-    """Weight of its loss."""
+    knowledge: tuple[str, ...] = ()
+    """What a small head learns from the mean state, as ranks, beside the next token: descriptors (RDKit's), xtb (the
+    table of quantum chemistry in dataset/), or any .parquet or .csv file of SMILES and numbers, some of which may be
+    missing; several words for several of them."""
+    knowledge_weight: tuple[float, ...] = (1.0,)
+    """Weights of their losses: one for each, or one for all."""
     next_token_weight: float = 1.0
     """Weight of the next-token loss; 0 leaves it out, and the vocabulary head is then not run."""
     next_token_every: int = 1
@@ -82,13 +67,22 @@ class FinetuneConfig(LoRAConfig, LLMConfig, CorpusConfig):
         """
         self.check_lora()
         check_at_least(self, 1, "epochs", "batch_size", "accumulation", "save_steps", "next_token_every")
-        check_at_least(self, 1, "limit", "layers")
+        self.check_corpus()
+        check_at_least(self, 1, "layers")
         check_below_one(self, "warmup")
         if not 0 <= self.randomize <= 1:
             raise SettingError(f"randomize is {self.randomize}; it is a share, from 0 to 1")
-        check_not_negative(self, "knowledge_weight", "next_token_weight", "samples")
+        check_not_negative(self, "next_token_weight", "samples")
         check_positive(self, "learning_rate")
-        next_token_only = self.knowledge == "none" or self.knowledge_weight == 0
+        weights = self.knowledge_weight
+        if len(weights) not in (1, len(self.knowledge)) or not all(weight >= 0 for weight in weights):
+            raise SettingError(
+                f"knowledge_weight {' '.join(map(str, weights))}: give one for all, or one for each word of knowledge,"
+                " and none below 0"
+            )
+        if len(set(self.knowledge)) < len(self.knowledge):
+            raise SettingError("knowledge names one twice")
+        next_token_only = not self.knowledge or not any(weights)
         if next_token_only and self.next_token_weight == 0:
             raise SettingError("nothing is to be learnt: next_token_weight is 0 and knowledge is none")
         if next_token_only and self.next_token_every > 1:

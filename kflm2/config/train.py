@@ -43,8 +43,9 @@ class PipelineConfig:
 
     model: str = "crossAtt"
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
-    descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan"] = "none"
-    """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), or both."""
+    descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb"] = "none"
+    """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), and xtb: solvation
+    free energies, orbitals, charges and the like by GFN2-xTB (0.03 to 0.5 s of one core a molecule)."""
     views: tuple[View, ...] = ()
     """Of the views that the pipeline would read, only these, for an ablation; default all."""
 
@@ -147,6 +148,13 @@ class TrainingConfig:
     hidden states of the LLM."""
     weights: Literal["learned", "equal"] = "learned"
     """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
+    baseline_model: Literal["none", "ridge", "auto"] = "none"
+    """ridge: a ridge regression on a few columns predicts first, and the network and the voters learn what it leaves
+    (delta learning). auto: they learn both, the target and what the ridge leaves of it, which takes twice the time, and
+    the weights decide. Of regression only."""
+    baseline_columns: tuple[str, ...] = ("xtb",)
+    """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, or names of columns,
+    such as xtb_dG_water or TPSA."""
 
     GROUP: ClassVar = "training"
 
@@ -245,8 +253,28 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         self.check_seeds(self.runs or 1)
         self.check_model()
         self.check_training()
+        self._check_baseline()
         if self.class_weight != "none" and self.resolved_task == "regression":
             raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
+
+    def _check_baseline(self) -> None:
+        if self.baseline_model == "none":
+            return
+        if self.resolved_task != "regression":
+            raise SettingError(f"baseline_model {self.baseline_model} is for regression, and the targets are classes")
+        if self.baseline_model == "auto" and not self.folds:
+            raise SettingError("baseline_model auto decides by out-of-fold predictions; it needs --inner folds")
+        read = self.descriptors if "descriptors" in self.read_views else "none"
+        if not self.baseline_columns or read == "none" or ("xtb" in self.baseline_columns and "xtb" not in read):
+            raise SettingError(
+                f"baseline_columns {' '.join(self.baseline_columns)}: the ridge regresses on descriptors that are read,"
+                f" and these are {read}; --descriptors rdkit+xtb has xTB's"
+            )
+
+    @property
+    def networks(self) -> int:
+        """Neural networks of a run: its models, twice where they learn with a baseline and without it."""
+        return self.members * (2 if self.baseline_model == "auto" else 1)
 
     @property
     def members(self) -> int:
@@ -277,7 +305,10 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
             ensemble=self.members,
             inner="folds" if self.folds else "holdout",
             voters=self.read_voters,
-            weights=self.weights if self.read_voters else TrainingConfig.weights,
+            weights=self.weights if self.read_voters or self.baseline_model == "auto" else TrainingConfig.weights,
+            baseline_columns=self.baseline_columns
+            if self.baseline_model != "none"
+            else TrainingConfig.baseline_columns,
         )
 
     def train_config(self, **changes: Any) -> "TrainConfig":

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import IO
 
 import rdkit
+from pyarrow import ArrowException, parquet
 from rdkit import Chem, rdBase
 from rdkit.Chem import BRICS
 
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
+from kflm2.data.knowledge import SMILES_COLUMNS
 from kflm2.data.molecules import Rejection, parse_smiles, read_table
 from kflm2.data.structures import degree_counts, skeletons
 from kflm2.errors import DataError, MoleculeError, SettingError
@@ -23,11 +25,12 @@ from kflm2.files import cached_json, project_folder, sha256_texts
 SAMPLE = "zinc_sample"
 _FILES = {"ZINC": ZINC.path.name, "ChEMBL": CHEMBL_FILE, "MOSES": MOSES_FILE, SAMPLE: "zinc_sample.smi"}
 _MOST_SHOWN = 20
-_COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
 _HELD_OUT_SAMPLE = 500
 _TRAINING_SAMPLE = 2000
 _HASH_TABLE_SIZE = 1 << 24
 """Bytes of the hash table of known fragments, for a corpus of any length; by collision a few new ones are skipped."""
+_CUTS, _PIECES = 6, 4
+"""Random cuts that are tried of a molecule, and pieces that are kept."""
 _CAPS = {"C": (1, 1, 6, 6, 7, 8, 8, 9, 17, 17, 35), "": (1, 6)}
 """Atomic numbers that close an open bond, common ones twice: on a carbon, and on any other atom."""
 
@@ -65,14 +68,17 @@ def find_corpus(name: str) -> Corpus:
 def stream(path: Path) -> Iterator[str]:
     """SMILES of a file, unchanged, one after another; the file may be gzipped.
 
-    A .csv or .tsv has a header with a column smiles (or SMILES, canonical_smiles); in any other file the first word of
-    each line is the SMILES.
+    A .parquet, .csv or .tsv has a column smiles (or SMILES, canonical_smiles) by its header; in any other file the
+    first word of each line is the SMILES.
 
     Raises:
         DataError: no such column, or the file is damaged.
     """
     gzipped = path.suffix == ".gz"
     suffix = Path(path.stem).suffix if gzipped else path.suffix
+    if suffix == ".parquet":
+        yield from _parquet_smiles(path)
+        return
     try:
         with _open(path, gzipped) as lines:
             if suffix not in (".csv", ".tsv"):
@@ -80,11 +86,23 @@ def stream(path: Path) -> Iterator[str]:
                 return
             rows = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",")
             header = next(rows, [])
-            column = next((header.index(name) for name in _COLUMNS if name in header), None)
+            column = next((header.index(name) for name in SMILES_COLUMNS if name in header), None)
             if column is None:
-                raise DataError(f"corpus {path}: no column {' or '.join(_COLUMNS)}; it has: {', '.join(header)}")
+                raise DataError(f"corpus {path}: no column {' or '.join(SMILES_COLUMNS)}; it has: {', '.join(header)}")
             yield from (row[column].strip() for row in rows if len(row) > column)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"corpus {path} cannot be read: {error}") from None
+
+
+def _parquet_smiles(path: Path) -> Iterator[str]:
+    try:
+        file = parquet.ParquetFile(path)
+        column = next((name for name in SMILES_COLUMNS if name in file.schema_arrow.names), None)
+        if column is None:
+            raise DataError(f"corpus {path}: no column {' or '.join(SMILES_COLUMNS)}")
+        for batch in file.iter_batches(columns=[column]):
+            yield from (str(text).strip() for text in batch.column(0).to_pylist())
+    except (OSError, ArrowException) as error:
         raise DataError(f"corpus {path} cannot be read: {error}") from None
 
 
@@ -171,6 +189,8 @@ class CorpusFilter:
     """Share of them that is held out of training."""
     fragments: bool = False
     """Train on the fragments of the training molecules too, each once."""
+    small: int = 0
+    """Train on small pieces of them too, of at most so many heavy atoms; see small_pieces. 0 for none."""
     longest: int | None = None
     """Maximum characters of a SMILES, by the LLM's context; None for no limit."""
 
@@ -181,7 +201,7 @@ class CorpusFilter:
             stats: updated with the counts and samples of this pass.
         """
         stats = stats if stats is not None else CorpusStats()
-        known = bytearray(_HASH_TABLE_SIZE if self.fragments else 0)
+        known = bytearray(_HASH_TABLE_SIZE if self.fragments or self.small else 0)
         for smiles in self._usable(stats):
             if is_held_out(smiles, self.held_out):
                 stats.held_out += 1
@@ -190,7 +210,7 @@ class CorpusFilter:
             stats.training += 1
             stats.training_sample.add(smiles)
             yield smiles
-            for fragment in fragments(smiles) if self.fragments else ():
+            for fragment in self._derived(smiles):
                 index = zlib.crc32(fragment.encode()) % _HASH_TABLE_SIZE
                 if known[index]:
                     continue
@@ -201,6 +221,11 @@ class CorpusFilter:
                 stats.training += 1
                 stats.training_sample.add(fragment)
                 yield fragment
+
+    def _derived(self, smiles: str) -> Iterator[str]:
+        """Smaller molecules that are made of one."""
+        yield from fragments(smiles) if self.fragments else ()
+        yield from small_pieces(smiles, self.small) if self.small else ()
 
     def _usable(self, stats: CorpusStats) -> Iterator[str]:
         """SMILES that RDKit can read and that no dataset of stage 2 contains."""
@@ -235,6 +260,34 @@ def fragments(smiles: str) -> list[str]:
     pieces = sorted(BRICS.BRICSDecompose(parse_smiles(smiles)))
     capped = (_cap(piece, smiles) for piece in pieces) if len(pieces) > 1 else ()
     return list(dict.fromkeys(fragment for fragment in capped if fragment is not None))
+
+
+def small_pieces(smiles: str, most: int) -> list[str]:
+    """Small molecules (canonical SMILES) that one or two cuts at single bonds outside rings leave of a molecule.
+
+    Open bonds are closed as those of fragments are. BRICS cuts few kinds of bonds, so that amines, alcohols and
+    halides of few atoms are rare among its fragments.
+
+    Args:
+        smiles: valid.
+        most: heavy atoms of a piece.
+
+    Returns:
+        At most four, chosen at random, but always the same for the same molecule.
+    """
+    mol, rng = parse_smiles(smiles), random.Random(smiles)
+    bonds = [
+        bond.GetIdx() for bond in mol.GetBonds() if not bond.IsInRing() and bond.GetBondType() == Chem.BondType.SINGLE
+    ]
+    pieces: dict[str, None] = {}
+    for _ in range(_CUTS if bonds else 0):
+        cut = Chem.FragmentOnBonds(mol, sorted(rng.sample(bonds, min(rng.choice((1, 2)), len(bonds)))))
+        for part in Chem.GetMolFrags(cut, asMols=True):
+            if sum(atom.GetAtomicNum() > 1 for atom in part.GetAtoms()) <= most:
+                capped = _cap(Chem.MolToSmiles(part), smiles)
+                if capped is not None and parse_smiles(capped).GetNumAtoms() <= most:
+                    pieces[capped] = None
+    return list(pieces)[:_PIECES]
 
 
 def _cap(piece: str, smiles: str) -> str | None:

@@ -1,4 +1,4 @@
-"""RDKit's 2D descriptors and Morgan counts, the third view of a molecule."""
+"""RDKit's 2D descriptors, Morgan counts and xTB's numbers, the third view of a molecule."""
 
 import contextlib
 import warnings
@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
 from kflm2.errors import one_of
+from kflm2.featurize import xtb
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
 
-DESCRIPTOR_SETS = ("none", "rdkit", "morgan", "rdkit+morgan")
+DESCRIPTOR_SETS = ("none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb")
 MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
 _GROUP = 256
@@ -40,22 +41,47 @@ def rdkit_names() -> tuple[str, ...]:
     return tuple(name for name, _ in Descriptors.descList)
 
 
+def descriptor_names(kind: str) -> tuple[str, ...]:
+    """Names of the columns of a descriptor set, in their order; see compute_descriptors."""
+    names = {
+        "rdkit": rdkit_names(),
+        "morgan": tuple(f"Morgan bit {bit}" for bit in range(MORGAN_BITS)),
+        "xtb": tuple(xtb.XTB_COLUMNS),
+    }
+    return tuple(name for part in kind.split("+") if part != "none" for name in names[part])
+
+
+def without_xtb(kind: str) -> str:
+    """The descriptor set without xTB's numbers."""
+    return "+".join(part for part in kind.split("+") if part != "xtb") or "none"
+
+
 def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> np.ndarray:
     """Descriptors of valid SMILES, read from the cache or computed.
 
     Args:
-        kind: `rdkit` (P = 217 with RDKit 2026.9), `morgan` (P = 2,048 counts, radius 2) or `rdkit+morgan`.
+        kind: `rdkit` (P = 217 with RDKit 2026.9), `morgan` (P = 2,048 counts, radius 2), `xtb` (see xtb.XTB_COLUMNS) or
+            several of them in this order, joined by +.
         smiles: n SMILES.
         progress: show a progress bar while computing.
 
     Returns:
-        (n, P) float32; NaN where RDKit cannot compute a descriptor.
+        (n, P) float32; NaN where a descriptor cannot be computed.
 
     Raises:
-        SettingError: unknown kind.
+        SettingError: unknown kind, or xtb without tblite.
         MoleculeError: RDKit cannot read a SMILES.
     """
     one_of("descriptor set", kind, DESCRIPTOR_SETS[1:])
+    columns = []
+    if (plain := without_xtb(kind)) != "none":
+        columns.append(_cached_descriptors(plain, smiles, progress))
+    if "xtb" in kind:
+        columns.append(xtb.compute_xtb(smiles, progress)[0])
+    return np.concatenate(columns, axis=1)
+
+
+def _cached_descriptors(kind: str, smiles: list[str], progress: bool) -> np.ndarray:
     cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__, "version": VERSION})
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
@@ -75,24 +101,33 @@ def descriptor_groups(kind: str, smiles: list[str]) -> Iterator[tuple[list[str],
     yield from zip(groups, parallel(joblib.delayed(descriptor_rows)(kind, group) for group in groups), strict=True)
 
 
-def descriptors_and_counts(kind: str, counts: bool, smiles: list[str]) -> tuple[np.ndarray | None, np.ndarray | None]:
+def descriptors_and_counts(
+    kind: str, counts: bool, smiles: list[str]
+) -> tuple[np.ndarray | None, np.ndarray | None, list[str]]:
     """(n, P) descriptors, and (n, 2048) Morgan counts, of valid SMILES, computed without the cache.
 
     Args:
         kind: see compute_descriptors; none for no descriptors.
         counts: whether the counts are wanted too.
         smiles: n SMILES.
+
+    Returns:
+        The descriptors, the counts, and n reasons why xTB's are missing, empty where they are not; [] without xTB.
     """
-    wanted = {"none": "morgan", "rdkit": "rdkit+morgan"}.get(kind, kind) if counts else kind
-    if wanted == "none" or not smiles:
-        return None, None
-    values = np.concatenate([rows for _, rows in descriptor_groups(wanted, smiles)])
-    if not counts:
-        return values, None
-    morgan = values[:, -MORGAN_BITS:]
-    if kind == "none":
-        return None, morgan
-    return (values[:, :-MORGAN_BITS] if kind == "rdkit" else values), morgan
+    plain = without_xtb(kind)
+    wanted = {"none": "morgan", "rdkit": "rdkit+morgan"}.get(plain, plain) if counts else plain
+    if not smiles or (wanted == "none" and "xtb" not in kind):
+        return None, None, []
+    columns, morgan, failures = [], None, list[str]()
+    if wanted != "none":
+        values = np.concatenate([rows for _, rows in descriptor_groups(wanted, smiles)])
+        morgan = values[:, -MORGAN_BITS:] if counts else None
+        if plain != "none":
+            columns.append(values[:, :-MORGAN_BITS] if wanted != plain else values)
+    if "xtb" in kind:
+        values, failures = xtb.compute_uncached(smiles)
+        columns.append(values)
+    return np.concatenate(columns, axis=1) if columns else None, morgan, failures
 
 
 def descriptor_rows(kind: str, smiles: list[str]) -> np.ndarray:

@@ -57,6 +57,8 @@ class Features:
     """(n, P)"""
     counts: np.ndarray | None = None
     """(n, 2048) Morgan counts, for a support vector machine beside the model."""
+    unscaled: np.ndarray | None = None
+    """(n, L) descriptors that a ridge baseline reads, not scaled."""
 
     def sizes(self) -> Sizes:
         """Widths of the views."""
@@ -74,6 +76,7 @@ class Features:
             self.graphs.subset(rows) if self.graphs is not None else None,
             self.descriptors[rows] if self.descriptors is not None else None,
             self.counts[rows] if self.counts is not None else None,
+            self.unscaled[rows] if self.unscaled is not None else None,
         )
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:

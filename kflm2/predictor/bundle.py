@@ -29,20 +29,22 @@ from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error
-from kflm2.featurize import descriptors, graphs
+from kflm2.featurize import descriptors, graphs, xtb
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
+from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
 from kflm2.files import atomic, read_json, sha256_file, write_json
 from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
+from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 3
+FORMAT = 4
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
-each with its own scaling of the targets, and voters."""
+each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline."""
 JSON, WEIGHTS, TRAINING, ADAPTER, CARD = "bundle.json", "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
@@ -82,6 +84,10 @@ class Bundle:
     """For people: dataset, split, metrics, versions."""
     opened: Embedder | None = None
     """The source with its LLM in memory, where a bundle was read, which loads the LLM to check it."""
+
+    def scale_features(self, features: Features) -> Features:
+        """Features with descriptors as computed to the input of the models."""
+        return self.ensemble.scale_features(features, baseline_columns(self.config))
 
     def embedder(self, device: torch.device) -> Embedder | None:
         """What computes the states that the models read; None for models without an LLM."""
@@ -128,11 +134,11 @@ class Bundle:
             "unit": self.unit,
             "kind": self.task,
             "config": {name: _json_value(getattr(self.config, name)) for name in SAVED_SETTINGS},
-            "members": [member.best_epoch for member in self.ensemble.members],
+            "members": [member.best_epoch for member in self.ensemble.all_members],
             "sizes": dataclasses.asdict(self.ensemble.sizes),
             "scalers": [
                 {"mean": member.scaler.mean.tolist(), "std": member.scaler.std.tolist()}
-                for member in self.ensemble.members
+                for member in self.ensemble.all_members
             ],
             "thresholds": self.thresholds.tolist() if self.task == "classification" else None,
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
@@ -145,15 +151,21 @@ class Bundle:
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """The arrays of weights.safetensors, by name."""
-        for i, member in enumerate(self.ensemble.members):
+        for i, member in enumerate(self.ensemble.all_members):
             for name, weight in member.model.state_dict().items():
                 yield f"member.{i}.{name.replace(HEADS, HEADS_IN_FILE)}", weight.cpu().numpy()
         if self.ensemble.descriptor_scaler is not None:
             for name, array in self.ensemble.descriptor_scaler.arrays().items():
                 yield f"descriptors.{name}", array
-        for voter in self.ensemble.voters:
-            for name, array in voter.arrays().items():
-                yield f"voter.{voter.name}.{name}", array
+        for prefix, models in (("", self.ensemble), ("delta.", self.ensemble.delta)):
+            if models is None:
+                continue
+            for voter in models.voters:
+                for name, array in voter.arrays().items():
+                    yield f"{prefix}voter.{voter.name}.{name}", array
+            if models.baseline is not None:
+                for name, array in models.baseline.arrays().items():
+                    yield f"baseline.{name}", array
         if self.ensemble.weights is not None:
             yield "ensemble.weights", self.ensemble.weights
         for name, array in self.calibration.arrays().items():
@@ -206,6 +218,8 @@ def feature_names(config: TrainConfig) -> dict[str, Any]:
     names: dict[str, Any] = {}
     if "graph" in config.read_views:
         names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES), "graph_version": graphs.VERSION}
+    if "xtb" in config.descriptors and "descriptors" in config.read_views:
+        names |= {"xtb": list(xtb.XTB_COLUMNS), "xtb_version": xtb.VERSION, "rdkit": version("rdkit")}
     if "rdkit" in config.descriptors and "descriptors" in config.read_views:
         names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
         names["rdkit"] = version("rdkit")

@@ -47,6 +47,7 @@ from kflm2.predictor.bundle import (
     feature_names,
     probe_states,
 )
+from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 from kflm2.trainers.voters import SVMVoter
 
@@ -152,16 +153,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     descriptor_scaler = None
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
-    voters = tuple(
-        SVMVoter.from_arrays(name, task, _with_prefix(arrays, f"voter.{name}."), count, len(targets))
-        for name in config.read_voters
-    )
-    for voter in voters:
-        if voter.numbers.shape[1] != _voter_width(voter.name, sizes, descriptor_scaler):
-            raise BundleError(f"bundle {folder}: the voter {voter.name} reads other features than the models")
-    shared_weights = None
-    if config.folds:
-        shared_weights = _finite_array(arrays["ensemble.weights"], (1 + len(voters), len(targets)))
+    ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets))
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
@@ -189,7 +181,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         targets=targets,
         unit=str(metadata["unit"]),
         task=task,
-        ensemble=Ensemble(members, descriptor_scaler, sizes, bool(config.folds), voters, shared_weights),
+        ensemble=ensemble,
         source=source,
         thresholds=thresholds,
         calibration=calibration,
@@ -197,6 +189,48 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         provenance=metadata["made"],
         opened=opened,
     )
+
+
+def _ensemble(
+    config: TrainConfig,
+    members: list[FittedModel],
+    scaler: DescriptorScaler | None,
+    sizes: Sizes,
+    arrays: dict[str, np.ndarray],
+    targets: int,
+) -> Ensemble:
+    """The networks with the voters, the baseline and the weights of the arrays.
+
+    Raises:
+        ValueError: an array is damaged.
+        BundleError: they do not go together.
+    """
+    count = len(members) // (2 if config.baseline_model == "auto" else 1)
+    if count * config.networks // config.members != len(members):
+        raise BundleError("the number of its models is not that of its settings")
+
+    def models(networks: list[FittedModel], prefix: str) -> Ensemble:
+        voters = tuple(
+            SVMVoter.from_arrays(name, networks[0].task, _with_prefix(arrays, f"{prefix}voter.{name}."), count, targets)
+            for name in config.read_voters
+        )
+        for voter in voters:
+            if voter.numbers.shape[1] != _voter_width(voter.name, sizes, scaler):
+                raise BundleError(f"the voter {voter.name} reads other features than the models")
+        return Ensemble(networks, scaler, sizes, bool(config.folds), voters)
+
+    ensemble = models(members[:count], "")
+    if config.baseline_model != "none":
+        columns = len(baseline_columns(config))
+        baseline = RidgeBaseline.from_arrays(_with_prefix(arrays, "baseline."), count, columns, targets)
+        if config.baseline_model == "ridge":
+            ensemble = replace(ensemble, baseline=baseline)
+        else:
+            ensemble = replace(ensemble, delta=replace(models(members[count:], "delta."), baseline=baseline))
+    if config.folds:
+        shape = (len(ensemble.names(config.model)), targets)
+        ensemble = replace(ensemble, weights=_finite_array(arrays["ensemble.weights"], shape))
+    return ensemble
 
 
 def _voter_width(name: VoterName, sizes: Sizes, scaler: DescriptorScaler | None) -> int:

@@ -137,10 +137,12 @@ def card(bundle: Bundle, name: str) -> str:
 def _models(bundle: Bundle) -> str:
     """How many there are, and how they make a prediction."""
     ensemble = bundle.ensemble
-    text = f"{len(ensemble.members)}{' of inner folds' if ensemble.folds else ''}, whose mean predicts"
-    if not ensemble.voters or ensemble.weights is None:
+    text = f"{len(ensemble.all_members)}{' of inner folds' if ensemble.folds else ''}, whose mean predicts"
+    if ensemble.baseline is not None:
+        text = f"{text} what a ridge regression on {' '.join(bundle.config.baseline_columns)} leaves"
+    names = ensemble.names(bundle.config.model)
+    if len(names) == 1 or ensemble.weights is None:
         return text
-    names = (bundle.config.model, *(voter.name for voter in ensemble.voters))
     shares = ", ".join(
         f"{name} {weight:.2f}" for name, weight in zip(names, ensemble.weights.mean(axis=1), strict=True)
     )

@@ -48,6 +48,8 @@ class Predictions:
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
     writings_std: np.ndarray | None = None
     """(n, K) standard deviation of the predictions over the writings of each molecule; None for one writing."""
+    xtb: list[str] | None = None
+    """(n,) why a molecule has no xTB values, empty where it has; None for a model that reads none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class ReadMolecules:
     """(m,) Morgan fingerprints."""
     features: Features
     """Of m molecules, without states; descriptors are not scaled."""
+    xtb: list[str] | None = None
+    """(m,) why a molecule has no xTB values, empty where it has; None for a model that reads none."""
 
     def without(self, problems: dict[int, str]) -> "ReadMolecules":
         """Without some of the m molecules; `problems` has their numbers and the reasons."""
@@ -79,6 +83,7 @@ class ReadMolecules:
             [self.smiles[i] for i in kept],
             [self.fingerprints[i] for i in kept],
             self.features.subset(kept),
+            None if self.xtb is None else [self.xtb[i] for i in kept],
         )
 
 
@@ -94,6 +99,11 @@ class MoleculeFeaturizer:
     """Whether a voter reads Morgan counts."""
     max_atoms: int
 
+    @property
+    def kind(self) -> str:
+        """The descriptors that are computed."""
+        return self.descriptors if "descriptors" in self.views else "none"
+
     def __call__(self, smiles: Sequence[str]) -> ReadMolecules:
         """Read n SMILES; one that cannot be read has the reason as its status."""
         status = [OK] * len(smiles)
@@ -106,11 +116,11 @@ class MoleculeFeaturizer:
             except MoleculeError as error:
                 status[i] = str(error)
         texts = list(standard.values())
-        kind = self.descriptors if "descriptors" in self.views else "none"
-        descriptors, counts = descriptors_and_counts(kind, self.counts, texts)
+        descriptors, counts, failures = descriptors_and_counts(self.kind, self.counts, texts)
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
         features = Features(None, graphs, descriptors, counts)
-        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features)
+        xtb = failures if "xtb" in self.kind else None
+        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, xtb)
 
 
 class Predictor:
@@ -218,8 +228,9 @@ class Predictor:
                 domain,
                 [""] * count,
                 nan if self.writings > 1 else None,
+                [""] * count if read.xtb is not None else None,
             )
-        features = bundle.ensemble.scale_features(replace(read.features, states=states[0]))
+        features = bundle.scale_features(replace(read.features, states=states[0]))
         raw, std, fused = bundle.ensemble.predict_with_fused(features)
         writings_std = None
         if self.writings > 1:
@@ -231,6 +242,11 @@ class Predictor:
         nearest = [""] * count
         for row, index in zip(rows, domain.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]
+        xtb = None
+        if read.xtb is not None:
+            xtb = [""] * count
+            for row, failure in zip(rows, read.xtb, strict=True):
+                xtb[row] = failure
         intervals, sets, predicted_class = None, None, None
         if bundle.task == "regression":
             intervals = expand(bundle.calibration.intervals(raw, std, confidence), np.nan)
@@ -252,4 +268,5 @@ class Predictor:
             ),
             nearest,
             writings_std,
+            xtb,
         )

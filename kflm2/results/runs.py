@@ -1,7 +1,7 @@
 """One run of stage 2 in memory, and the files it leaves: result.json, predictions.csv, split.json, rejected.csv."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class Run:
     """(F, n, H) states of the fusion, of the network of each inner fold; of the first run only."""
     development: DevelopmentRecord | None = None
     """What the search saw of the test part, if it did."""
+    without_xtb: dict[str, int] = field(default_factory=dict)
+    """Reason -> molecules that have no xTB values for it."""
 
 
 def write_run(run: Run, folder: Path) -> None:
@@ -96,7 +98,7 @@ def predictions(run: Run) -> pd.DataFrame:
 
 def result(run: Run) -> RunResult:
     """What result.json holds."""
-    targets, members = run.molecules.dataset.targets, run.ensemble.members
+    targets, members = run.molecules.dataset.targets, run.ensemble.all_members
     classes = run.molecules.dataset.task == "classification"
     return RunResult(
         dataset=DatasetRecord.of(run.molecules),
@@ -118,6 +120,7 @@ def result(run: Run) -> RunResult:
         parameters=sum(weight.numel() for weight in members[0].model.parameters()),
         variance=members[0].variance,
         weights=_weights(run),
+        without_xtb=run.without_xtb,
         seconds=run.seconds,
         peak_memory_mb=peak_memory_mb(),
         config=to_json(run.config),
@@ -130,9 +133,9 @@ def result(run: Run) -> RunResult:
 def _weights(run: Run) -> dict[str, dict[str, float]]:
     """Target -> model -> its weight, where there are several kinds of models."""
     ensemble = run.ensemble
-    if not ensemble.voters or ensemble.weights is None:
+    names = ensemble.names(run.config.model)
+    if len(names) == 1 or ensemble.weights is None:
         return {}
-    names = (run.config.model, *(voter.name for voter in ensemble.voters))
     return {
         target: dict(zip(names, column.round(4).tolist(), strict=True))
         for target, column in zip(run.molecules.dataset.targets, ensemble.weights.T, strict=True)

@@ -168,6 +168,8 @@ class RunResult:
     """Share of the variance of the LLM's states that is in their principal components; None where it read all."""
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     """Target -> the pipeline and each voter -> its weight; {} where the pipeline predicts alone."""
+    without_xtb: dict[str, int] = field(default_factory=dict)
+    """Reason -> molecules that have no xTB values for it."""
 
     # of baselines alone
     baseline: bool = False
@@ -188,6 +190,7 @@ _OF_TRAINING = (
     "parameters",
     "variance",
     "weights",
+    "without_xtb",
 )
 _OF_BASELINES = ("baseline", "about", "chosen")
 

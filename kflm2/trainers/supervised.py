@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder
+from kflm2.trainers.baseline import RidgeBaseline
 from kflm2.trainers.voters import SVMVoter
 
 _PREDICT_BATCH = 256
@@ -124,7 +125,7 @@ class FoldOutputs:
     heads: np.ndarray
     """(F, V, n, K) those of each of their heads."""
     voters: np.ndarray
-    """(W, F, n, K) those of the voters; W may be 0."""
+    """(W, F, n, K) those of the voters, and of networks and voters behind a baseline; W may be 0."""
     fused: np.ndarray
     """(F, n, H) outputs of the networks' fusions."""
 
@@ -165,13 +166,27 @@ class Ensemble:
     voters: tuple[SVMVoter, ...] = ()
     """Models of other kinds, each of all folds."""
     weights: np.ndarray | None = None
-    """(1 + W, K) of the network and of the voters; None without inner folds."""
+    """(M, K) of all M kinds of models, in the order of `names`; None without inner folds."""
+    baseline: RidgeBaseline | None = None
+    """Predicts first; members and voters learnt what it leaves."""
+    delta: "Ensemble | None" = None
+    """The same members and voters once more, with a baseline; its weights are in those of this one."""
 
-    def scale_features(self, features: Features) -> Features:
-        """Features with unscaled descriptors to the input of the models."""
-        if self.descriptor_scaler is None or features.descriptors is None:
-            return features
-        return replace(features, descriptors=self.descriptor_scaler(features.descriptors))
+    def names(self, pipeline: str) -> tuple[str, ...]:
+        """Names of the kinds of models: the network, the voters, and these once more behind a baseline."""
+        names = (pipeline, *(voter.name for voter in self.voters))
+        if self.baseline is not None:
+            names = tuple(f"ridge+{name}" for name in names)
+        return names if self.delta is None else (*names, *self.delta.names(pipeline))
+
+    @property
+    def all_members(self) -> list[FittedModel]:
+        """The networks, those behind a baseline last."""
+        return self.members if self.delta is None else [*self.members, *self.delta.members]
+
+    def scale_features(self, features: Features, unscaled: Sequence[int] = ()) -> Features:
+        """Features with unscaled descriptors to the input of the models; see scale_features."""
+        return scale_features(features, self.descriptor_scaler, unscaled)
 
     def predict(self, scaled: Features) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the members' predictions, (n, K) each; see FittedModel.predict."""
@@ -188,21 +203,46 @@ class Ensemble:
             return *self.combined(outputs), outputs.fused[0]
         first, fused = self.members[0].predict_with_fused(scaled)
         y_pred = np.stack([first, *(member.predict(scaled) for member in self.members[1:])])
+        if self.baseline is not None:
+            y_pred = y_pred + self._base(scaled)
         return y_pred.mean(axis=0), y_pred.std(axis=0), fused
 
     def fold_outputs(self, scaled: Features) -> FoldOutputs:
         """What the members, and the voters, of each inner fold make of molecules."""
-        network, heads, fused = zip(*(member.predict_by_heads(scaled) for member in self.members), strict=True)
+        parts = zip(*(member.predict_by_heads(scaled) for member in self.members), strict=True)
+        network, heads, fused = (np.stack(part) for part in parts)
         voters = [voter.predict(scaled) for voter in self.voters]
-        shape = (0, len(network), *network[0].shape)
-        return FoldOutputs(
-            np.stack(network), np.stack(heads), np.stack(voters) if voters else np.zeros(shape), np.stack(fused)
-        )
+        if self.baseline is not None:
+            base = self._base(scaled)
+            network, heads, voters = network + base, heads + base[:, None], [values + base for values in voters]
+        if self.delta is not None:
+            other = self.delta.fold_outputs(scaled)
+            voters += [other.network, *other.voters]
+        return FoldOutputs(network, heads, np.stack(voters) if voters else np.zeros((0, *network.shape)), fused)
+
+    def _base(self, scaled: Features) -> np.ndarray:
+        """(F, n, K) predictions of the baseline."""
+        assert self.baseline is not None and scaled.unscaled is not None
+        return self.baseline.predict(scaled.unscaled)
 
     def combined(self, outputs: FoldOutputs) -> tuple[np.ndarray, np.ndarray]:
         """(n, K) weighted mean of the network's and the voters' predictions, and (n, K) standard deviation."""
         assert self.weights is not None
         return (self.weights[:, None] * outputs.models()).sum(axis=0), outputs.spread()
+
+
+def scale_features(features: Features, scaler: DescriptorScaler | None, unscaled: Sequence[int]) -> Features:
+    """The input of the models.
+
+    Args:
+        features: with descriptors as computed.
+        scaler: of the descriptors; None for a model without them.
+        unscaled: columns of the descriptors that a baseline reads as they are.
+    """
+    if scaler is None or features.descriptors is None:
+        return features
+    columns = features.descriptors[:, list(unscaled)] if len(unscaled) else None
+    return replace(features, descriptors=scaler(features.descriptors), unscaled=columns)
 
 
 def positive_weights(y_train: np.ndarray) -> np.ndarray:

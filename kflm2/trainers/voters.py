@@ -135,7 +135,15 @@ def _joined(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.concatenate([numbers, np.log1p(counts.astype(np.float32))], axis=1).astype(np.float64)
 
 
-def fit_voter(name: VoterName, scaled: Features, y_true: np.ndarray, split: Split, task: Task, seed: int) -> SVMVoter:
+def fit_voter(
+    name: VoterName,
+    scaled: Features,
+    y_true: np.ndarray,
+    split: Split,
+    task: Task,
+    seed: int,
+    baseline: np.ndarray | None = None,
+) -> SVMVoter:
     """Fit the machines of all inner folds and targets.
 
     Args:
@@ -145,6 +153,7 @@ def fit_voter(name: VoterName, scaled: Features, y_true: np.ndarray, split: Spli
         split: with inner folds.
         task: of the targets.
         seed: of the molecules that are drawn where there are too many.
+        baseline: (F, n, K) predictions of each fold's baseline, what it leaves of y_true is learnt; None for none.
     """
     rows = split.learned
     if len(rows) > _MOST:
@@ -163,22 +172,37 @@ def fit_voter(name: VoterName, scaled: Features, y_true: np.ndarray, split: Spli
     folds, targets = len(split.folds), y_true.shape[1]
     coefficients, intercepts = np.zeros((len(rows), folds, targets)), np.zeros((folds, targets))
     platt = np.repeat([[1.0], [0.0]], targets, axis=1)
+    # (F, m, K): what the machine of each fold learns
+    labels = np.broadcast_to(y_true[rows], (folds, len(rows), targets))
+    if baseline is not None:
+        labels = labels - baseline[:, rows]
     for k in range(targets):
-        machine = _best(kernel, y_true[rows, k], fold, folds, task)
+        machine = _best(kernel, labels[:, :, k], fold, task)
         coefficients[:, :, k], intercepts[:, k], platt[:, k] = machine
     return SVMVoter(name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt)
 
 
-def _best(kernel: np.ndarray, y_true: np.ndarray, fold: np.ndarray, folds: int, task: Task) -> tuple[np.ndarray, ...]:
-    """(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of the penalty of the smallest out-of-fold error."""
+def _best(kernel: np.ndarray, y_true: np.ndarray, fold: np.ndarray, task: Task) -> tuple[np.ndarray, ...]:
+    """(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of the penalty of the smallest out-of-fold error.
+
+    Args:
+        kernel: (m, m)
+        y_true: (F, m) what the machine of each fold learns, NaN where missing.
+        fold: (m,) number of the fold of each molecule.
+        task: of the target.
+    """
     best: tuple[float, tuple[np.ndarray, ...]] | None = None
-    labelled = ~np.isnan(y_true)
+    labelled = ~np.isnan(y_true[0])
+    own = y_true[fold, np.arange(len(fold))]
     for penalty in PENALTIES:
-        machines = [_fit(kernel, y_true, np.flatnonzero(labelled & (fold != i)), penalty, task) for i in range(folds)]
+        machines = [
+            _fit(kernel, labels, np.flatnonzero(labelled & (fold != number)), penalty, task)
+            for number, labels in enumerate(y_true)
+        ]
         coefficients = np.stack([machine[0] for machine in machines], axis=1)
         intercepts = np.array([machine[1] for machine in machines])
         out = (np.einsum("ij,ji->i", kernel, coefficients[:, fold]) + intercepts[fold])[labelled]
-        labels = y_true[labelled]
+        labels = own[labelled]
         platt = np.array([1.0, 0.0])
         if task == "regression":
             error = float(np.mean((out - labels) ** 2))

@@ -56,7 +56,7 @@ def test_predictions_of_train_and_valid_are_by_models_that_never_saw_them(work: 
     prepared = prepare(config, torch.device("cpu"))
     (split,) = make_splits("random", prepared.molecules.smiles, [0], config.fractions, folds=FOLDS)
     ensemble = load_bundle(work / "model", str(tiny_decoder)).ensemble
-    features, _ = scaled_features(prepared, split)
+    features, _ = scaled_features(config, prepared, split)
     table = pd.read_csv(_run(work) / "predictions.csv")
     weights = list(json.loads((_run(work) / "result.json").read_text())["weights"]["expt"].values())
     assert sum(weights) == pytest.approx(1, abs=1e-3) and ensemble.weights is not None

@@ -292,9 +292,10 @@ def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path,
     predictor = Predictor(load_bundle(model))
     reader = MoleculeReader.of((str(molecules_file),), "smiles", None)
     predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, 0.9)
-    expected = pd.concat([table for _, table in predict.stream(predict_chunks.chunks(reader, 0, None), 1)])
+    chunks = list(predict_chunks.chunks(reader, 0, None, predict.chunk_size))
+    expected = pd.concat([table for _, table in predict.stream(chunks, 1)])
     predictor.device = torch.device("cuda")  # decides who does what; the models stay where they are
-    split_work = pd.concat([table for _, table in predict.stream(predict_chunks.chunks(reader, 0, None), 2)])
+    split_work = pd.concat([table for _, table in predict.stream(chunks, 2)])
     pd.testing.assert_frame_equal(split_work, expected)
     assert len(expected) == 201
 

@@ -181,7 +181,7 @@ def test_the_first_of_several_targets_is_predicted_with_an_adapter_of_stage_1(
     (tmp_path / "own.csv").write_text("smiles,a,b\n" + "\n".join(rows) + "\n")
     llm, _ = load_decoder(tiny_writer, torch.device("cpu"))
     cut_layers(llm.model, 1, keep_norm=True)
-    model = LoRAModel(llm, FinetuneConfig(), 0)
+    model = LoRAModel(llm, FinetuneConfig())
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

@@ -20,7 +20,6 @@ from scipy.special import logit
 
 from kflm2.config.explain import MOST_STEPS
 from kflm2.data.molecules import parse_smiles
-from kflm2.featurize.descriptors import MORGAN_BITS, DescriptorScaler, rdkit_names
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.model import CrossAttention, StatesEncoder, pool_mean
@@ -30,8 +29,8 @@ Output = Callable[[Batch], torch.Tensor]
 """A function of a batch of B molecules that returns (B,) values, each of which depends on its molecule only."""
 
 VIEWS = ("graph", "tokens", "descriptors")
-VOTERS = {"svm": "SVM", "llm": "SVM of tokens"}
-"""Voter -> its name in pictures."""
+VOTERS = {"svm": "SVM", "llm": "SVM of tokens", "ridge": "ridge"}
+"""Voter, or the baseline before all models, -> its name in pictures."""
 _TINY = 1e-7
 TOLERANCE = 0.01
 """Largest gap, as a share of the difference, or of the target's standard deviation if that is larger."""
@@ -133,36 +132,62 @@ def explain(
         steps *= 2
 
 
-def with_voters(attribution: Attribution, ensemble: Ensemble, scaled: Features, target: int) -> Attribution:
-    """An attribution of the networks as one of the networks and the voters, by their weights.
+def explain_all(
+    ensemble: Ensemble,
+    scaled: Features,
+    molecule: Batch,
+    average: AverageAtom | None,
+    target: int,
+    pooled: bool,
+    steps: int,
+) -> Attribution:
+    """Explain the prediction of all models: the networks, the voters, and the baseline before them, by their weights.
 
     For classification it is of the weighted mean of their log-odds.
 
     Args:
-        attribution: of the networks.
-        ensemble: with voters, or without any.
-        scaled: of the molecule, as the models read it.
+        ensemble: with or without voters and baseline.
+        scaled: features of the molecule, as the models read it.
+        molecule: the same as a batch, for the networks, with the states of its tokens.
+        average: see baseline_of.
         target: index of the target.
+        pooled: whether the networks read the mean of the tokens' states.
+        steps: see explain.
     """
-    if not ensemble.voters or ensemble.weights is None:
-        return attribution
-    own, *weights = ensemble.weights[:, target].tolist()
-    prediction, baseline, voters = own * attribution.prediction, own * attribution.baseline, {}
-    for weight, voter in zip(weights, ensemble.voters, strict=True):
-        values = [voter.predict(scaled)[:, 0, target], voter.baseline()[:, target]]
-        if voter.task == "classification":
-            values = [logit(value.clip(_TINY, 1 - _TINY)) for value in values]
-        end, start = (weight * float(value.mean()) for value in values)
-        prediction, baseline = prediction + end, baseline + start
-        voters[VOTERS[voter.name]] = end - start
-    return replace(
-        attribution,
-        prediction=prediction,
-        baseline=baseline,
-        tokens=own * attribution.tokens,
-        atoms=own * attribution.atoms,
-        descriptors=own * attribution.descriptors,
-        voters=voters,
+    weights = [1.0] if ensemble.weights is None else ensemble.weights[:, target].tolist()
+    parts: list[tuple[float, Attribution]] = []
+    beside: dict[str, float] = {}
+    prediction = baseline = 0.0
+    for models in (ensemble, ensemble.delta):
+        if models is None:
+            continue
+        own, *others = weights[: 1 + len(models.voters)]
+        weights = weights[1 + len(models.voters) :]
+        parts.append((own, explain(models, molecule, average, target, pooled, steps)))
+        changes = [
+            (VOTERS[voter.name], weight, voter.predict(scaled)[:, 0, target], voter.baseline()[:, target])
+            for weight, voter in zip(others, models.voters, strict=True)
+        ]
+        if models.baseline is not None and scaled.unscaled is not None:
+            values, median = (
+                models.baseline.predict(scaled.unscaled),
+                models.baseline.predict(models.baseline.median[None]),
+            )
+            changes.append((VOTERS["ridge"], own + sum(others), values[:, 0, target], median[:, 0, target]))
+        for name, weight, end, start in changes:
+            if models.members[0].task == "classification":
+                end, start = (logit(value.clip(_TINY, 1 - _TINY)) for value in (end, start))
+            prediction, baseline = prediction + weight * float(end.mean()), baseline + weight * float(start.mean())
+            beside[name] = beside.get(name, 0.0) + weight * float(end.mean() - start.mean())
+    return Attribution(
+        prediction=prediction + sum(weight * part.prediction for weight, part in parts),
+        baseline=baseline + sum(weight * part.baseline for weight, part in parts),
+        tokens=np.sum([weight * part.tokens for weight, part in parts], axis=0),
+        atoms=np.sum([weight * part.atoms for weight, part in parts], axis=0),
+        descriptors=np.sum([weight * part.descriptors for weight, part in parts], axis=0),
+        steps=max(part.steps for _, part in parts),
+        allowed=max(part.allowed for _, part in parts),
+        voters=beside,
     )
 
 
@@ -293,13 +318,3 @@ def attention(ensemble: Ensemble, molecule: Batch) -> tuple[np.ndarray, np.ndarr
             maps.append([weights[0].double().cpu().numpy() for weights in fusion.attention_maps(views)])
     to_atoms, to_tokens = (np.mean(weights, axis=0) for weights in zip(*maps, strict=True))
     return to_atoms, to_tokens
-
-
-def descriptor_names(kind: str, descriptor_scaler: DescriptorScaler) -> list[str]:
-    """Names of the descriptors that the models read, in their order."""
-    names: list[str] = []
-    if "rdkit" in kind:
-        names += rdkit_names()
-    if "morgan" in kind:
-        names += [f"Morgan bit {bit}" for bit in range(MORGAN_BITS)]
-    return [names[column] for column in descriptor_scaler.columns]

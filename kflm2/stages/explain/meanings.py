@@ -38,6 +38,24 @@ _WORDS = {
     "fr_para_hydroxylation": "number of aromatic CH para to O or N, where enzymes may add OH",
     "fr_piperdine": "number of piperidine rings",
     "fr_piperzine": "number of piperazine rings",
+    "xtb_dG_water": "free energy of solvation in water, kcal/mol (GFN2-xTB, ALPB)",
+    "xtb_dG_octanol": "free energy of solvation in octanol, kcal/mol (GFN2-xTB, ALPB)",
+    "xtb_dG_hexane": "free energy of solvation in hexane, kcal/mol (GFN2-xTB, ALPB)",
+    "xtb_logP_octanol": "log P (octanol/water) from solvation free energies (GFN2-xTB, ALPB)",
+    "xtb_logP_hexane": "log P (hexane/water) from solvation free energies (GFN2-xTB, ALPB)",
+    "xtb_dipole": "dipole moment in the gas phase, Debye (GFN2-xTB)",
+    "xtb_dipole_water": "dipole moment in water, Debye (GFN2-xTB, ALPB)",
+    "xtb_HOMO": "energy of the highest occupied orbital, eV (GFN2-xTB)",
+    "xtb_LUMO": "energy of the lowest unoccupied orbital, eV (GFN2-xTB)",
+    "xtb_gap": "LUMO minus HOMO, eV (GFN2-xTB)",
+    "xtb_max_charge_H": "highest charge of a hydrogen, e (GFN2-xTB)",
+    "xtb_max_charge": "highest charge of a heavy atom, e (GFN2-xTB)",
+    "xtb_min_charge": "lowest charge of a heavy atom, e (GFN2-xTB)",
+    "xtb_sum_abs_charge": "sum of the absolute charges of all atoms, e (GFN2-xTB)",
+    "xtb_SASA": "surface area of one conformer that a solvent reaches, A^2",
+    "xtb_PNSA3": "surface area times charge, over negative atoms (GFN2-xTB)",
+    "xtb_PPSA3": "surface area times charge, over positive atoms (GFN2-xTB)",
+    "xtb_radius_of_gyration": "radius of gyration of one conformer, A",
     "qed": "drug-likeness, from 0 to 1 (QED)",
 }
 _EXTREME = {"Max": "highest", "Min": "lowest", "MaxAbs": "largest absolute", "MinAbs": "smallest absolute"}
@@ -56,7 +74,7 @@ def meaning(name: str) -> str:
     """What a descriptor measures; empty for an unknown name.
 
     Args:
-        name: of attribution.descriptor_names.
+        name: of descriptors.descriptor_names.
     """
     if name.startswith("Morgan bit"):
         return "a substructure around an atom, of radius <= 2 bonds"

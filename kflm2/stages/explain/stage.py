@@ -15,7 +15,7 @@ from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError, one_of
-from kflm2.featurize.descriptors import descriptors_and_counts
+from kflm2.featurize.descriptors import descriptor_names, descriptors_and_counts
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -32,9 +32,7 @@ from kflm2.stages.explain.attribution import (
     Attribution,
     AverageAtom,
     attention,
-    descriptor_names,
-    explain,
-    with_voters,
+    explain_all,
 )
 from kflm2.stages.explain.meanings import meaning
 from kflm2.stages.explain.plots import Explanation
@@ -114,11 +112,16 @@ class Explainer:
         self._embedder = bundle.embedder(device)
         descriptor_scaler, read_views = bundle.ensemble.descriptor_scaler, bundle.config.read_views
         self.descriptors = (
-            () if descriptor_scaler is None else descriptor_names(bundle.config.descriptors, descriptor_scaler)
+            ()
+            if descriptor_scaler is None
+            else tuple(np.array(descriptor_names(bundle.config.descriptors))[descriptor_scaler.columns].tolist())
         )
         self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
         views = (view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
-        self.views = (*views, *(VOTERS[voter.name] for voter in bundle.ensemble.voters))
+        beside: list[str] = [voter.name for voter in bundle.ensemble.voters]
+        if bundle.config.baseline_model != "none":
+            beside.append("ridge")
+        self.views = (*views, *(VOTERS[name] for name in beside))
 
     def about(self) -> dict[str, Any]:
         """Target, unit, method and views, for explained.json."""
@@ -149,12 +152,13 @@ class Explainer:
         mol = parse_smiles(text)
         views = bundle.config.read_views
         kind = bundle.config.descriptors if "descriptors" in views else "none"
-        values, counts = descriptors_and_counts(kind, "svm" in bundle.config.read_voters, [text])
+        values, counts, _ = descriptors_and_counts(kind, "svm" in bundle.config.read_voters, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
-        features = bundle.ensemble.scale_features(Features(self._states(text), graphs, values, counts))
+        features = bundle.scale_features(Features(self._states(text), graphs, values, counts))
         molecule = features.batch(np.array([0]), self.device)
-        attribution = explain(bundle.ensemble, molecule, self._average, self.target, self.pooled, self.steps)
-        attribution = with_voters(attribution, bundle.ensemble, features, self.target)
+        attribution = explain_all(
+            bundle.ensemble, features, molecule, self._average, self.target, self.pooled, self.steps
+        )
         probability = self._probability(features) if self.classes else None
         descriptor_scaler = bundle.ensemble.descriptor_scaler
         explanation = Explanation(

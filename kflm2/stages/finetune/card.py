@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
@@ -20,6 +21,9 @@ def summary(record: dict[str, Any], folder: Path) -> str:
     if "judged" in record:
         rows = aligned([("", "before", "after"), *_metric_rows(record["judged"])])
         table = "\n".join(rows) + f"\n{_note_on_layers(record)}\n"
+    if knowledge := _knowledge_rows(record):
+        header = ("R2 of ranks, held out", "columns", "median", "80 % of them")
+        table += "\n".join(aligned([header, *knowledge])) + "\n\n"
     return f"\n{record['llm']['name']} {training}\n\n{table}adapter: {folder}"
 
 
@@ -50,6 +54,19 @@ def _metric_rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     for name, error in after["probe"].items():
         title = f"linear probe of {name}, RMSE in {DATASETS[name].unit}"
         rows.append((title, f"{before['probe'][name]:.3f}", f"{error:.3f}"))
+    return rows
+
+
+def _knowledge_rows(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Source, number of columns, median R2 and range, of columns that vary among what was held out."""
+    rows = []
+    for source, values in record.get("knowledge_r2", {}).items():
+        known = np.array([value for value in values.values() if value is not None])
+        if len(known):
+            middle = f"{np.median(known):.2f}"
+            rows.append(
+                (source, str(len(known)), middle, f"{np.quantile(known, 0.1):.2f} to {np.quantile(known, 0.9):.2f}")
+            )
     return rows
 
 
@@ -95,9 +112,6 @@ def _metric_table(record: dict[str, Any]) -> list[str]:
     return ["| | before | after |", "|---|---|---|", *rows, "", _note_on_layers(record)]
 
 
-_UNITS = {"next token": "next token, nats", "descriptors": "descriptors, squared error (ranks, sd 1)"}
-
-
 @styled
 def draw_losses(losses: Path, picture: Path) -> None:
     """Plot the losses over the steps, as a moving average over a fiftieth of the steps.
@@ -114,7 +128,8 @@ def draw_losses(losses: Path, picture: Path) -> None:
         steps, values = zip(*((int(row["step"]), float(row[name])) for row in rows if row[name]), strict=True)
         window = max(1, len(values) // 50)
         smoothed = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
-        axis.plot(steps[window - 1 :], smoothed.tolist(), label=_UNITS[name])
+        label = "next token, nats" if name == "next token" else f"{name}, squared error (ranks, sd 1)"
+        axis.plot(steps[window - 1 :], smoothed.tolist(), label=label)
     use_log_scale(axis)
     axis.set(xlabel="step", ylabel="loss")
     axis.legend()

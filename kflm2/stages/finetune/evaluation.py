@@ -11,17 +11,20 @@ import numpy as np
 import torch
 from rdkit import Chem
 from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from kflm2.data.corpus import CorpusFilter, randomized
+from kflm2.data.corpus import CorpusFilter, is_held_out, randomized
 from kflm2.data.datasets import locate
 from kflm2.data.molecules import parse_smiles, read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
 from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states, mean_pool, nll_sum, tokens_and_labels
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
+from kflm2.trainers.lora.model import LoRAModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +36,10 @@ _LONGEST = 100
 _BATCH = 32
 _SAMPLED = 256
 """Samples drawn at once: a step of one token waits for all threads, so the fewer steps the better on a busy machine."""
+_MOST_KNOWN = 2000
+"""Held-out molecules of a table that are evaluated at most."""
+_FEWEST = 10
+"""Values of which an R2 is given."""
 _FOLDS = 5
 _PENALTIES = np.logspace(-1, 5, 25)
 
@@ -264,6 +271,35 @@ class LLMEvaluation:
         """Errors of the linear probe of the LLM's hidden states; see probe."""
         return {"probe": probe(llm, self.tokenizer, self.context)}
 
+    def evaluate_knowledge(self, model: LoRAModel, targets: KnowledgeTargets, share: float) -> dict[str, Any]:
+        """How much of each column the head reads off molecules that were held out.
+
+        Args:
+            model: fine-tuned.
+            targets: what it learnt.
+            share: of the molecules that were held out of training.
+
+        Returns:
+            Source -> column -> R2 of the ranks over the molecules where the column is known; None for fewer than ten.
+        """
+        found: dict[str, Any] = {}
+        for source in targets.sources:
+            smiles = self.held_out
+            if source.table is not None:
+                smiles = [text for text in source.table.smiles if is_held_out(text, share)][:_MOST_KNOWN]
+            if not smiles:
+                found[source.name] = dict.fromkeys(source.names)
+                continue
+            states = mean_states(model.llm, self.tokenizer, smiles, self.context, source.name)
+            y_pred, y_true = model.predict_knowledge(states)[:, source.columns], source.values(smiles)
+            found[source.name] = {
+                name: r2_score(y_true[known, k], y_pred[known, k])
+                if (known := ~np.isnan(y_true[:, k])).sum() >= 10
+                else None
+                for k, name in enumerate(source.names)
+            }
+        return found
+
     def compare(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
         """The metrics before and after, with the statistics of the samples added to both.
 
@@ -284,3 +320,11 @@ class LLMEvaluation:
                 for text in texts:
                     smiles = canonical(text)
                     writer.writerow([when, text, smiles or "", smiles in self._known if smiles else ""])
+
+
+def _r2(y_true: np.ndarray, y_pred: np.ndarray) -> float | None:
+    """R2 where y_true is not NaN; None for fewer than ten values, or where they do not vary."""
+    known = ~np.isnan(y_true)
+    if known.sum() < _FEWEST or not np.ptp(y_true[known]):
+        return None
+    return float(r2_score(y_true[known], y_pred[known]))

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 
 from kflm2.config.base import to_json
 from kflm2.config.finetune import FinetuneConfig
-from kflm2.data.corpus import Corpus, CorpusFilter, CorpusStats, ExcludedStructures, find_corpus, structures_of_datasets
 from kflm2.device import choose_device, only_device
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.files import sha256_file, write_json, write_text
@@ -25,10 +24,12 @@ from kflm2.llm.loading import cut_layers
 from kflm2.llm.memory import Machine
 from kflm2.llm.resolve import LLMSource, choose
 from kflm2.results.provenance import commit, versions
+from kflm2.stages.corpus import PreparedCorpus, read_corpus
 from kflm2.stages.finetune.card import card, draw_losses, summary
 from kflm2.stages.finetune.evaluation import LLMEvaluation, mean_states
 from kflm2.trainers.lora import trainer
-from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
 from kflm2.trainers.lora.model import LoRAModel
 
 HELD_OUT = 0.02
@@ -39,15 +40,6 @@ _TOKENS = 40
 """Tokens of a drug-like SMILES with its end token, for the memory estimate."""
 _SCALE_MOLECULES = 256
 """Molecules from which the scale of the hidden states is estimated."""
-
-
-@dataclass(frozen=True)
-class PreparedCorpus:
-    """A corpus, the filter for its training SMILES, and the counts of one pass over it."""
-
-    corpus: Corpus
-    corpus_filter: CorpusFilter
-    stats: CorpusStats
 
 
 def run(config: FinetuneConfig) -> Path:
@@ -86,7 +78,8 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     if config.layers == depth:
         config = replace(config, layers=None)  # no layer is cut
     context = checkpoints.folder_context(source.folder)
-    prepared = read_corpus(config, context)
+    # a token has at least one character; begin and end are tokens too
+    prepared = read_corpus(config, HELD_OUT, context - 2)
     step = config.batch_size * config.accumulation * processes
     count = prepared.stats.training
     if count * config.epochs < step:
@@ -107,11 +100,12 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     cut_layers(base.model, config.layers, keep_norm=True)
     if evaluation:
         before |= evaluation.evaluate_probe(base)
-    targets = DescriptorTargets(training_sample) if config.knowledge == "descriptors" else None
-    if targets is not None:
-        record["knowledge"] = targets.names
+    targets = None
+    if config.knowledge:
+        targets = KnowledgeTargets(config.knowledge, config.knowledge_weight, training_sample)
+        record["knowledge"] = {source.name: list(source.names) for source in targets.sources}
     torch.manual_seed(config.seed)
-    model = LoRAModel(base, config, len(targets.columns) if targets else 0)
+    model = LoRAModel(base, config, targets.sources if targets else ())
     if targets is not None:
         model.fit_head(mean_states(base, tokenizer, training_sample[:_SCALE_MOLECULES], context))
     if rank == 0 and not config.resume:
@@ -127,6 +121,8 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         if evaluation:
             after = evaluation.evaluate_text(model.llm) | evaluation.evaluate_probe(model.llm)
             record["judged"] = evaluation.compare(before, after)
+            if targets is not None:
+                record["knowledge_r2"] = evaluation.evaluate_knowledge(model, targets, HELD_OUT)
         _write(folder, model, tokenizer, record, evaluation)
         print(summary(record, folder))
     return folder
@@ -158,42 +154,6 @@ def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | N
             f" time, and there are {machine.memory / 1e9:.0f} GB of {machine.name}; --batch-size and --layers lower it,"
             " `kflm2 llms` shows what fits"
         )
-
-
-def read_corpus(config: FinetuneConfig, context: int) -> PreparedCorpus:
-    """Read the corpus once, print its counts, and set the filter for the training SMILES.
-
-    Args:
-        config: see FinetuneConfig.
-        context: maximum tokens of the LLM's input.
-
-    Raises:
-        DataError: no SMILES is left for training.
-    """
-    corpus = find_corpus(config.corpus)
-    exclude = ExcludedStructures() if config.keep_tested else structures_of_datasets()
-    # a token has at least one character; begin and end are tokens too
-    corpus_filter = CorpusFilter(corpus.path, exclude, config.limit, HELD_OUT, config.fragments, context - 2)
-    stats = CorpusStats()
-    for _ in corpus_filter.training_smiles(stats):
-        pass
-    excluded = (
-        f"{stats.excluded} left out because {', '.join(exclude.names)} hold them"
-        if exclude.names
-        else "none left out as tested on"
-    )
-    print(
-        f"corpus: {corpus.name}, {stats.read:,} read, {stats.unreadable:,} unreadable, {excluded},"
-        f" {stats.training:,} for training"
-        + (f" ({stats.fragments:,} fragments among them)" if config.fragments else "")
-        + f", {stats.held_out:,} held out",
-        flush=True,
-    )
-    for rejection in stats.shown:
-        print(f"  SMILES {rejection.row}: {rejection.smiles[:60]!r}: {rejection.reason}")
-    if not stats.training:
-        raise DataError(f"corpus {corpus.path}: none of {stats.read} SMILES can be used for training")
-    return PreparedCorpus(corpus, corpus_filter, stats)
 
 
 def _record(config: FinetuneConfig, source: LLMSource, prepared: PreparedCorpus, processes: int) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from kflm2.trainers.jobs import run_stream
 
 CHUNK = 256
 """Rows predicted at once. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
+CHUNK_OF_XTB = 16
+"""The same where quantum chemistry is computed, which takes a thousand times the time."""
 _CHUNK_CHARACTERS = 1 << 17
 """Characters of input after which a chunk ends too: ten times those of 256 ordinary SMILES."""
-_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status")
+_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status", "xtb")
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class ReadChunk:
     read: ReadMolecules
 
 
-def chunks(reader: MoleculeReader, start: int, last: int | None) -> Iterator[Chunk]:
-    """The chunks with rows from index `start` to `last`, which is excluded.
+def chunks(reader: MoleculeReader, start: int, last: int | None, size: int) -> Iterator[Chunk]:
+    """The chunks of at most `size` rows with rows from index `start` to `last`, which is excluded.
 
     They are counted from the first row of the input, whatever the share and the start.
     """
     index, rows = 0, reader.rows()
-    while (last is None or index < last) and (chunk := _next_chunk(rows)):
+    while (last is None or index < last) and (chunk := _next_chunk(rows, size)):
         if index + len(chunk) > start:
             yield Chunk(index, chunk)
         index += len(chunk)
@@ -94,6 +96,11 @@ class ChunkPredictor:
         frame.insert(0, "row", np.arange(chunk.start + 1, chunk.start + len(chunk.rows) + 1))
         return chunk, frame
 
+    @property
+    def chunk_size(self) -> int:
+        """Rows of a chunk, at most."""
+        return CHUNK_OF_XTB if "xtb" in self.read.featurizer.kind else CHUNK
+
     def stream(self, chunks: Iterable[Chunk], jobs: int) -> Generator[tuple[Chunk, pd.DataFrame], None, None]:
         """Chunks in order; see run_stream for the processes.
 
@@ -111,7 +118,8 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
 
     Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
     `T_class` and `T_possible`, the classes that cannot be excluded; then `in_domain`, `nearest`, `similarity`,
-    `distance` and `status`. With several writings `T_writings` too.
+    `distance`, `status`, and of a model that reads xTB `xtb`: ok, or why the molecule has no such values. With several
+    writings `T_writings` too.
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in predictions.status], dtype=bool)
@@ -129,6 +137,8 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     columns["nearest"] = np.array(predictions.nearest, dtype=object)
     columns["similarity"], columns["distance"] = predictions.domain.similarity, predictions.domain.distance
     columns["status"] = np.array(predictions.status, dtype=object)
+    if predictions.xtb is not None:
+        columns["xtb"] = np.where(ok, [failure or OK for failure in predictions.xtb], "")
     return pd.DataFrame(columns)
 
 
@@ -145,14 +155,14 @@ def _target_columns(bundle: Bundle) -> list[str]:
     return names
 
 
-def _next_chunk(rows: Iterator[InputRow]) -> list[InputRow]:
-    """The next rows: at most CHUNK, and few enough for little memory however long they are."""
+def _next_chunk(rows: Iterator[InputRow], size: int) -> list[InputRow]:
+    """The next rows: at most `size`, and few enough for little memory however long they are."""
     chunk: list[InputRow] = []
     characters = 0
     for row in rows:
         chunk.append(row)
         # a line of an SDF stands for an atom or a bond, as a character of a SMILES does
         characters += (row.text.count("\n") or len(row.text)) + len(row.name)
-        if len(chunk) == CHUNK or characters >= _CHUNK_CHARACTERS:
+        if len(chunk) == size or characters >= _CHUNK_CHARACTERS:
             break
     return chunk

@@ -123,7 +123,7 @@ class _PredictionJob:
             statuses.
         """
         total = None if self.last is None else self.last - self.first
-        stream = self.predict.stream(chunks(self.reader, start, self.last), self.jobs)
+        stream = self.predict.stream(chunks(self.reader, start, self.last, self.predict.chunk_size), self.jobs)
         with (
             tqdm(total=total, initial=start - self.first, desc="predicting", unit="mol", disable=total == 0) as bar,
             contextlib.closing(stream),

@@ -219,7 +219,7 @@ def _run(
     lora = FinetuneConfig(
         rank=config.rank, alpha=config.alpha, dropout=config.dropout, unsloth=config.unsloth, seed=seed
     )
-    model = LoRAModel(llm, lora, 0)
+    model = LoRAModel(llm, lora)
     prompter = Prompter(model.llm, tokenizer)
     if number is not None:
         prompter.check_numbers(train_answers[:_CHECKED], number)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.device import choose_device, choose_precision
 from kflm2.errors import MoleculeError
+from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.featurize.embeddings import Embedder
@@ -30,7 +32,8 @@ from kflm2.metrics.stacking import stacking_weights
 from kflm2.model import build
 from kflm2.results.runs import Run
 from kflm2.stages.train import report
-from kflm2.trainers.supervised import Ensemble, FittedModel, fit
+from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
+from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
 from kflm2.trainers.voters import fit_voter
 
 
@@ -44,6 +47,8 @@ class Prepared:
     source: LLMSource | None
     """The LLM, where the model reads one."""
     seconds: dict[str, float]
+    without_xtb: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Reason -> molecules that have no xTB values for it; empty where all have, or none are read."""
 
 
 def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> Run:
@@ -107,6 +112,7 @@ def evaluate(
         hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
         fused=trained.fused if seed == config.seed else None,
         seconds=seconds,
+        without_xtb=prepared.without_xtb,
     )
 
 
@@ -126,17 +132,23 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         with _timed("embeddings", seconds):
             molecules, states = _read_states(config, source, device, molecules)
     graphs, descriptors = None, None
+    without_xtb: dict[str, int] = {}
     if "graph" in config.read_views:
         with _timed("graphs", seconds):
             graphs = build_graphs(molecules.smiles)
     if "descriptors" in config.read_views:
         with _timed("descriptors", seconds):
             descriptors = compute_descriptors(config.descriptors, molecules.smiles)
+            if "xtb" in config.descriptors:
+                _, failures = xtb.compute_xtb(molecules.smiles)
+                without_xtb = dict(Counter(filter(None, failures)).most_common())
+                if without_xtb:
+                    print(xtb.count_failures(failures), flush=True)
     counts = None
     if "svm" in config.read_voters:
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
-    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds)
+    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb)
 
 
 def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
@@ -194,7 +206,7 @@ class Trained:
 def train(config: TrainConfig, prepared: Prepared, split: Split, seed: int, device: torch.device) -> Trained:
     """Train the models of one run, one after another."""
     splits = {seed: split}
-    members = [fit_member(config, prepared, splits, device, Member(seed, number)) for number in range(config.members)]
+    members = [fit_member(config, prepared, splits, device, Member(seed, number)) for number in range(config.networks)]
     return assemble(config, prepared, split, members, seed)
 
 
@@ -204,6 +216,7 @@ class Member(NamedTuple):
     seed: int
     """Of the run."""
     number: int
+    """From the number of folds on they learn what the baseline leaves, once more of the same folds."""
 
     def __str__(self) -> str:
         return f"seed {self.seed}" + (f", model {self.number + 1}" if self.number else "")
@@ -227,9 +240,13 @@ def fit_member(
         member: which model.
         after_epoch: called after each epoch.
     """
-    features, _ = scaled_features(prepared, splits[member.seed])
-    split = splits[member.seed].of_member(member.number)
-    sizes, y_true = features.sizes(), prepared.molecules.y_true
+    whole, (delta, number) = splits[member.seed], divmod(member.number, config.members)
+    features, _ = scaled_features(config, prepared, whole)
+    split, sizes, y_true = whole.of_member(number), features.sizes(), prepared.molecules.y_true
+    if delta or config.baseline_model == "ridge":
+        baseline = fit_ridge(config, features, y_true, whole)
+        assert features.unscaled is not None
+        y_true = y_true - baseline.predict(features.unscaled)[number]
     with _threads(config.threads):
         return fit(
             lambda: build(config.model, sizes, y_true.shape[1], config),
@@ -239,7 +256,7 @@ def fit_member(
             prepared.molecules.dataset.task,
             config,
             # members of one run differ from each other and from all other runs' members
-            seed=member.seed * 1000 + member.number,
+            seed=member.seed * 1000 + number,
             device=device,
             after_epoch=after_epoch,
             components=config.states_components,
@@ -256,8 +273,16 @@ def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: lis
         members: of fit_member.
         seed: of the run.
     """
-    features, descriptor_scaler = scaled_features(prepared, split)
-    ensemble = Ensemble(members, descriptor_scaler, features.sizes())
+    features, descriptor_scaler = scaled_features(config, prepared, split)
+    first, second = members[: config.members], members[config.members :]
+    ensemble = Ensemble(first, descriptor_scaler, features.sizes())
+    if config.baseline_model != "none":
+        baseline = fit_ridge(config, features, prepared.molecules.y_true, split)
+        if config.baseline_model == "ridge":
+            ensemble = dataclasses.replace(ensemble, baseline=baseline)
+        else:
+            delta = dataclasses.replace(ensemble, members=second, baseline=baseline)
+            ensemble = dataclasses.replace(ensemble, delta=delta)
     with _threads(config.threads):
         if not split.folds:
             return Trained(ensemble, features, *ensemble.predict(features))
@@ -270,15 +295,23 @@ def _assemble_folds(
     """The voters beside the networks of inner folds, the weights of all, and their predictions."""
     y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
     start = time.perf_counter()
-    voters = tuple(fit_voter(name, features, y_true, split, task, seed) for name in config.read_voters)
+
+    def with_voters(networks: Ensemble) -> Ensemble:
+        base = None
+        if networks.baseline is not None and features.unscaled is not None:
+            base = networks.baseline.predict(features.unscaled)
+        voters = tuple(fit_voter(name, features, y_true, split, task, seed, base) for name in config.read_voters)
+        delta = None if networks.delta is None else with_voters(networks.delta)
+        return dataclasses.replace(networks, folds=True, voters=voters, delta=delta)
+
+    ensemble = with_voters(ensemble)
     seconds = time.perf_counter() - start
-    ensemble = dataclasses.replace(ensemble, folds=True, voters=voters)
     outputs = ensemble.fold_outputs(features)
     rows, fold = split.learned, split.fold_of
     out_of_fold = outputs.of_rows(rows, fold)
-    weights = np.full((1 + len(voters), y_true.shape[1]), 1 / (1 + len(voters)))
+    models = out_of_fold.models()
+    weights = np.full((len(models), y_true.shape[1]), 1 / len(models))
     if config.weights == "learned":
-        models = out_of_fold.models()
         for k in range(y_true.shape[1]):
             weights[:, k] = stacking_weights(y_true[rows, k], models[:, :, k], fold, task)
     ensemble = dataclasses.replace(ensemble, weights=weights)
@@ -287,14 +320,20 @@ def _assemble_folds(
     return Trained(ensemble, features, y_pred, std, outputs.fused, round(seconds, 3))
 
 
-def scaled_features(prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
+def fit_ridge(config: TrainConfig, features: Features, y_true: np.ndarray, split: Split) -> RidgeBaseline:
+    """The ridge of each fold, of the molecules that its network learns from."""
+    assert features.unscaled is not None
+    return fit_baseline(features.unscaled, y_true, [split.of_member(number).train for number in range(config.members)])
+
+
+def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
     """Features as the models of a split read them."""
     features = prepared.features
     if features.descriptors is None:
         return features, None
     # of inner folds all share one, which sees no label
     scaler = DescriptorScaler(features.descriptors[split.learned])
-    return dataclasses.replace(features, descriptors=scaler(features.descriptors)), scaler
+    return scale_features(features, scaler, baseline_columns(config)), scaler
 
 
 @contextlib.contextmanager

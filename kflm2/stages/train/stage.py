@@ -193,7 +193,7 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
     """Train, measure and write; the first run is returned."""
     config, prepared = plan.config, plan.prepared
     work = functools.partial(fit_member, config, prepared, splits, plan.device)
-    tasks = [Member(seed, number) for seed in splits for number in range(config.members)]
+    tasks = [Member(seed, number) for seed in splits for number in range(config.networks)]
     jobs = config.jobs or (default_jobs(config.threads) if plan.device.type == "cpu" else 1)
     forked = plan.device.type == "cpu" and config.threads == 1
     first = None
@@ -204,8 +204,8 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
         contextlib.closing(run_jobs(work, tasks, jobs, forked, bar.update)) as members,
     ):
         for done, (seed, split) in enumerate(splits.items(), start=1):
-            models = list(itertools.islice(members, config.members))
-            bar.update(max(0, done * config.members * config.epochs - bar.n))  # after early stopping
+            models = list(itertools.islice(members, config.networks))
+            bar.update(max(0, done * config.networks * config.epochs - bar.n))  # after early stopping
             trained = assemble(config, prepared, split, models, seed)
             seconds = {
                 **prepared.seconds,

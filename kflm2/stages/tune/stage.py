@@ -27,6 +27,7 @@ from kflm2.stages.train.experiment import (
     Prepared,
     assemble,
     fit_member,
+    fit_ridge,
     load_readable,
     prepare,
     scaled_features,
@@ -206,13 +207,22 @@ class Objective:
         """Metric of the out-of-fold predictions; a trial is pruned by its first folds."""
         everything, none = np.arange(len(self.molecules.smiles)), np.zeros(0, dtype=int)
         split = with_folds(Split(self.config.resolved_split, everything, none, none), config.folds, 0, self._groups)
-        features, _ = scaled_features(prepared, split)
+        features, _ = scaled_features(config, prepared, split)
+        base = None
+        if config.baseline_model == "ridge" and features.unscaled is not None:
+            base = fit_ridge(config, features, self.molecules.y_true, split).predict(features.unscaled)
         members, values = [], []
         for number, fold in enumerate(split.folds):
             members.append(fit_member(config, prepared, {0: split}, self.device, Member(0, number)))
             y_pred = members[-1].predict(features.subset(fold))
+            if base is not None:
+                y_pred = y_pred + base[number, fold]
             values.append(self._metric(y_pred, fold, split.of_member(number).train))
             _report(trial, values, len(split.folds))
+        members += [
+            fit_member(config, prepared, {0: split}, self.device, Member(0, number))
+            for number in range(len(members), config.networks)
+        ]
         trial.set_user_attr("figures", values)
         return self._metric(assemble(config, prepared, split, members, 0).y_pred, everything, everything)
 

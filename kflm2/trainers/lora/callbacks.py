@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ class Stop(TrainerCallback):
 class Curve(TrainerCallback):
     """Losses of each step, written to losses.csv and shown beside a progress bar of molecules."""
 
-    def __init__(self, losses: Callable[[], dict[str, float]], path: Path, step: int) -> None:
-        self.losses, self.path, self.step = losses, path, step
+    def __init__(self, losses: Callable[[], dict[str, float]], names: Sequence[str], path: Path, step: int) -> None:
+        self.losses, self.names, self.path, self.step = losses, names, path, step
         self.bar: tqdm | None = None
         self.labels: dict[str, str] = {}
 
@@ -88,8 +88,7 @@ class Curve(TrainerCallback):
                 self.bar.update(self.step)
                 self.labels |= {name: f"{name} {value:.2f}" for name, value in losses.items()}
                 self.bar.set_postfix_str(", ".join(self.labels.values()))
-            header = "" if self.path.exists() and self.path.stat().st_size else ",".join(["step", *losses]) + "\n"
-            names = self.path.open(encoding="utf-8").readline().strip().split(",")[1:] if not header else list(losses)
-            values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in names)
+            header = "" if self.path.exists() and self.path.stat().st_size else ",".join(["step", *self.names]) + "\n"
+            values = ",".join(f"{losses[name]:.6g}" if name in losses else "" for name in self.names)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{header}{state.global_step},{values}\n")

@@ -1,18 +1,15 @@
-"""Training data of stage 1: a corpus as a stream of batches of similar length, and the descriptor targets."""
+"""Training data of stage 1: a corpus as a stream of batches of similar length."""
 
-import os
-import signal
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
 from kflm2.data.corpus import CorpusFilter, randomized
-from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows, rdkit_names
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,46 +91,11 @@ class CorpusDataset(IterableDataset):
         return [block[index] for index in left_out]
 
 
-class DescriptorTargets:
-    """RDKit's descriptors of SMILES as ranks among the molecules of a corpus, with mean 0 and std 1 there."""
-
-    def __init__(self, sample: list[str]) -> None:
-        """Compute ranks, means and standard deviations from a sample of the corpus."""
-        # the cores are shared with the other training processes
-        self.processes = max(1, joblib.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        descriptors = self._descriptors(sample)
-        self._scaler = DescriptorScaler(descriptors)
-        ranks = self._scaler(descriptors)
-        # ranks of counts, which are mostly zero, do not have mean 0 and std 1
-        self._mean, self._std = ranks.mean(axis=0), ranks.std(axis=0) + 1e-6
-        self.columns = self._scaler.columns
-        """Indices of the descriptors that vary in the sample."""
-        names = rdkit_names()
-        self.names = [names[column] for column in self.columns]
-
-    def __call__(self, smiles: list[str]) -> np.ndarray:
-        """(n, P) float32"""
-        # without clipping, a value that is rare in the sample would outweigh all others
-        return ((self._scaler(self._descriptors(smiles)) - self._mean) / self._std).clip(-5, 5)
-
-    def _descriptors(self, smiles: list[str]) -> np.ndarray:
-        chunks = [list(chunk) for chunk in np.array_split(np.array(smiles, dtype=object), self.processes) if len(chunk)]
-        parallel = joblib.Parallel(n_jobs=self.processes)
-        return np.concatenate(parallel(joblib.delayed(_worker_descriptors)(os.getpid(), chunk) for chunk in chunks))
-
-
-def _worker_descriptors(parent: int, smiles: list[str]) -> np.ndarray:
-    """Descriptors, computed in a process that ignores Ctrl-C; its parent handles it and writes a checkpoint."""
-    if os.getpid() != parent:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return descriptor_rows("rdkit", smiles)
-
-
 class Collator:
     """Examples to tensors: tokens and an end token, padded on the right; labels that are IGNORE at padding."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", context: int, randomize: float, targets: DescriptorTargets | None
+        self, tokenizer: "PreTrainedTokenizerBase", context: int, randomize: float, targets: KnowledgeTargets | None
     ) -> None:
         self.tokenizer, self.context, self.randomize, self.targets = tokenizer, context, randomize, targets
 
@@ -141,7 +103,7 @@ class Collator:
         """Tensors of a batch.
 
         Returns:
-            input_ids and labels (B, T); descriptors (B, P) if they are predicted.
+            input_ids and labels (B, T); knowledge (B, P), NaN where nothing is known, if it is predicted.
         """
         texts = [
             randomized(example.smiles, example.seed) if example.chance < self.randomize else example.smiles
@@ -150,5 +112,5 @@ class Collator:
         batch: dict[str, Any] = tokens_and_labels(self.tokenizer, texts, self.context)
         if self.targets is not None:
             # from the given SMILES, since the molecule is the same
-            batch["descriptors"] = torch.from_numpy(self.targets([example.smiles for example in examples]))
+            batch["knowledge"] = torch.from_numpy(self.targets([example.smiles for example in examples]))
         return batch

@@ -1,6 +1,7 @@
-"""A decoder with a LoRA adapter and a head that predicts descriptors."""
+"""A decoder with a LoRA adapter and a head that predicts what is known of a molecule."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from kflm2.files import atomic
 from kflm2.llm.decoding import IGNORE, hidden_states, mean_pool, nll_sum
 from kflm2.llm.loading import quiet
 from kflm2.model import Standardize
+from kflm2.trainers.lora.knowledge import Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,27 +29,39 @@ _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
 class LoRAModel(nn.Module):
-    """A decoder with a LoRA adapter, and a head that predicts descriptors from its pooled states."""
+    """A decoder with a LoRA adapter, and a head that predicts knowledge from its pooled states."""
 
-    def __init__(self, llm: "PreTrainedModel", config: FinetuneConfig, descriptors: int) -> None:
+    def __init__(self, llm: "PreTrainedModel", config: FinetuneConfig, sources: Sequence[Source] = ()) -> None:
         """Add a new adapter to an LLM; until it is trained it does not change the LLM's outputs.
 
         Args:
             llm: with vocabulary head, already cut to its first layers.
             config: see FinetuneConfig.
-            descriptors: P; 0 for a model without descriptor head.
+            sources: of the knowledge; none for a model without a head.
         """
         super().__init__()
         self.peft: Any = _with_lora(llm, config)
-        self.head = _head(llm.config.hidden_size, descriptors).to(llm.device) if descriptors else None
+        self.sources = tuple(sources)
+        size = sources[-1].columns.stop if sources else 0
+        self.head = _head(llm.config.hidden_size, size).to(llm.device) if size else None
         self.next_token_weight, self.next_token_every = config.next_token_weight, config.next_token_every
-        self.knowledge_weight = config.knowledge_weight
         self.molecules = config.batch_size * config.accumulation
         """Molecules per optimizer step, over all processes."""
         self.step = 0
         """Number of optimizer steps done."""
         self.losses: dict[str, float] = {}
         """Losses of the last batch by name, without weights."""
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of all losses, of which a step may have some only."""
+        return (*(("next token",) if self.next_token_weight else ()), *(source.name for source in self.sources))
+
+    @torch.no_grad()
+    def predict_knowledge(self, states: np.ndarray) -> np.ndarray:
+        """(n, P) predictions of the head from pooled states (n, D)."""
+        assert self.head is not None
+        return np.asarray(self.head(torch.from_numpy(states).to(self.llm.device)).float().cpu().numpy())
 
     @property
     def llm(self) -> "PreTrainedModel":
@@ -59,7 +73,7 @@ class LoRAModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         labels: torch.Tensor,
-        descriptors: torch.Tensor | None = None,
+        knowledge: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | None = None,
         **_: object,
@@ -69,7 +83,7 @@ class LoRAModel(nn.Module):
         Args:
             input_ids: (B, T)
             labels: (B, T), IGNORE where a token has no loss, such as padding.
-            descriptors: (B, P), if they are predicted.
+            knowledge: (B, P), NaN where nothing is known, if it is predicted.
             attention_mask: (B, T) bool, False at padding; by default False where there is no label.
             num_items_in_batch: labels in the whole step, over accumulation and processes.
         """
@@ -81,11 +95,19 @@ class LoRAModel(nn.Module):
             self.losses["next token"] = (nll / count).item()
             step_count = count if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.next_token_weight * nll / step_count
-        if self.head is not None and descriptors is not None:
-            errors = ((self.head(mean_pool(states, labels)) - descriptors) ** 2).mean(dim=-1)
-            self.losses["descriptors"] = errors.mean().item()
+        if self.head is not None and knowledge is not None:
+            known = ~torch.isnan(knowledge)
+            # NaN must not enter the loss at all: 0 * NaN is NaN, in the gradient too
+            targets = torch.where(known, knowledge, 0.0)
+            errors = torch.where(known, (self.head(mean_pool(states, labels)) - targets) ** 2, 0.0)
             molecules = len(errors) if num_items_in_batch is None else self.molecules
-            loss = loss + self.knowledge_weight * errors.sum() / molecules
+            for source in self.sources:
+                counts = known[:, source.columns].sum(dim=-1)
+                # mean over what is known of a molecule; 0 where nothing is
+                means = errors[:, source.columns].sum(dim=-1) / counts.clamp(min=1)
+                if there := int((counts > 0).sum()):
+                    self.losses[source.name] = means.sum().item() / there
+                loss = loss + source.weight * means.sum() / molecules
         return {"loss": loss}
 
     def fit_head(self, states: np.ndarray) -> None:
@@ -155,9 +177,9 @@ def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":
         return get_peft_model(llm, lora_config)
 
 
-def _head(width: int, descriptors: int) -> nn.Sequential:
-    """Standardized pooled states to descriptors; initialized to zero, which predicts the descriptors' mean."""
-    linear = nn.Linear(width, descriptors)
+def _head(width: int, columns: int) -> nn.Sequential:
+    """Standardized pooled states to columns; initialized to zero, which predicts their mean."""
+    linear = nn.Linear(width, columns)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(Standardize(width), linear)

@@ -103,12 +103,13 @@ def _train(
             return
         dataset.start = done * dataset.step
     stop = Stop()
+    curve = Curve(lambda: model.losses, model.loss_names, folder / "losses.csv", dataset.step)
     trainer = LoRATrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collator,
-        callbacks=[Curve(lambda: model.losses, folder / "losses.csv", dataset.step), stop, *callbacks],
+        callbacks=[curve, stop, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     model.molecules = dataset.step
@@ -161,8 +162,8 @@ def _arguments(
         bf16=device.type == "cuda",
         # set only for several processes: a single process would wait for others
         ddp_backend=None if dataset.step == config.batch_size * config.accumulation else _backend(device),
-        # an adapter on the vocabulary head gets no gradient in a step that has only the descriptor loss
-        ddp_find_unused_parameters=config.knowledge != "none" and config.targets == "paper",
+        # an adapter on the vocabulary head gets no gradient in a step that has only the loss of knowledge
+        ddp_find_unused_parameters=bool(config.knowledge) and config.targets == "paper",
         # CorpusDataset itself skips the molecules before the checkpoint
         ignore_data_skip=True,
         # every process reads its share of the stream; batches of unequal length cannot be dispatched from one process

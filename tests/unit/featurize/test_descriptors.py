@@ -12,7 +12,14 @@ from scipy.stats import spearmanr
 
 from kflm2.errors import SettingError
 from kflm2.featurize import descriptors
-from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, rdkit_names
+from kflm2.featurize.descriptors import (
+    DescriptorScaler,
+    compute_descriptors,
+    descriptor_names,
+    descriptors_and_counts,
+    rdkit_names,
+)
+from kflm2.featurize.xtb import XTB_COLUMNS, compute_xtb
 
 SMILES = ["CCO", "c1ccccc1C(=O)O", "C", "CCO", "CC(C)Cc1ccc(C)cc1"]
 
@@ -54,6 +61,31 @@ def test_morgan_counts_equal_direct_calls() -> None:
     counts = generator.GetCountFingerprint(Chem.MolFromSmiles("CCCCCC")).GetNonzeroElements()
     assert {int(i): int(values[0, i]) for i in np.flatnonzero(values[0])} == counts
     assert values[0].max() > 1
+
+
+def test_descriptors_have_the_names_of_their_columns() -> None:
+    names, rdkit = descriptor_names("rdkit+morgan+xtb"), rdkit_names()
+    values = compute_descriptors("rdkit+morgan+xtb", ["CCO"], progress=False)
+    assert values.shape == (1, len(names)) and names[: len(rdkit)] == rdkit
+    assert names[len(rdkit) + 123] == "Morgan bit 123" and names[-len(XTB_COLUMNS) :] == tuple(XTB_COLUMNS)
+    np.testing.assert_array_equal(values[:, -len(XTB_COLUMNS) :], compute_xtb(["CCO"])[0])
+    assert descriptor_names("none") == ()
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("kind", descriptors.DESCRIPTOR_SETS)
+def test_without_the_cache_the_values_are_the_same(kind: str, counts: bool) -> None:
+    smiles = ["CCO", "[CH3]"]
+    values, morgan, failures = descriptors_and_counts(kind, counts, smiles)
+    if kind == "none":
+        assert values is None
+    else:
+        np.testing.assert_array_equal(values, compute_descriptors(kind, smiles, progress=False))
+    if counts:
+        np.testing.assert_array_equal(morgan, compute_descriptors("morgan", smiles, progress=False))
+    else:
+        assert morgan is None
+    assert failures == (["", "radical"] if "xtb" in kind else [])
 
 
 def test_rdkit_and_morgan_are_concatenated_and_cached() -> None:

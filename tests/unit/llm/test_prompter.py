@@ -34,7 +34,7 @@ def test_only_the_answer_and_the_end_token_have_a_loss(prompter: Prompter) -> No
     (whole,) = prompter.rows(["CO:"], [" -1.5"], whole_text=True)
     assert whole.labels == whole.ids == row.ids
     # the loss of the model is computed from these labels only
-    model = LoRAModel(prompter.llm, FinetuneConfig(), 0).eval()
+    model = LoRAModel(prompter.llm, FinetuneConfig()).eval()
     rows = prompter.rows(PROMPTS, [" 1.0", " -22.5", " 0.1", " 3"])
     loss = model(**prompter.collate(rows))["loss"].item()
     total, count = 0.0, 0

@@ -27,7 +27,7 @@ def test_tune_prompts_trains_the_answers_and_uses_the_best_validation_epoch(prom
     # the validation answers have other digits, so their loss rises in late epochs
     valid = prompter.rows(prompts, [" 2.6" if length % 2 else " -8.9" for length in range(1, 13)])
     torch.manual_seed(0)
-    model = LoRAModel(prompter.llm, FinetuneConfig(rank=16, dropout=0.0), 0)
+    model = LoRAModel(prompter.llm, FinetuneConfig(rank=16, dropout=0.0))
     losses = tune_prompts(model, prompter, rows, valid, 20, 4, 0.02, seed=0)
     assert len(losses) == 20
     assert losses[-1] > min(losses) + 0.1
@@ -40,7 +40,7 @@ def test_tune_prompts_trains_the_answers_and_uses_the_best_validation_epoch(prom
 
 def test_training_that_diverges_is_an_error(prompter: Prompter) -> None:
     rows = prompter.rows(PROMPTS, [" 1.0"] * 4)
-    model = LoRAModel(prompter.llm, FinetuneConfig(dropout=0.0), 0)
+    model = LoRAModel(prompter.llm, FinetuneConfig(dropout=0.0))
     with torch.no_grad():
         next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(float("nan"))
     with pytest.raises(LLMError, match="no epoch gave a finite validation loss"):

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import ModelConfig
-from kflm2.featurize.descriptors import DescriptorScaler, rdkit_names
+from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES, graphs_of
 from kflm2.featurize.ragged import Ragged
@@ -28,7 +28,6 @@ from kflm2.stages.explain.attribution import (
     Attribution,
     AverageAtom,
     baseline_of,
-    descriptor_names,
     explain,
     integrate,
     mean_output,
@@ -292,15 +291,6 @@ def test_token_texts_of_the_embedded_llm_joined_are_the_smiles(embedded: Path) -
     texts = token_texts(AutoTokenizer.from_pretrained(embedded), smiles)
     assert "".join(texts) == smiles
     assert 5 < len(texts) < len(smiles)
-
-
-def test_descriptors_have_the_names_of_their_columns() -> None:
-    names = rdkit_names()
-    train = np.zeros((3, len(names) + 2048))
-    columns = [names.index("TPSA"), len(names) + 123]
-    train[:, columns] = np.arange(3)[:, None]
-    assert descriptor_names("rdkit+morgan", DescriptorScaler(train)) == ["TPSA", "Morgan bit 123"]
-    assert descriptor_names("morgan", DescriptorScaler(train[:, len(names) :])) == ["Morgan bit 123"]
 
 
 def _explained(**changes: object) -> Explanation:

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
 
@@ -21,7 +19,6 @@ from kflm2.data import datasets
 from kflm2.data.corpus import CorpusFilter
 from kflm2.data.molecules import read_table
 from kflm2.errors import DataError, LLMError, SettingError
-from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters
 from kflm2.llm import decoding as decoder_module
@@ -31,7 +28,8 @@ from kflm2.llm.loading import cut_layers
 from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
 from kflm2.trainers.lora import dataset as dataset_module
-from kflm2.trainers.lora.dataset import Collator, CorpusDataset, DescriptorTargets
+from kflm2.trainers.lora.dataset import Collator, CorpusDataset
+from kflm2.trainers.lora.knowledge import KnowledgeTargets, Source
 from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.lora.trainer import finetune, last_checkpoint
 
@@ -93,22 +91,11 @@ def test_the_end_token_has_a_label_and_padding_has_none(tiny_decoder: Path) -> N
     ]
 
 
-def test_descriptor_targets_are_ranked_and_standardized() -> None:
-    targets = DescriptorTargets(SMILES)
-    values = targets(SMILES)
-    assert values.shape == (len(SMILES), len(targets.columns))
-    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.3)
-    weight = [rdMolDescriptors.CalcExactMolWt(Chem.MolFromSmiles(text)) for text in SMILES]
-    column = targets.columns.tolist().index(rdkit_names().index("ExactMolWt"))
-    assert np.argsort(values[:, column], kind="stable")[-1] == np.argmax(weight)
-    assert np.corrcoef(np.argsort(np.argsort(values[:, column])), np.argsort(np.argsort(weight)))[0, 1] > 0.99
-
-
-def _model(folder: Path, config: FinetuneConfig = SETTINGS, descriptors: int = 0) -> LoRAModel:
+def _model(folder: Path, config: FinetuneConfig = SETTINGS, sources: Sequence[Source] = ()) -> LoRAModel:
     torch.manual_seed(0)
     base, _ = load_decoder(folder, CPU)
     cut_layers(base.model, config.layers, keep_norm=True)
-    return LoRAModel(base, config, descriptors)
+    return LoRAModel(base, config, sources)
 
 
 def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: Path) -> None:
@@ -130,17 +117,27 @@ def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: P
 def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path) -> None:
     """With accumulation or several processes, the losses of the parts add up, for both losses."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    model = _model(tiny_decoder, descriptors=3).eval()
+    sources = [Source(name, (), weight, columns, lambda _: np.zeros(0), None) for name, weight, columns in (
+        ("descriptors", 1.0, slice(0, 3)), ("xtb", 0.5, slice(3, 5))
+    )]  # fmt: skip
+    model = _model(tiny_decoder, sources=sources).eval()
     model.molecules = 5
     texts = ["CCO", "C1CCCCC1N", "O", "CC", "CCCCCCCC"]
-    descriptors = torch.randn(5, 3)
-    whole = model(**tokens_and_labels(tokenizer, texts, 24), descriptors=descriptors)["loss"]
+    knowledge = torch.randn(5, 5)
+    knowledge[1, 3:] = torch.nan  # nothing is known of this one
+    knowledge[3, 4] = torch.nan
+    whole = model(**tokens_and_labels(tokenizer, texts, 24), knowledge=knowledge)["loss"]
     count = sum(len(tokenizer(text)["input_ids"]) for text in texts)
     parts = []
     for rows in (slice(0, 2), slice(2, 5)):
         batch = tokens_and_labels(tokenizer, texts[rows], 24)
-        parts.append(model(**batch, descriptors=descriptors[rows], num_items_in_batch=torch.tensor(count))["loss"])
+        parts.append(model(**batch, knowledge=knowledge[rows], num_items_in_batch=torch.tensor(count))["loss"])
     torch.testing.assert_close(sum(parts), whole)
+    # the head is still zero: a mean over what is known of a molecule, then over molecules
+    squares = knowledge**2
+    expected = squares[:, :3].mean(dim=1).sum() / 5 + 0.5 * torch.nanmean(squares[[0, 2, 3, 4], 3:], dim=1).sum() / 5
+    model.next_token_weight = 0
+    torch.testing.assert_close(model(**tokens_and_labels(tokenizer, texts, 24), knowledge=knowledge)["loss"], expected)
 
 
 def test_pooling_excludes_end_token_and_padding() -> None:
@@ -176,8 +173,8 @@ def _train(
     callbacks: Sequence[TrainerCallback] = (),
     step: int = 4,
 ) -> LoRAModel:
-    targets = DescriptorTargets(SMILES)
-    model = _model(tiny, config, len(targets.columns))
+    targets = KnowledgeTargets(("descriptors",), (1.0,), SMILES)
+    model = _model(tiny, config, targets.sources)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.fit_head(mean_states(model.llm, tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
@@ -189,7 +186,7 @@ def _train(
 
 @pytest.mark.filterwarnings("error::UserWarning", "error::FutureWarning")  # peft's warnings must not reach the user
 def test_training_lowers_the_losses_and_stage_2_reads_the_trained_states(tiny_decoder: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge="descriptors", save_steps=100)
+    config = dataclasses.replace(SETTINGS, layers=2, learning_rate=0.02, knowledge=("descriptors",), save_steps=100)
     path = _corpus(tmp_path, SMILES * 6)
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
     before = perplexity(_model(tiny_decoder, config).llm, tokenizer, SMILES, 24).per_token
@@ -213,7 +210,7 @@ def test_training_lowers_the_losses_and_stage_2_reads_the_trained_states(tiny_de
 
 def test_a_resumed_training_gives_the_same_bits(tiny_decoder: Path, tmp_path: Path) -> None:
     path = _corpus(tmp_path)
-    config = dataclasses.replace(SETTINGS, knowledge="descriptors")
+    config = dataclasses.replace(SETTINGS, knowledge=("descriptors",))
     _train(tmp_path / "whole", tiny_decoder, path, config)
     _train(tmp_path / "parts", tiny_decoder, path, config)
     # as if the process had been killed before the last checkpoint was written
@@ -300,7 +297,7 @@ def test_options_that_need_cuda_print_the_fallback(tiny_decoder: Path, capsys: p
 
 
 def test_the_next_token_loss_is_computed_in_every_third_step_only(tiny_decoder: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SETTINGS, knowledge="descriptors", next_token_every=3)
+    config = dataclasses.replace(SETTINGS, knowledge=("descriptors",), next_token_every=3)
     _train(tmp_path / "adapter", tiny_decoder, _corpus(tmp_path), config)
     with (tmp_path / "adapter" / "losses.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -1,0 +1,165 @@
+"""xTB's numbers and a ridge baseline, from training over the bundle to prediction, explanation and stage 1."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from kflm2.cli import stages
+from kflm2.config.train import TrainConfig
+from kflm2.data.splits import make_splits
+from kflm2.errors import KFLM2Error
+from kflm2.featurize.xtb import XTB_COLUMNS
+from kflm2.files import sha256_file, write_json
+from kflm2.predictor.bundle import _digest
+from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.predictor.predictor import Predictor
+from kflm2.stages.train.experiment import prepare, scaled_features
+
+FOLDS = 3
+XTB = ("--descriptors", "rdkit+xtb")
+
+
+@pytest.fixture(scope="module")
+def own_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 rows of SAMPL, two salts and a radical among them."""
+    table = pd.read_csv("dataset/SAMPL.csv").head(40)[["smiles", "expt"]]
+    table.loc[[3, 7], "smiles"] += ".Cl"
+    table.loc[11, "smiles"] = "C[CH2]"
+    path = tmp_path_factory.mktemp("physics") / "own.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def _arguments(csv: Path, *more: object) -> list[str]:
+    settings = ("--epochs", 3, "--ensemble", FOLDS, "--seed", 0, "--views", "graph", "descriptors")
+    common = ("--csv", csv, "--target-columns", "expt", "--fractions", "0.6", "0.2", "0.2", *settings, *XTB)
+    return [str(word) for word in (*common, *more)]
+
+
+@pytest.fixture(scope="module", params=["ridge", "auto"])
+def work(request: pytest.FixtureRequest, own_csv: Path) -> Path:
+    """A folder with a bundle `model` that has a baseline, and the results of its run."""
+    folder = own_csv.parent / request.param
+    more = ("--baseline-model", request.param, "--save", folder / "model", "--out", folder)
+    stages.train.from_command_line(_arguments(own_csv, *more))
+    return folder
+
+
+def _run(work: Path) -> Path:
+    return work / "own" / "crossAtt-saved" / "random-0"
+
+
+def _status(stage: stages.Stage, *arguments: object) -> int:
+    try:
+        stage.from_command_line([str(word) for word in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_every_model_of_a_fold_adds_its_baseline_and_weights_are_kept(work: Path, own_csv: Path) -> None:
+    kind = work.name
+    config = TrainConfig.of(
+        csv=own_csv, target_columns=("expt",), fractions=(0.6, 0.2, 0.2), ensemble=FOLDS,
+        views=("graph", "descriptors"), descriptors="rdkit+xtb", baseline_model=kind,
+    ).resolved()  # fmt: skip
+    prepared = prepare(config, torch.device("cpu"))
+    assert prepared.without_xtb == {"several components": 2, "radical": 1}
+    (split,) = make_splits("random", prepared.molecules.smiles, [0], config.fractions, folds=FOLDS)
+    features, _ = scaled_features(config, prepared, split)
+    assert features.unscaled is not None and features.unscaled.shape[1] == len(XTB_COLUMNS)
+    ensemble = load_bundle(work / "model").ensemble
+    behind = ensemble if kind == "ridge" else ensemble.delta
+    assert behind is not None and behind.baseline is not None and ensemble.weights is not None
+    base = behind.baseline.predict(features.unscaled)
+    models = [np.stack([member.predict(features) for member in behind.members]) + base]
+    models += [voter.predict(features) + base for voter in behind.voters]
+    if kind == "auto":
+        direct = np.stack([member.predict(features) for member in ensemble.members])
+        models = [direct, *(voter.predict(features) for voter in ensemble.voters), *models]
+    record = json.loads((_run(work) / "result.json").read_text())
+    names = ["ridge+crossAtt", "ridge+svm"] if kind == "ridge" else ["crossAtt", "svm", "ridge+crossAtt", "ridge+svm"]
+    assert list(record["weights"]["expt"]) == names == list(ensemble.names("crossAtt"))
+    assert record["without_xtb"] == prepared.without_xtb
+    of_folds = sum(weight * values for weight, values in zip(ensemble.weights, models, strict=True))[:, :, 0]
+    y_pred = pd.read_csv(_run(work) / "predictions.csv")["y_pred_expt"]
+    for number, fold in enumerate(split.folds):
+        np.testing.assert_allclose(y_pred[fold], of_folds[number, fold], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(y_pred[split.test], of_folds[:, split.test].mean(axis=0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_bundle_predicts_with_xtb_and_says_where_it_is_missing(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = pd.read_csv(_run(work) / "predictions.csv")
+    test = expected["part"] == "test"
+    bundle = load_bundle(work / "model")
+    result = Predictor(bundle).predict(expected["smiles"][test].tolist())
+    np.testing.assert_allclose(result.y_pred[:, 0], expected["y_pred_expt"][test], rtol=1e-3, atol=1e-3)
+    bundle.save(tmp_path / "again", "card")
+    again = Predictor(load_bundle(tmp_path / "again")).predict(expected["smiles"][test].tolist())
+    assert np.array_equal(again.y_pred, result.y_pred) and np.array_equal(again.std, result.std)
+    (tmp_path / "a.smi").write_text("CCO\n[CH3]\nnonsense\n" + "CCC\n" * 30)
+    for jobs in (1, 2):
+        arguments = (work / "model", tmp_path / "a.smi", "-o", tmp_path / f"{jobs}.csv", "--jobs", jobs)
+        assert _status(stages.predict, *arguments) == 3  # a row has no prediction
+    table = pd.read_csv(tmp_path / "1.csv", keep_default_na=False)
+    assert table["xtb"][:4].tolist() == ["ok", "radical", "", "ok"] and table["status"][1] == "ok"
+    assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
+
+
+def test_an_explanation_has_a_bar_for_the_ridge_and_adds_up(work: Path, tmp_path: Path) -> None:
+    assert _status(stages.explain, work / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path) == 0
+    (record,) = json.loads((tmp_path / "explained.json").read_text())["molecules"]
+    assert list(record["shares"]) == ["graph", "tokens", "descriptors", "SVM", "ridge"]
+    assert record["complete"] and sum(record["shares"].values()) == pytest.approx(record["difference"], abs=0.05)
+    predicted = Predictor(load_bundle(work / "model")).predict(["CC(=O)Nc1ccccc1"])
+    assert record["prediction"] == pytest.approx(predicted.y_pred[0, 0], rel=1e-4)
+    table = pd.read_csv(tmp_path / "attributions.csv").set_index("label")
+    assert table["meaning"]["xtb_dG_water"].startswith("free energy of solvation in water")
+
+
+@pytest.mark.parametrize("damage", ["baseline.coefficients", "ensemble.weights"])
+def test_a_damaged_baseline_is_refused(work: Path, damage: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    load_bundle(work / "model").save(folder, "card")
+    arrays = load_file(folder / "weights.safetensors")
+    arrays[damage] = arrays[damage][..., :-1] if damage.endswith("weights") else arrays[damage] * np.nan
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / "weights.safetensors")
+    metadata = json.loads((folder / "bundle.json").read_text())
+    metadata["files"]["weights.safetensors"] = sha256_file(folder / "weights.safetensors")
+    metadata.pop("digest")
+    write_json(folder / "bundle.json", {**metadata, "digest": _digest(metadata)})
+    with pytest.raises(KFLM2Error, match="cannot be used"):
+        load_bundle(folder)
+
+
+def test_knowledge_of_a_corpus_is_computed_resumed_and_taught(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.smi").write_text("".join(f"{'C' * n}{end}\n" for n in range(1, 9) for end in ("O", "N", "C(=O)O")))
+    out = tmp_path / "known.parquet"
+    arguments = ("--corpus", tmp_path / "own.smi", "--keep-tested", "--small", 4, "--out", out)
+    assert _status(stages.knowledge, *arguments) == 0
+    table = pd.read_parquet(out)
+    assert list(table) == ["smiles", *XTB_COLUMNS] and table["smiles"].is_unique
+    assert len(table) > 24 and table["xtb_dG_water"].notna().all()
+    assert "dipole" in out.with_suffix(".md").read_text()
+    # once more: nothing is computed again
+    monkeypatch.setattr("kflm2.featurize.xtb.xtb_of", lambda *_: pytest.fail("computed again"))
+    assert _status(stages.knowledge, *arguments) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(out), table)
+    settings = ("--batch-size", 4, "--layers", 2, "--samples", 0, "--out", tmp_path / "models", "--epochs", 6)
+    known = ("--knowledge", "descriptors", out, "--knowledge-weight", 1, 0.5, "--learning-rate", 0.01)
+    assert _status(stages.finetune, "--llm", tiny_decoder, "--corpus", out, *known, *settings) == 0
+    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "models").glob("*/known/kflm2.json"))
+    assert list(record["knowledge_r2"]) == ["descriptors", "known"]
+    assert set(record["knowledge"]["known"]) <= set(XTB_COLUMNS)
+    losses = pd.read_csv(next((tmp_path / "models").glob("*/known/losses.csv")))
+    assert list(losses) == ["step", "next token", "descriptors", "known"]
+    assert losses["known"][-10:].mean() < losses["known"][:5].mean()

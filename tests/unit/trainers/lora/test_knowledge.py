@@ -1,0 +1,76 @@
+"""What the LLM learns beside SMILES: ranks of descriptors and of tables, with what is missing left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+
+from kflm2.data.knowledge import KnowledgeTable, find_table
+from kflm2.errors import DataError
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
+
+SMILES = ["C" * n + end for n in range(1, 12) for end in ("O", "N", "Cl", "c1ccccc1")]
+
+
+def test_descriptors_are_ranked_and_standardized() -> None:
+    targets = KnowledgeTargets(("descriptors",), (1.0,), SMILES)
+    (source,) = targets.sources
+    values = targets(SMILES)
+    assert values.shape == (len(SMILES), len(source.names)) == (len(SMILES), targets.size)
+    np.testing.assert_allclose(values.mean(axis=0), 0, atol=0.3)
+    weight = [rdMolDescriptors.CalcExactMolWt(Chem.MolFromSmiles(text)) for text in SMILES]
+    ranks = values[:, source.names.index("ExactMolWt")]
+    assert np.argsort(ranks, kind="stable")[-1] == np.argmax(weight)
+    assert np.corrcoef(np.argsort(np.argsort(ranks)), np.argsort(np.argsort(weight)))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_table_is_looked_up_by_molecule_with_what_is_missing_left_out(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"own{suffix}"
+    frame = pd.DataFrame(
+        {
+            "name": ["a"] * 43,
+            "canonical_smiles": [*SMILES[:40], "OCCC", "C1CC", SMILES[0]],
+            "density": [*map(float, range(40)), 5.0, 1.0, 99.0],
+            "constant": 1.0,
+            "sparse": [np.nan if n % 2 else n for n in range(43)],
+        }
+    )
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
+    table = KnowledgeTable.read(path)
+    assert table.columns == ("density", "sparse") and table.unreadable == 1
+    # CCCO is there as such, and once more, later and written otherwise
+    assert len(table.smiles) == 40 and table.rows_of(["OCCC"])[0, 0] == SMILES.index("CCCO")
+    targets = KnowledgeTargets(("descriptors", str(path)), (1.0, 0.3), SMILES)
+    descriptors, own = targets.sources
+    assert (own.name, own.names, own.weight) == ("own", ("density", "sparse"), 0.3)
+    assert own.columns == slice(len(descriptors.names), targets.size)
+    values = targets(SMILES)[:, own.columns]
+    assert np.isnan(values[40:]).all() and np.isnan(values[1, 1]) and not np.isnan(values[:40, 0]).any()
+    assert (np.diff(values[:40, 0]) > 0).all()
+    np.testing.assert_allclose([values[:40, 0].mean(), values[:40, 0].std()], [0, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("molecule,y\nCCO,1\n", "no column smiles"),
+        ("smiles,y\nCCO,1\nCCN,1\n", "no column of numbers that vary"),
+        ("smiles,y\n", "0 molecules"),
+    ],
+)
+def test_a_table_that_teaches_nothing_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        KnowledgeTable.read(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="no file"):
+        find_table(str(tmp_path / "other.csv"))
+
+
+def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="cannot be read"):
+        KnowledgeTable.read(tmp_path / "a.parquet")
