@@ -1,8 +1,13 @@
 """Choice of the device and of the floating-point format."""
 
+from typing import Literal
+
 import torch
 
 from kflm2.errors import SettingError
+
+
+Precision = Literal["auto", "float32", "mixed", "bfloat16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -42,7 +47,7 @@ def llm_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: Precision, device: torch.device) -> Precision:
     """Turn the precision `auto` of hidden states into the fastest one that is accurate on the device.
 
     Returns:

@@ -5,6 +5,7 @@ from typing import Any
 
 from kflm2.config.ablate import AblateConfig
 from kflm2.device import choose_device
+from kflm2.featurize.descriptors import without_xtb
 from kflm2.llm.registry import AUTO, PLACEBO
 from kflm2.stages.compare import stage as compare
 from kflm2.stages.train.experiment import find_source
@@ -17,7 +18,8 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
     """Name -> changed settings, of every choice of views.
 
     Where the LLM is read alone, and where everything is, there are two more: the LLM before stage 1 (when an adapter
-    would be read), and one with random weights, the placebo. All of them are read at the same layers.
+    would be read), and one with random weights, the placebo. All of them are read at the same layers. Of xTB's numbers,
+    where they are read, and of the ridge on them, what each adds to everything else.
     """
     all_views = config.pipeline_views
     source = find_source(config, choose_device(config.device)) if "states" in all_views else None
@@ -26,6 +28,8 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
         for views in combinations(all_views, size):
             name = "all" if size == len(all_views) else "+".join(_SHORT[view] for view in views)
             changes[name] = {"views": views} if size < len(all_views) else {}
+            if config.baseline_model != "none" and "descriptors" not in views:
+                changes[name]["baseline_model"] = "none"  # the ridge reads descriptors
             if source is None or "states" not in views:
                 continue
             # an adapter may cut the LLM, and a word such as last would be another layer without it
@@ -35,6 +39,11 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
                     changes[f"{name}, untaught LLM"] = {**changes[name], "adapter": "none"}
                 base = source.name if config.llm == AUTO else config.llm
                 changes[f"{name}, random LLM"] = {**changes[name], "adapter": "none", "llm": PLACEBO + base}
+    whole = changes["all"]
+    if config.baseline_model != "none":
+        changes["all, without ridge"] = {**whole, "baseline_model": "none"}
+    if "xtb" in config.descriptors and (plain := without_xtb(config.descriptors)) != "none":
+        changes["all, without xTB"] = {**whole, "baseline_model": "none", "descriptors": plain}
     return changes
 
 

@@ -148,3 +148,16 @@ def test_views_that_the_pipeline_does_not_read_are_refused() -> None:
     ):
         with pytest.raises(SettingError, match=message):
             AblateConfig.of(model, dataset="SAMPL", views=views, practical=0.1).check()
+
+
+@pytest.mark.usefixtures("no_llms")
+def test_of_physics_the_numbers_and_the_ridge_are_left_out(tiny_decoder: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, tiny_decoder, descriptors="rdkit+xtb", baseline_model="auto")
+    variants = ablate.variants(config)
+    assert set(variants) == {*VARIANTS, "all, without ridge", "all, without xTB"}
+    for name, changes in variants.items():
+        variant = config.train_config(**changes, name="a")
+        variant.check()
+        has_ridge = name != "all, without ridge" and ("descriptors" in name or name.startswith("all"))
+        assert (variant.baseline_model == "auto") == (has_ridge and name != "all, without xTB")
+    assert variants["all, without xTB"]["descriptors"] == "rdkit"

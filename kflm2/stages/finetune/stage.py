@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 
 from kflm2.config.base import to_json
 from kflm2.config.finetune import FinetuneConfig
-from kflm2.device import choose_device, only_device
-from kflm2.errors import DataError, LLMError, SettingError
+from kflm2.device import choose_device, choose_precision, only_device
+from kflm2.errors import DataError, LLMError, SettingError, one_of
 from kflm2.files import sha256_file, write_json, write_text
 from kflm2.llm import adapters, checkpoints, registry
 from kflm2.llm.decoding import load_decoder
@@ -36,6 +36,8 @@ HELD_OUT = 0.02
 """Share of the corpus that is held out of training, for the perplexity."""
 _BYTES_OF_4_BIT = 0.53
 """Bytes of a weight in 4 bit, with its share of the scales."""
+_OF_CPU = ("float32", "mixed")
+"""Precisions of a training without a GPU."""
 _TOKENS = 40
 """Tokens of a drug-like SMILES with its end token, for the memory estimate."""
 _SCALE_MOLECULES = 256
@@ -69,6 +71,8 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     else:
         only_device(device)
+    config = replace(config, precision=choose_precision(config.precision, device))
+    one_of(f"precision with {device.type}", config.precision, ("bfloat16",) if device.type == "cuda" else _OF_CPU)
     llm = choose(config.llm)
     check_memory(llm, config)
     source = LLMSource.of(llm, None, "last")

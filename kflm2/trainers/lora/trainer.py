@@ -159,7 +159,7 @@ def _arguments(
         disable_tqdm=True,
         report_to=[],
         use_cpu=device.type == "cpu",
-        bf16=device.type == "cuda",
+        bf16=device.type == "cuda" or config.precision == "mixed",
         # set only for several processes: a single process would wait for others
         ddp_backend=None if dataset.step == config.batch_size * config.accumulation else _backend(device),
         # an adapter on the vocabulary head gets no gradient in a step that has only the loss of knowledge
