@@ -6,7 +6,6 @@ import torch
 
 from kflm2.errors import SettingError
 
-
 Precision = Literal["auto", "float32", "mixed", "bfloat16"]
 
 

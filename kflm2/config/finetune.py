@@ -49,8 +49,8 @@ class FinetuneConfig(LoRAConfig, LLMConfig, CorpusConfig):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "mixed", "bfloat16"] = "auto"
-    """Of the arithmetic: float32, mixed (linear maps in bfloat16, all else in float32), or bfloat16, which is that of a GPU
-    and of no CPU. auto is mixed on a CPU with instructions for it, twice as fast there, else float32."""
+    """Of the arithmetic: float32, mixed (linear maps in bfloat16, all else in float32), or bfloat16, which is that of
+    GPUs alone. auto is mixed on a CPU with instructions for it, twice as fast there, else float32."""
     evaluate: bool = field(default=True, metadata={"group": "evaluation"})
     """Evaluate the LLM before and after."""
     samples: int = field(default=200, metadata={"group": "evaluation"})

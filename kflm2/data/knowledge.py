@@ -1,6 +1,7 @@
 """Tables of numbers that are known of molecules, which an LLM learns to read off their SMILES."""
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ from rdkit import Chem
 
 from kflm2.data.molecules import parse_smiles
 from kflm2.errors import DataError, MoleculeError
-from kflm2.files import project_folder
+from kflm2.files import project_folder, sha256_texts
 
 SMILES_COLUMNS = ("smiles", "SMILES", "Smiles", "canonical_smiles")
 """Columns of SMILES that a table may have; the first one found is read."""
@@ -72,6 +73,12 @@ class KnowledgeTable:
             if index is not None:
                 out[row] = self.values[index]
         return out
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that is read of the table."""
+        content = sha256_texts([*self.columns, *self.smiles])
+        return hashlib.sha256(content.encode() + np.ascontiguousarray(self.values).tobytes()).hexdigest()
 
     @cached_property
     def _index(self) -> dict[str, int]:

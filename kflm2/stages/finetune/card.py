@@ -70,6 +70,26 @@ def _knowledge_rows(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def _knowledge_table(record: dict[str, Any]) -> list[str]:
+    """R2 of each kind of knowledge, and of each column of a table."""
+    rows = _knowledge_rows(record)
+    if not rows:
+        return []
+    lines = ["How much of what it learnt the head reads off molecules that were held out, R2 of the ranks:", ""]
+    lines += [
+        "| | columns | median | 80 % of them |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    for name in record.get("tables", {}):
+        values = record["knowledge_r2"].get(name, {})
+        lines += [f"| {name} | R2 |", "|---|---|"]
+        lines += [f"| {column} | {'-' if value is None else f'{value:.2f}'} |" for column, value in values.items()]
+        lines.append("")
+    return lines
+
+
 def card(record: dict[str, Any]) -> str:
     """The model card, as Markdown."""
     llm, corpus = record["llm"], record["corpus"]
@@ -80,6 +100,10 @@ def card(record: dict[str, Any]) -> str:
         ("corpus", f"{corpus['name']}, SHA-256 {corpus['sha256']}"),
         ("molecules", ", ".join(counts)),
         ("left out as tested were those of", ", ".join(corpus["tested"]) or "no dataset"),
+        *(
+            (f"table {name}", f"{table['molecules']:,} molecules, SHA-256 {table['sha256']}")
+            for name, table in record.get("tables", {}).items()
+        ),
         ("seconds", record["seconds"]),
         *((f"`{name}`", value) for name, value in record["config"].items()),
         *((f"version of {name}", value) for name, value in record["versions"].items()),
@@ -97,6 +121,7 @@ def card(record: dict[str, Any]) -> str:
             "Made by `kflm2 finetune`; its hidden states describe molecules given as SMILES.",
             "",
             *_metric_table(record),
+            *_knowledge_table(record),
             "| | |",
             "|---|---|",
             *(f"| {name} | {value} |" for name, value in rows),

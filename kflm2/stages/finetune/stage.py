@@ -108,6 +108,11 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     if config.knowledge:
         targets = KnowledgeTargets(config.knowledge, config.knowledge_weight, training_sample)
         record["knowledge"] = {source.name: list(source.names) for source in targets.sources}
+        record["tables"] = {
+            source.name: {"molecules": len(source.table.smiles), "sha256": source.table.sha256}
+            for source in targets.sources
+            if source.table is not None
+        }
     torch.manual_seed(config.seed)
     model = LoRAModel(base, config, targets.sources if targets else ())
     if targets is not None:
