@@ -17,7 +17,7 @@ their end tokens, without padding. Columns:
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +29,7 @@ from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.loading import cut_layers
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset
-from kflm2.trainers.lora.knowledge import KnowledgeTargets, Source
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
 from kflm2.trainers.lora.model import LoRAModel
 
 if TYPE_CHECKING:
@@ -42,11 +42,13 @@ OURS = FinetuneConfig()
 CUT = FinetuneConfig(layers=12, knowledge=("descriptors",), next_token_every=3, dropout=0.0)
 
 
-def fresh(config: FinetuneConfig, sources: Sequence[Source] = ()) -> "tuple[LoRAModel, PreTrainedTokenizerBase, Any]":
+def fresh(
+    config: FinetuneConfig, knowledge: KnowledgeTargets | None = None
+) -> "tuple[LoRAModel, PreTrainedTokenizerBase, Any]":
     """The embedded LLM with a new adapter, its tokenizer, and an optimizer."""
     llm, tokenizer = load_decoder(checkpoints.checkpoint_folder(resolve.find(registry.EMBEDDED)), CPU)
     cut_layers(llm.model, config.layers, keep_norm=True)
-    model = LoRAModel(llm, config, sources).train()
+    model = LoRAModel(llm, config, knowledge).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return model, tokenizer, torch.optim.AdamW(weights, config.learning_rate)
 
@@ -72,7 +74,7 @@ def our_epoch(config: FinetuneConfig, smiles: list[str]) -> Callable[[], None]:
     """A function that makes one pass over the molecules, in batches of similar length."""
     corpus = project_folder() / "dataset" / "zinc_sample.smi"
     targets = KnowledgeTargets(config.knowledge, config.knowledge_weight, smiles) if config.knowledge else None
-    model, tokenizer, optimizer = fresh(config, targets.sources if targets else ())
+    model, tokenizer, optimizer = fresh(config, targets)
     collator = Collator(tokenizer, PADDED_TO, 0.0, targets)
     size = config.batch_size
     dataset = list(CorpusDataset(CorpusFilter(corpus, limit=len(smiles)), tokenizer, 1, size, 0))

@@ -14,6 +14,9 @@ from kflm2.errors import SettingError, one_of
 
 Attend = Literal["items", "pooled"]
 GraphEncoderName = Literal["gcn", "gine"]
+DescriptorSet = Literal[
+    "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
+]
 View = Literal["states", "graph", "descriptors"]
 VoterName = Literal["svm", "llm"]
 VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
@@ -43,9 +46,12 @@ class PipelineConfig:
 
     model: str = "crossAtt"
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
-    descriptors: Literal["none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb"] = "none"
+    descriptors: Literal[
+        "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
+    ] = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), and xtb: solvation
-    free energies, orbitals, charges and the like by GFN2-xTB (0.03 to 0.5 s of one core a molecule)."""
+    free energies, orbitals, charges and the like by GFN2-xTB (0.03 to 0.5 s of one core a molecule). taught: what the
+    LLM learnt of such a table in stage 1, read off its hidden states at no further cost."""
     views: tuple[View, ...] = ()
     """Of the views that the pipeline would read, only these, for an ablation; default all."""
 
@@ -67,6 +73,8 @@ class PipelineConfig:
         read = self.pipeline_views
         if unread := [view for view in self.views if view not in read]:
             raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(read)}")
+        if "taught" in self.descriptors and "descriptors" in self.read_views and "states" not in self.read_views:
+            raise SettingError(f"descriptors {self.descriptors} are read by the LLM, and no view is its states")
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,8 @@ class TrainingConfig:
     (delta learning). auto: they learn both, the target and what the ridge leaves of it, which takes twice the time, and
     the weights decide. Of regression only."""
     baseline_columns: tuple[str, ...] = ("xtb",)
-    """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, or names of columns,
-    such as xtb_dG_water or TPSA."""
+    """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, computed or taught, or
+    names of columns, such as xtb_dG_water or TPSA."""
 
     GROUP: ClassVar = "training"
 
@@ -265,7 +273,11 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         if self.baseline_model == "auto" and not self.folds:
             raise SettingError("baseline_model auto decides by out-of-fold predictions; it needs --inner folds")
         read = self.descriptors if "descriptors" in self.read_views else "none"
-        if not self.baseline_columns or read == "none" or ("xtb" in self.baseline_columns and "xtb" not in read):
+        if (
+            not self.baseline_columns
+            or read == "none"
+            or ("xtb" in self.baseline_columns and not {"xtb", "taught"} & {*read.split("+")})
+        ):
             raise SettingError(
                 f"baseline_columns {' '.join(self.baseline_columns)}: the ridge regresses on descriptors that are read,"
                 f" and these are {read}; --descriptors rdkit+xtb has xTB's"

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import get_args
 
 import joblib
 import numpy as np
@@ -12,13 +13,14 @@ from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from sklearn.preprocessing import QuantileTransformer
 from tqdm import tqdm
 
+from kflm2.config.train import DescriptorSet
 from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
 from kflm2.errors import one_of
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
 
-DESCRIPTOR_SETS = ("none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb")
+DESCRIPTOR_SETS: tuple[str, ...] = get_args(DescriptorSet)
 MORGAN_RADIUS = 2
 MORGAN_BITS = 2048
 _GROUP = 256
@@ -41,19 +43,20 @@ def rdkit_names() -> tuple[str, ...]:
     return tuple(name for name, _ in Descriptors.descList)
 
 
-def descriptor_names(kind: str) -> tuple[str, ...]:
-    """Names of the columns of a descriptor set, in their order; see compute_descriptors."""
+def descriptor_names(kind: str, taught: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Names of the columns of a descriptor set, in their order; `taught` are those of the LLM's head."""
     names = {
         "rdkit": rdkit_names(),
         "morgan": tuple(f"Morgan bit {bit}" for bit in range(MORGAN_BITS)),
         "xtb": tuple(xtb.XTB_COLUMNS),
+        "taught": taught,
     }
     return tuple(name for part in kind.split("+") if part != "none" for name in names[part])
 
 
-def without_xtb(kind: str) -> str:
-    """The descriptor set without xTB's numbers."""
-    return "+".join(part for part in kind.split("+") if part != "xtb") or "none"
+def without(kind: str, *left_out: str) -> str:
+    """The descriptor set without some of its parts."""
+    return "+".join(part for part in kind.split("+") if part not in left_out) or "none"
 
 
 def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> np.ndarray:
@@ -72,9 +75,9 @@ def compute_descriptors(kind: str, smiles: list[str], progress: bool = True) -> 
         SettingError: unknown kind, or xtb without tblite.
         MoleculeError: RDKit cannot read a SMILES.
     """
-    one_of("descriptor set", kind, DESCRIPTOR_SETS[1:])
+    one_of("descriptor set", kind, [name for name in DESCRIPTOR_SETS[1:] if "taught" not in name])
     columns = []
-    if (plain := without_xtb(kind)) != "none":
+    if (plain := without(kind, "xtb")) != "none":
         columns.append(_cached_descriptors(plain, smiles, progress))
     if "xtb" in kind:
         columns.append(xtb.compute_xtb(smiles, progress)[0])
@@ -114,7 +117,7 @@ def descriptors_and_counts(
     Returns:
         The descriptors, the counts, and n reasons why xTB's are missing, empty where they are not; [] without xTB.
     """
-    plain = without_xtb(kind)
+    plain = without(kind, "xtb")
     wanted = {"none": "morgan", "rdkit": "rdkit+morgan"}.get(plain, plain) if counts else plain
     if not smiles or (wanted == "none" and "xtb" not in kind):
         return None, None, []

@@ -10,6 +10,8 @@ from kflm2.files import project_folder
 from kflm2.llm.checkpoints import folder_digest
 from kflm2.llm.registry import LLM, LLMS
 
+HEAD = "knowledge_head.safetensors"
+"""File beside an adapter: the head that predicts what the LLM learnt beside SMILES."""
 CARD = "kflm2.json"
 """File beside an adapter, in which stage 1 records how the adapter was trained."""
 

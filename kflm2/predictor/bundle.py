@@ -3,7 +3,7 @@
     bundle.json           settings, targets, LLM, metrics; the SHA-256 of every other file
     weights.safetensors   weights of the models, scaling of descriptors, voters, predictions on the validation part
     training.csv          SMILES of what the models learnt from, to find the nearest training molecule
-    adapter/              the LLM's adapter from stage 1, if there is one
+    adapter/              the LLM's adapter from stage 1, if there is one, and its head, if the models read it
     README.md             a card for people
 
 A bundle from elsewhere is untrusted data; kflm2.predictor.bundle_reader checks and reads it.
@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
+from kflm2.featurize.taught import KnowledgeHead, find_head, names_of
 from kflm2.files import atomic, read_json, sha256_file, write_json
 from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
@@ -87,7 +89,17 @@ class Bundle:
 
     def scale_features(self, features: Features) -> Features:
         """Features with descriptors as computed to the input of the models."""
-        return self.ensemble.scale_features(features, baseline_columns(self.config))
+        return self.ensemble.scale_features(features, baseline_columns(self.config, self.descriptor_names))
+
+    def head(self) -> KnowledgeHead | None:
+        """What reads descriptors off the LLM's states; None where the models read none of them."""
+        read = self.config.descriptors if "descriptors" in self.config.read_views else "none"
+        return find_head(self.source) if "taught" in read else None
+
+    @cached_property
+    def descriptor_names(self) -> tuple[str, ...]:
+        """Names of the descriptors' columns."""
+        return names_of(self.config.descriptors, self.source)
 
     def embedder(self, device: torch.device) -> Embedder | None:
         """What computes the states that the models read; None for models without an LLM."""
@@ -123,7 +135,7 @@ class Bundle:
             csv.writer(file).writerows([["smiles"], *([smiles] for smiles in self.domain.smiles)])
         if self.source is not None and self.source.adapter is not None:
             (folder / ADAPTER).mkdir()
-            for name in _ADAPTER_FILES:
+            for name in (*_ADAPTER_FILES, *((adapters.HEAD,) if self.head() else ())):
                 if (self.source.adapter / name).is_file():
                     shutil.copyfile(self.source.adapter / name, folder / ADAPTER / name)
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -230,7 +242,7 @@ def feature_names(config: TrainConfig) -> dict[str, Any]:
 
 def bundle_files(folder: Path) -> Iterator[Path]:
     """The files that have a SHA-256 in bundle.json, links included, as far as they exist."""
-    names = (WEIGHTS, TRAINING, *(f"{ADAPTER}/{name}" for name in _ADAPTER_FILES))
+    names = (WEIGHTS, TRAINING, *(f"{ADAPTER}/{name}" for name in (*_ADAPTER_FILES, adapters.HEAD)))
     return (path for name in names if (path := folder / name).is_file() or path.is_symlink())
 
 

@@ -24,6 +24,7 @@ from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
+from kflm2.featurize.taught import names_of
 from kflm2.files import read_json, sha256_file
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.loading import offline
@@ -153,7 +154,9 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     descriptor_scaler = None
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
-    ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets))
+    source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
+    names = names_of(config.descriptors, source) if config.baseline_model != "none" else ()
+    ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets), names)
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
@@ -169,7 +172,6 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     )
     if "temperature" in valid:  # models of earlier versions have none on file, and scale always
         calibration = replace(calibration, temperature=_finite_array(valid["temperature"], (len(targets),)))
-    source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
     opened = None if source is None else Embedder(source, device)
     if opened is not None:
         _check_llm(opened, metadata["llm"], smiles, arrays["probe"])
@@ -198,6 +200,7 @@ def _ensemble(
     sizes: Sizes,
     arrays: dict[str, np.ndarray],
     targets: int,
+    names: tuple[str, ...],
 ) -> Ensemble:
     """The networks with the voters, the baseline and the weights of the arrays.
 
@@ -221,7 +224,7 @@ def _ensemble(
 
     ensemble = models(members[:count], "")
     if config.baseline_model != "none":
-        columns = len(baseline_columns(config))
+        columns = len(baseline_columns(config, names))
         baseline = RidgeBaseline.from_arrays(_with_prefix(arrays, "baseline."), count, columns, targets)
         if config.baseline_model == "ridge":
             ensemble = replace(ensemble, baseline=baseline)

@@ -12,11 +12,12 @@ from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
 from kflm2.errors import MoleculeError, SettingError
-from kflm2.featurize.descriptors import descriptors_and_counts
+from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
+from kflm2.featurize.taught import with_taught
 from kflm2.metrics.applicability_domain import DomainScores
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.predictor.bundle import Bundle
@@ -116,7 +117,8 @@ class MoleculeFeaturizer:
             except MoleculeError as error:
                 status[i] = str(error)
         texts = list(standard.values())
-        descriptors, counts, failures = descriptors_and_counts(self.kind, self.counts, texts)
+        # what the LLM was taught is read off its states, later
+        descriptors, counts, failures = descriptors_and_counts(without(self.kind, "taught"), self.counts, texts)
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
         features = Features(None, graphs, descriptors, counts)
         xtb = failures if "xtb" in self.kind else None
@@ -156,6 +158,7 @@ class Predictor:
             config.standardize, config.read_views, config.descriptors, "svm" in config.read_voters, max_atoms
         )
         self._embedder = bundle.embedder(self.device)
+        self._head = bundle.head()
 
     def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:
         """Predict molecules; a SMILES that cannot be read has the reason as its status.
@@ -204,6 +207,10 @@ class Predictor:
             }
         )
 
+    def _scaled(self, features: Features, states: Ragged | None) -> Features:
+        """The input of the models, from the features of molecules and the states of one writing of them."""
+        return self.bundle.scale_features(with_taught(replace(features, states=states), self._head))
+
     def _assemble(self, read: ReadMolecules, states: list[Ragged | None], confidence: float) -> Predictions:
         """Predictions of all molecules, from the features of those that could be read; states of each writing."""
         bundle, status, rows = self.bundle, read.status, read.rows
@@ -230,11 +237,11 @@ class Predictor:
                 nan if self.writings > 1 else None,
                 [""] * count if read.xtb is not None else None,
             )
-        features = bundle.scale_features(replace(read.features, states=states[0]))
+        features = self._scaled(read.features, states[0])
         raw, std, fused = bundle.ensemble.predict_with_fused(features)
         writings_std = None
         if self.writings > 1:
-            further = [bundle.ensemble.predict(replace(features, states=one)) for one in states[1:]]
+            further = [bundle.ensemble.predict(self._scaled(read.features, one)) for one in states[1:]]
             values = np.stack([raw, *(y_pred for y_pred, _ in further)])
             raw, std = values.mean(axis=0), np.mean([std, *(spread for _, spread in further)], axis=0)
             writings_std = expand(values.std(axis=0), np.nan)

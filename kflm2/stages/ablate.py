@@ -5,7 +5,7 @@ from typing import Any
 
 from kflm2.config.ablate import AblateConfig
 from kflm2.device import choose_device
-from kflm2.featurize.descriptors import without_xtb
+from kflm2.featurize.descriptors import without
 from kflm2.llm.registry import AUTO, PLACEBO
 from kflm2.stages.compare import stage as compare
 from kflm2.stages.train.experiment import find_source
@@ -28,6 +28,8 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
         for views in combinations(all_views, size):
             name = "all" if size == len(all_views) else "+".join(_SHORT[view] for view in views)
             changes[name] = {"views": views} if size < len(all_views) else {}
+            if "states" not in views:
+                changes[name]["descriptors"] = without(config.descriptors, "taught")
             if config.baseline_model != "none" and "descriptors" not in views:
                 changes[name]["baseline_model"] = "none"  # the ridge reads descriptors
             if source is None or "states" not in views:
@@ -42,7 +44,7 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
     whole = changes["all"]
     if config.baseline_model != "none":
         changes["all, without ridge"] = {**whole, "baseline_model": "none"}
-    if "xtb" in config.descriptors and (plain := without_xtb(config.descriptors)) != "none":
+    if "xtb" in config.descriptors and (plain := without(config.descriptors, "xtb")) != "none":
         changes["all, without xTB"] = {**whole, "baseline_model": "none", "descriptors": plain}
     return changes
 

@@ -4,6 +4,7 @@ A linear map extrapolates where the neural network and the support vector machin
 learning: Ramakrishnan et al., J. Chem. Theory Comput. 2015, 11, 2087.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,28 +12,30 @@ from sklearn.linear_model import RidgeCV
 
 from kflm2.config.train import TrainConfig
 from kflm2.errors import SettingError
-from kflm2.featurize.descriptors import descriptor_names
-from kflm2.featurize.xtb import XTB_COLUMNS
 
 PENALTIES = tuple(10.0 ** (power / 2) for power in range(-4, 9))
 """Of standardized columns; the one of the smallest leave-one-out error is taken, for each fold and target."""
 
 
-def baseline_columns(config: TrainConfig) -> list[int]:
+def baseline_columns(config: TrainConfig, names: Sequence[str]) -> list[int]:
     """Columns of the descriptors on which the ridge of these settings regresses; none without a baseline.
+
+    Args:
+        config: see TrainConfig.
+        names: of the descriptors' columns.
 
     Raises:
         SettingError: a name is none of them.
     """
     if config.baseline_model == "none":
         return []
-    names = descriptor_names(config.descriptors)
-    wanted = [name for word in config.baseline_columns for name in (XTB_COLUMNS if word == "xtb" else (word,))]
+    all_of_xtb = [name for name in names if name.startswith(("xtb_", "taught_"))]
+    wanted = [name for word in config.baseline_columns for name in (all_of_xtb if word == "xtb" else [word])]
     if unknown := [name for name in wanted if name not in names]:
         raise SettingError(
             f"baseline_columns: {unknown[0]} is no descriptor of {config.descriptors}; xtb stands for all of xTB"
         )
-    return [names.index(name) for name in dict.fromkeys(wanted)]
+    return [list(names).index(name) for name in dict.fromkeys(wanted)]
 
 
 @dataclass(frozen=True)

@@ -139,27 +139,79 @@ def test_a_damaged_baseline_is_refused(work: Path, damage: str, tmp_path: Path) 
         load_bundle(folder)
 
 
-def test_knowledge_of_a_corpus_is_computed_resumed_and_taught(
-    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "own.smi").write_text("".join(f"{'C' * n}{end}\n" for n in range(1, 9) for end in ("O", "N", "C(=O)O")))
-    out = tmp_path / "known.parquet"
-    arguments = ("--corpus", tmp_path / "own.smi", "--keep-tested", "--small", 4, "--out", out)
-    assert _status(stages.knowledge, *arguments) == 0
-    table = pd.read_parquet(out)
+@pytest.fixture(scope="module")
+def taught(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `known.parquet`, xTB of small molecules, and an adapter that learnt it."""
+    folder = tmp_path_factory.mktemp("taught")
+    (folder / "own.smi").write_text("".join(f"{'C' * n}{end}\n" for n in range(1, 9) for end in ("O", "N", "C(=O)O")))
+    corpus = ("--corpus", folder / "own.smi", "--keep-tested", "--small", 4, "--out", folder / "known.parquet")
+    assert _status(stages.knowledge, *corpus) == 0
+    settings = ("--batch-size", 4, "--layers", 2, "--samples", 0, "--out", folder / "models", "--epochs", 6)
+    table = folder / "known.parquet"
+    known = ("--knowledge", "descriptors", table, "--knowledge-weight", 1, 0.5, "--learning-rate", 0.01)
+    assert _status(stages.finetune, "--llm", tiny_decoder, "--corpus", table, *known, *settings) == 0
+    return folder
+
+
+def test_knowledge_is_computed_once_and_taught(taught: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = pd.read_parquet(taught / "known.parquet")
     assert list(table) == ["smiles", *XTB_COLUMNS] and table["smiles"].is_unique
     assert len(table) > 24 and table["xtb_dG_water"].notna().all()
-    assert "dipole" in out.with_suffix(".md").read_text()
+    assert "dipole" in (taught / "known.md").read_text()
     # once more: nothing is computed again
     monkeypatch.setattr("kflm2.featurize.xtb.xtb_of", lambda *_: pytest.fail("computed again"))
-    assert _status(stages.knowledge, *arguments) == 0
-    pd.testing.assert_frame_equal(pd.read_parquet(out), table)
-    settings = ("--batch-size", 4, "--layers", 2, "--samples", 0, "--out", tmp_path / "models", "--epochs", 6)
-    known = ("--knowledge", "descriptors", out, "--knowledge-weight", 1, 0.5, "--learning-rate", 0.01)
-    assert _status(stages.finetune, "--llm", tiny_decoder, "--corpus", out, *known, *settings) == 0
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "models").glob("*/known/kflm2.json"))
+    corpus = ("--corpus", taught / "own.smi", "--keep-tested", "--small", 4, "--out", tmp_path / "again.parquet")
+    assert _status(stages.knowledge, *corpus) == 0
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), table)
+    folder = _adapter(taught)
+    record = json.loads((folder / "kflm2.json").read_text())
     assert list(record["knowledge_r2"]) == ["descriptors", "known"]
     assert set(record["knowledge"]["known"]) <= set(XTB_COLUMNS)
-    losses = pd.read_csv(next((tmp_path / "models").glob("*/known/losses.csv")))
+    assert record["tables"]["known"]["molecules"] == len(table)
+    losses = pd.read_csv(folder / "losses.csv")
     assert list(losses) == ["step", "next token", "descriptors", "known"]
     assert losses["known"][-10:].mean() < losses["known"][:5].mean()
+
+
+def _adapter(taught: Path) -> Path:
+    (folder,) = (path.parent for path in (taught / "models").glob("*/known/kflm2.json"))
+    return folder
+
+
+def test_what_the_llm_was_taught_is_read_without_computing_it(
+    taught: Path, own_csv: Path, tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kflm2.featurize.xtb.xtb_of", lambda *_: pytest.fail("computed"))
+    settings = ("--epochs", 2, "--ensemble", FOLDS, "--fractions", "0.6", "0.2", "0.2", "--target-columns", "expt")
+    read = ("--llm", tiny_decoder, "--adapter", _adapter(taught), "--descriptors", "rdkit+taught")
+    common = ("--csv", own_csv, *settings, *read, "--baseline-model", "ridge", "--out", tmp_path)
+    assert _status(stages.train, *common, "--save", tmp_path / "model") == 0
+    expected = pd.read_csv(tmp_path / "own" / "crossAtt-saved" / "random-0" / "predictions.csv")
+    test = expected["part"] == "test"
+    bundle = load_bundle(tmp_path / "model", str(tiny_decoder))
+    assert bundle.descriptor_names[-1].startswith("taught_xtb_")
+    predictor = Predictor(bundle)
+    result = predictor.predict(expected["smiles"][test].tolist())
+    np.testing.assert_allclose(result.y_pred[:, 0], expected["y_pred_expt"][test], rtol=1e-3, atol=1e-3)
+    assert result.xtb is None
+    # several writings are read several times
+    several = Predictor(bundle, writings=3).predict(expected["smiles"][test].tolist())
+    assert several.writings_std is not None and several.writings_std.max() > 0
+    arguments = (tmp_path / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path / "explained", "--llm", tiny_decoder)
+    assert _status(stages.explain, *arguments) == 0
+    table = pd.read_csv(tmp_path / "explained" / "attributions.csv").set_index("label")
+    assert table["meaning"]["taught_xtb_dG_water"].startswith("read off the SMILES by the LLM: free energy")
+    (record,) = json.loads((tmp_path / "explained" / "explained.json").read_text())["molecules"]
+    assert record["prediction"] == pytest.approx(predictor.predict(["CC(=O)Nc1ccccc1"]).y_pred[0, 0], rel=1e-3)
+    # without the head, which the bundle must hold, nothing is predicted
+    (tmp_path / "model" / "adapter" / "knowledge_head.safetensors").unlink()
+    with pytest.raises(KFLM2Error, match=r"knowledge_head.safetensors is missing"):
+        load_bundle(tmp_path / "model", str(tiny_decoder))
+
+
+def test_an_adapter_that_learnt_no_table_cannot_be_read_for_one(
+    own_csv: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--csv", own_csv, "--target-columns", "expt", "--llm", tiny_decoder, "--out", tmp_path)
+    assert _status(stages.train, *common, "--adapter", "none", "--descriptors", "rdkit+taught") == 2
+    assert "no such adapter" in capsys.readouterr().err

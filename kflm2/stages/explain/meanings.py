@@ -78,6 +78,9 @@ def meaning(name: str) -> str:
     """
     if name.startswith("Morgan bit"):
         return "a substructure around an atom, of radius <= 2 bonds"
+    if name.startswith("taught_"):
+        own = name.removeprefix("taught_")
+        return f"read off the SMILES by the LLM: {meaning(own) or own}"
     return _WORDS.get(name) or _of_family(name) or _of_docstring(name)
 
 

@@ -15,10 +15,11 @@ from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import standard_smiles
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError, one_of
-from kflm2.featurize.descriptors import descriptor_names, descriptors_and_counts
+from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
+from kflm2.featurize.taught import with_taught
 from kflm2.files import atomic, read_json, write_csv, write_json, write_text
 from kflm2.plotting import save_figure
 from kflm2.predictor.bundle import Bundle
@@ -114,7 +115,7 @@ class Explainer:
         self.descriptors = (
             ()
             if descriptor_scaler is None
-            else tuple(np.array(descriptor_names(bundle.config.descriptors))[descriptor_scaler.columns].tolist())
+            else tuple(np.array(bundle.descriptor_names)[descriptor_scaler.columns].tolist())
         )
         self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
         views = (view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
@@ -152,9 +153,11 @@ class Explainer:
         mol = parse_smiles(text)
         views = bundle.config.read_views
         kind = bundle.config.descriptors if "descriptors" in views else "none"
-        values, counts, _ = descriptors_and_counts(kind, "svm" in bundle.config.read_voters, [text])
+        counted = "svm" in bundle.config.read_voters
+        computed, counts, _ = descriptors_and_counts(without(kind, "taught"), counted, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
-        features = bundle.scale_features(Features(self._states(text), graphs, values, counts))
+        unscaled = with_taught(Features(self._states(text), graphs, computed, counts), bundle.head())
+        values, features = unscaled.descriptors, bundle.scale_features(unscaled)
         molecule = features.batch(np.array([0]), self.device)
         attribution = explain_all(
             bundle.ensemble, features, molecule, self._average, self.target, self.pooled, self.steps

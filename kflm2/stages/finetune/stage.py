@@ -114,7 +114,7 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
             if source.table is not None
         }
     torch.manual_seed(config.seed)
-    model = LoRAModel(base, config, targets.sources if targets else ())
+    model = LoRAModel(base, config, targets)
     if targets is not None:
         model.fit_head(mean_states(base, tokenizer, training_sample[:_SCALE_MOLECULES], context))
     if rank == 0 and not config.resume:

@@ -20,11 +20,12 @@ from kflm2.device import choose_device, choose_precision
 from kflm2.errors import MoleculeError
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
-from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, without
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
 from kflm2.featurize.ragged import Ragged
+from kflm2.featurize.taught import find_head, names_of
 from kflm2.llm.resolve import LLMSource, resolve
 from kflm2.metrics.conformal import CONFIDENCE, Calibration
 from kflm2.metrics.scores import choose_thresholds, score
@@ -35,6 +36,9 @@ from kflm2.stages.train import report
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
 from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
 from kflm2.trainers.voters import fit_voter
+
+_READ_ROWS = 1024
+"""Molecules whose token states are in memory at once, for what the LLM was taught."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,7 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
             graphs = build_graphs(molecules.smiles)
     if "descriptors" in config.read_views:
         with _timed("descriptors", seconds):
-            descriptors = compute_descriptors(config.descriptors, molecules.smiles)
+            descriptors = _read_descriptors(config, source, states, molecules.smiles)
             if "xtb" in config.descriptors:
                 _, failures = xtb.compute_xtb(molecules.smiles)
                 without_xtb = dict(Counter(filter(None, failures)).most_common())
@@ -149,6 +153,21 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
     return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb)
+
+
+def _read_descriptors(
+    config: TrainConfig, source: LLMSource | None, states: Ragged | StoredRows | None, smiles: list[str]
+) -> np.ndarray:
+    """(n, P) descriptors; those that the LLM was taught come last, from its states."""
+    columns = []
+    if (computed := without(config.descriptors, "taught")) != "none":
+        columns.append(compute_descriptors(computed, smiles))
+    if "taught" in config.descriptors:
+        head = find_head(source)
+        assert states is not None
+        blocks = np.array_split(np.arange(len(smiles)), -(-len(smiles) // _READ_ROWS))
+        columns.append(np.concatenate([head(states.take(rows)) for rows in blocks]))
+    return np.concatenate(columns, axis=1)
 
 
 def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
@@ -333,7 +352,9 @@ def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tu
         return features, None
     # of inner folds all share one, which sees no label
     scaler = DescriptorScaler(features.descriptors[split.learned])
-    return scale_features(features, scaler, baseline_columns(config)), scaler
+    return scale_features(
+        features, scaler, baseline_columns(config, names_of(config.descriptors, prepared.source))
+    ), scaler
 
 
 @contextlib.contextmanager

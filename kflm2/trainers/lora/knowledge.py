@@ -27,7 +27,7 @@ class Source:
     """Of its loss."""
     columns: slice
     """Of KnowledgeTargets that are its own."""
-    values: Callable[[list[str]], np.ndarray]
+    values: "_Ranks"
     """n SMILES -> (n, P) ranks with mean 0 and std 1, NaN where nothing is known."""
     table: KnowledgeTable | None
     """None for RDKit's descriptors."""
@@ -66,9 +66,35 @@ class KnowledgeTargets:
         self.size = start
         """P: number of all columns."""
 
+    def table_arrays(self) -> dict[str, np.ndarray]:
+        """What turns the head's outputs for the columns of tables into their units; see featurize.taught."""
+        tables = [source for source in self.sources if source.table is not None]
+        if not tables:
+            return {}
+        columns = [np.arange(source.columns.start, source.columns.stop) for source in tables]
+        # tables of few molecules have fewer quantiles
+        count = max(len(source.values.quantiles) for source in tables)
+        quantiles = [_resampled(source.values.quantiles, count) for source in tables]
+        return {
+            "table.columns": np.concatenate(columns),
+            "table.quantiles": np.concatenate(quantiles, axis=1).astype(np.float32),
+            "table.mean": np.concatenate([source.values.mean for source in tables]).astype(np.float32),
+            "table.std": np.concatenate([source.values.std for source in tables]).astype(np.float32),
+        }
+
+    def table_names(self) -> list[str]:
+        """Names of the columns of tables, in the order of table_arrays."""
+        return [name for source in self.sources if source.table is not None for name in source.names]
+
     def __call__(self, smiles: list[str]) -> np.ndarray:
         """(n, P) float32, NaN where nothing is known."""
         return np.concatenate([source.values(smiles) for source in self.sources], axis=1)
+
+
+def _resampled(quantiles: np.ndarray, count: int) -> np.ndarray:
+    """(count, P) quantiles, by linear interpolation."""
+    old, new = np.linspace(0, 1, len(quantiles)), np.linspace(0, 1, count)
+    return np.stack([np.interp(new, old, column) for column in quantiles.T], axis=1)
 
 
 class _Ranks:
@@ -78,14 +104,17 @@ class _Ranks:
         self._compute, self._scaler = compute, DescriptorScaler(known)
         ranks = self._missing(known, self._scaler(known))
         # ranks of counts, which are mostly zero, do not have mean 0 and std 1
-        self._mean, self._std = np.nanmean(ranks, axis=0), np.nanstd(ranks, axis=0) + 1e-6
-        self.columns = self._scaler.columns
+        self.mean, self.std = np.nanmean(ranks, axis=0), np.nanstd(ranks, axis=0) + 1e-6
+        arrays = self._scaler.arrays()
+        self.columns = arrays["columns"]
         """Indices of those that vary in the sample."""
+        self.quantiles = arrays["quantiles"]
+        """(Q, P) of the sample."""
 
     def __call__(self, smiles: list[str]) -> np.ndarray:
         values = self._compute(smiles)
         # without clipping, a value that is rare in the sample would outweigh all others
-        scaled = ((self._scaler(values) - self._mean) / self._std).clip(-5, 5)
+        scaled = ((self._scaler(values) - self.mean) / self.std).clip(-5, 5)
         return self._missing(values, scaled).astype(np.float32)
 
     def _missing(self, values: np.ndarray, ranks: np.ndarray) -> np.ndarray:

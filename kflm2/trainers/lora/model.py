@@ -1,7 +1,7 @@
 """A decoder with a LoRA adapter and a head that predicts what is known of a molecule."""
 
+import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,15 @@ from torch import nn
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import SettingError
 from kflm2.files import atomic
+from kflm2.llm.adapters import HEAD
 from kflm2.llm.decoding import IGNORE, hidden_states, mean_pool, nll_sum
 from kflm2.llm.loading import quiet
 from kflm2.model import Standardize
-from kflm2.trainers.lora.knowledge import Source
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-HEAD = "knowledge_head.safetensors"
 _ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
@@ -31,19 +31,21 @@ _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 class LoRAModel(nn.Module):
     """A decoder with a LoRA adapter, and a head that predicts knowledge from its pooled states."""
 
-    def __init__(self, llm: "PreTrainedModel", config: FinetuneConfig, sources: Sequence[Source] = ()) -> None:
+    def __init__(
+        self, llm: "PreTrainedModel", config: FinetuneConfig, knowledge: KnowledgeTargets | None = None
+    ) -> None:
         """Add a new adapter to an LLM; until it is trained it does not change the LLM's outputs.
 
         Args:
             llm: with vocabulary head, already cut to its first layers.
             config: see FinetuneConfig.
-            sources: of the knowledge; none for a model without a head.
+            knowledge: what the head learns; None for a model without a head.
         """
         super().__init__()
         self.peft: Any = _with_lora(llm, config)
-        self.sources = tuple(sources)
-        size = sources[-1].columns.stop if sources else 0
-        self.head = _head(llm.config.hidden_size, size).to(llm.device) if size else None
+        self.knowledge = knowledge
+        self.sources = () if knowledge is None else tuple(knowledge.sources)
+        self.head = None if knowledge is None else _head(llm.config.hidden_size, knowledge.size).to(llm.device)
         self.next_token_weight, self.next_token_every = config.next_token_weight, config.next_token_every
         self.molecules = config.batch_size * config.accumulation
         """Molecules per optimizer step, over all processes."""
@@ -133,15 +135,18 @@ class LoRAModel(nn.Module):
             if isinstance(config.target_modules, set):  # in the order of a set equal adapters had other bytes
                 config.target_modules = sorted(config.target_modules)
         self.peft.save_pretrained(str(folder), state_dict=adapter, save_embedding_layers=False)
-        if self.head is not None:
+        if self.head is not None and self.knowledge is not None:
+            arrays = {name: weight.contiguous() for name, weight in self.head.state_dict().items()}
+            arrays |= {name: torch.from_numpy(array) for name, array in self.knowledge.table_arrays().items()}
             with atomic(folder / HEAD) as temporary:
-                save_file({name: weight.contiguous() for name, weight in self.head.state_dict().items()}, temporary)
+                save_file(arrays, temporary, {"tables": json.dumps(self.knowledge.table_names())})
 
     def restore(self, folder: Path) -> None:
         """Load adapter and head from a folder that `save` wrote."""
         set_peft_model_state_dict(self.peft, load_peft_weights(str(folder), device="cpu"))
         if self.head is not None:
-            self.head.load_state_dict(load_file(folder / HEAD))
+            arrays = load_file(folder / HEAD)
+            self.head.load_state_dict({name: arrays[name] for name in self.head.state_dict()})
 
 
 def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":

@@ -86,12 +86,13 @@ def test_a_voter_behind_it_learns_what_it_leaves_in_each_fold() -> None:
 def test_columns_are_found_by_name() -> None:
     config = TrainConfig.of(descriptors="rdkit+xtb", baseline_model="ridge", dataset="SAMPL")
     names = descriptor_names("rdkit+xtb")
-    assert [names[i] for i in baseline_columns(config)] == [name for name in names if name.startswith("xtb_")]
+    assert [names[i] for i in baseline_columns(config, names)] == [name for name in names if name.startswith("xtb_")]
     some = replace(config, baseline_columns=("TPSA", "xtb_dG_water", "TPSA"))
-    assert [names[i] for i in baseline_columns(some)] == ["TPSA", "xtb_dG_water"]
+    assert [names[i] for i in baseline_columns(some, names)] == ["TPSA", "xtb_dG_water"]
     with pytest.raises(SettingError, match="tpsa is no descriptor of rdkit\\+xtb"):
-        baseline_columns(replace(config, baseline_columns=("tpsa",)))
-    assert baseline_columns(replace(config, baseline_model="none", baseline_columns=("tpsa",))) == []
+        baseline_columns(replace(config, baseline_columns=("tpsa",)), names)
+    assert baseline_columns(replace(config, baseline_model="none", baseline_columns=("tpsa",)), names) == []
+    assert baseline_columns(config, ("TPSA", "taught_xtb_gap")) == [1]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,7 @@ def test_columns_are_found_by_name() -> None:
         ({"dataset": "SAMPL"}, "these are rdkit; --descriptors rdkit\\+xtb"),
         ({"dataset": "SAMPL", "descriptors": "none"}, "these are none"),
         ({"dataset": "SAMPL", "descriptors": "rdkit+xtb", "views": ("graph",)}, "these are none"),
+        ({"dataset": "SAMPL", "descriptors": "rdkit+taught", "views": ("descriptors",)}, "read by the LLM"),
         ({"dataset": "SAMPL", "descriptors": "rdkit+xtb", "inner": "holdout", "baseline_model": "auto"}, "inner folds"),
     ],
 )

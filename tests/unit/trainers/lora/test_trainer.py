@@ -29,7 +29,7 @@ from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
 from kflm2.trainers.lora import dataset as dataset_module
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset
-from kflm2.trainers.lora.knowledge import KnowledgeTargets, Source
+from kflm2.trainers.lora.knowledge import KnowledgeTargets
 from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.lora.trainer import finetune, last_checkpoint
 
@@ -91,11 +91,11 @@ def test_the_end_token_has_a_label_and_padding_has_none(tiny_decoder: Path) -> N
     ]
 
 
-def _model(folder: Path, config: FinetuneConfig = SETTINGS, sources: Sequence[Source] = ()) -> LoRAModel:
+def _model(folder: Path, config: FinetuneConfig = SETTINGS, knowledge: KnowledgeTargets | None = None) -> LoRAModel:
     torch.manual_seed(0)
     base, _ = load_decoder(folder, CPU)
     cut_layers(base.model, config.layers, keep_norm=True)
-    return LoRAModel(base, config, sources)
+    return LoRAModel(base, config, knowledge)
 
 
 def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: Path) -> None:
@@ -114,18 +114,19 @@ def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: P
     assert perplexity(model.llm, tokenizer, texts, 24).per_token == pytest.approx(np.exp(total / count), rel=1e-4)
 
 
-def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path) -> None:
-    """With accumulation or several processes, the losses of the parts add up, for both losses."""
+def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path, tmp_path: Path) -> None:
+    """With accumulation or several processes, the losses of the parts add up, for all losses."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    sources = [Source(name, (), weight, columns, lambda _: np.zeros(0), None) for name, weight, columns in (
-        ("descriptors", 1.0, slice(0, 3)), ("xtb", 0.5, slice(3, 5))
-    )]  # fmt: skip
-    model = _model(tiny_decoder, sources=sources).eval()
+    table = "".join(f"{text},{n},{n * n % 7}\n" for n, text in enumerate(SMILES))
+    (tmp_path / "own.csv").write_text(f"smiles,a,b\n{table}")
+    targets = KnowledgeTargets(("descriptors", str(tmp_path / "own.csv")), (1.0, 0.5), SMILES)
+    own = targets.sources[1].columns.start
+    model = _model(tiny_decoder, knowledge=targets).eval()
     model.molecules = 5
     texts = ["CCO", "C1CCCCC1N", "O", "CC", "CCCCCCCC"]
-    knowledge = torch.randn(5, 5)
-    knowledge[1, 3:] = torch.nan  # nothing is known of this one
-    knowledge[3, 4] = torch.nan
+    knowledge = torch.randn(5, targets.size)
+    knowledge[1, own:] = torch.nan  # nothing is known of this one
+    knowledge[3, own + 1] = torch.nan
     whole = model(**tokens_and_labels(tokenizer, texts, 24), knowledge=knowledge)["loss"]
     count = sum(len(tokenizer(text)["input_ids"]) for text in texts)
     parts = []
@@ -135,7 +136,9 @@ def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path) -> No
     torch.testing.assert_close(sum(parts), whole)
     # the head is still zero: a mean over what is known of a molecule, then over molecules
     squares = knowledge**2
-    expected = squares[:, :3].mean(dim=1).sum() / 5 + 0.5 * torch.nanmean(squares[[0, 2, 3, 4], 3:], dim=1).sum() / 5
+    expected = (
+        squares[:, :own].mean(dim=1).sum() / 5 + 0.5 * torch.nanmean(squares[[0, 2, 3, 4], own:], dim=1).sum() / 5
+    )
     model.next_token_weight = 0
     torch.testing.assert_close(model(**tokens_and_labels(tokenizer, texts, 24), knowledge=knowledge)["loss"], expected)
 
@@ -174,7 +177,7 @@ def _train(
     step: int = 4,
 ) -> LoRAModel:
     targets = KnowledgeTargets(("descriptors",), (1.0,), SMILES)
-    model = _model(tiny, config, targets.sources)
+    model = _model(tiny, config, targets)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     model.fit_head(mean_states(model.llm, tokenizer, SMILES, 24))
     folder.mkdir(exist_ok=True)
