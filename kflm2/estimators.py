@@ -63,6 +63,7 @@ class _Estimator(BaseEstimator):
         ensemble: int | None = None,
         inner: str | None = None,
         voters: tuple[str, ...] | None = None,
+        baseline_model: str | None = None,
         device: str = "auto",
         valid_fraction: float = 0.1,
         random_state: int = 0,
@@ -93,6 +94,7 @@ class _Estimator(BaseEstimator):
             ensemble: number of models whose mean is the prediction; of crossAtt 5, of inner folds.
             inner: holdout or folds.
             voters: models of other kinds beside the network, with inner folds.
+            baseline_model: none, ridge or auto: a ridge regression on xTB's numbers that predicts first.
             device: auto, cpu, cuda or cuda:N.
             valid_fraction: share of the molecules of `fit` for choosing the epoch and calibrating the intervals, where
                 there are no inner folds.
@@ -121,6 +123,7 @@ class _Estimator(BaseEstimator):
         self.ensemble = ensemble
         self.inner = inner
         self.voters = voters
+        self.baseline_model = baseline_model
         self.device = device
         self.valid_fraction = valid_fraction
         self.random_state = random_state

@@ -67,13 +67,18 @@ class PipelineConfig:
         """Views that are read."""
         return tuple(view for view in self.pipeline_views if not self.views or view in self.views)
 
+    @property
+    def read_descriptors(self) -> str:
+        """The descriptors that are read."""
+        return self.descriptors if "descriptors" in self.read_views else "none"
+
     def check_pipeline(self) -> None:
         """Refuse values that cannot work."""
         one_of("model", self.model, tuple(PIPELINES))
         read = self.pipeline_views
         if unread := [view for view in self.views if view not in read]:
             raise SettingError(f"views: {self.model} does not read {unread[0]} here; it reads {', '.join(read)}")
-        if "taught" in self.descriptors and "descriptors" in self.read_views and "states" not in self.read_views:
+        if "taught" in self.read_descriptors and "states" not in self.read_views:
             raise SettingError(f"descriptors {self.descriptors} are read by the LLM, and no view is its states")
 
 
@@ -272,7 +277,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
             raise SettingError(f"baseline_model {self.baseline_model} is for regression, and the targets are classes")
         if self.baseline_model == "auto" and not self.folds:
             raise SettingError("baseline_model auto decides by out-of-fold predictions; it needs --inner folds")
-        read = self.descriptors if "descriptors" in self.read_views else "none"
+        read = self.read_descriptors
         if (
             not self.baseline_columns
             or read == "none"

@@ -93,13 +93,12 @@ class Bundle:
 
     def head(self) -> KnowledgeHead | None:
         """What reads descriptors off the LLM's states; None where the models read none of them."""
-        read = self.config.descriptors if "descriptors" in self.config.read_views else "none"
-        return find_head(self.source) if "taught" in read else None
+        return find_head(self.source) if "taught" in self.config.read_descriptors else None
 
     @cached_property
     def descriptor_names(self) -> tuple[str, ...]:
         """Names of the descriptors' columns."""
-        return names_of(self.config.descriptors, self.source)
+        return names_of(self.config.read_descriptors, self.source)
 
     def embedder(self, device: torch.device) -> Embedder | None:
         """What computes the states that the models read; None for models without an LLM."""
@@ -230,9 +229,9 @@ def feature_names(config: TrainConfig) -> dict[str, Any]:
     names: dict[str, Any] = {}
     if "graph" in config.read_views:
         names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES), "graph_version": graphs.VERSION}
-    if "xtb" in config.descriptors and "descriptors" in config.read_views:
+    if "xtb" in config.read_descriptors:
         names |= {"xtb": list(xtb.XTB_COLUMNS), "xtb_version": xtb.VERSION, "rdkit": version("rdkit")}
-    if "rdkit" in config.descriptors and "descriptors" in config.read_views:
+    if "rdkit" in config.read_descriptors:
         names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
         names["rdkit"] = version("rdkit")
     if "svm" in config.read_voters:

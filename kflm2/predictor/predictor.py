@@ -95,15 +95,10 @@ class MoleculeFeaturizer:
     standardize: Standardization
     views: tuple[str, ...]
     descriptors: str
-    """Set of descriptors."""
+    """Those that are read."""
     counts: bool
     """Whether a voter reads Morgan counts."""
     max_atoms: int
-
-    @property
-    def kind(self) -> str:
-        """The descriptors that are computed."""
-        return self.descriptors if "descriptors" in self.views else "none"
 
     def __call__(self, smiles: Sequence[str]) -> ReadMolecules:
         """Read n SMILES; one that cannot be read has the reason as its status."""
@@ -118,10 +113,10 @@ class MoleculeFeaturizer:
                 status[i] = str(error)
         texts = list(standard.values())
         # what the LLM was taught is read off its states, later
-        descriptors, counts, failures = descriptors_and_counts(without(self.kind, "taught"), self.counts, texts)
+        descriptors, counts, failures = descriptors_and_counts(without(self.descriptors, "taught"), self.counts, texts)
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
         features = Features(None, graphs, descriptors, counts)
-        xtb = failures if "xtb" in self.kind else None
+        xtb = failures if "xtb" in self.descriptors else None
         return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, xtb)
 
 
@@ -155,7 +150,7 @@ class Predictor:
         self.writings = writings
         self.bundle, self.device, self.max_tokens = bundle, device or torch.device("cpu"), max_tokens
         self.featurizer = MoleculeFeaturizer(
-            config.standardize, config.read_views, config.descriptors, "svm" in config.read_voters, max_atoms
+            config.standardize, config.read_views, config.read_descriptors, "svm" in config.read_voters, max_atoms
         )
         self._embedder = bundle.embedder(self.device)
         self._head = bundle.head()

@@ -13,11 +13,12 @@ from kflm2.cli import stages
 from kflm2.config.train import TrainConfig
 from kflm2.data.splits import make_splits
 from kflm2.errors import KFLM2Error
-from kflm2.featurize.xtb import XTB_COLUMNS
+from kflm2.featurize.xtb import XTB_COLUMNS, xtb_of
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor.bundle import _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
+from kflm2.stages.explain.stage import Explainer
 from kflm2.stages.train.experiment import prepare, scaled_features
 
 FOLDS = 3
@@ -113,15 +114,32 @@ def test_a_bundle_predicts_with_xtb_and_says_where_it_is_missing(
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
 
 
-def test_an_explanation_has_a_bar_for_the_ridge_and_adds_up(work: Path, tmp_path: Path) -> None:
+def test_an_explanation_gives_the_ridges_share_to_its_columns_and_adds_up(work: Path, tmp_path: Path) -> None:
     assert _status(stages.explain, work / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path) == 0
     (record,) = json.loads((tmp_path / "explained.json").read_text())["molecules"]
-    assert list(record["shares"]) == ["graph", "tokens", "descriptors", "SVM", "ridge"]
+    assert list(record["shares"]) == ["graph", "tokens", "descriptors", "SVM"]
     assert record["complete"] and sum(record["shares"].values()) == pytest.approx(record["difference"], abs=0.05)
     predicted = Predictor(load_bundle(work / "model")).predict(["CC(=O)Nc1ccccc1"])
     assert record["prediction"] == pytest.approx(predicted.y_pred[0, 0], rel=1e-4)
     table = pd.read_csv(tmp_path / "attributions.csv").set_index("label")
     assert table["meaning"]["xtb_dG_water"].startswith("free energy of solvation in water")
+
+
+def test_of_networks_that_say_nothing_the_explanation_is_the_ridges(work: Path) -> None:
+    bundle = load_bundle(work / "model")
+    with torch.no_grad():
+        for member in bundle.ensemble.all_members:
+            for weight in member.model.parameters():
+                weight.zero_()
+    explanation, _ = Explainer(bundle, None, 8, torch.device("cpu")).explain("CC(=O)Nc1ccccc1", "")
+    behind, weights = bundle.ensemble, bundle.ensemble.weights[:, 0]
+    if behind.delta is not None:
+        behind, weights = behind.delta, weights[2:]
+    values = xtb_of("CC(=O)Nc1ccccc1").values
+    shares = weights.sum() * behind.baseline.coefficients[:, :, 0].mean(axis=0) * (values - behind.baseline.median)
+    expected = dict(zip(XTB_COLUMNS, shares, strict=True))
+    for name, value in zip(explanation.descriptors, explanation.attribution.descriptors, strict=True):
+        assert value == pytest.approx(expected.get(name, 0.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("damage", ["baseline.coefficients", "ensemble.weights"])

@@ -29,8 +29,8 @@ Output = Callable[[Batch], torch.Tensor]
 """A function of a batch of B molecules that returns (B,) values, each of which depends on its molecule only."""
 
 VIEWS = ("graph", "tokens", "descriptors")
-VOTERS = {"svm": "SVM", "llm": "SVM of tokens", "ridge": "ridge"}
-"""Voter, or the baseline before all models, -> its name in pictures."""
+VOTERS = {"svm": "SVM", "llm": "SVM of tokens"}
+"""Voter -> its name in pictures."""
 _TINY = 1e-7
 TOLERANCE = 0.01
 """Largest gap, as a share of the difference, or of the target's standard deviation if that is larger."""
@@ -140,10 +140,13 @@ def explain_all(
     target: int,
     pooled: bool,
     steps: int,
+    unscaled: Sequence[int] = (),
 ) -> Attribution:
     """Explain the prediction of all models: the networks, the voters, and the baseline before them, by their weights.
 
-    For classification it is of the weighted mean of their log-odds.
+    A voter is one number. What a ridge baseline makes of a descriptor is its coefficient times the difference from the
+    median, and is added to what the networks make of the same descriptor. For classification all is of the weighted
+    mean of the log-odds.
 
     Args:
         ensemble: with or without voters and baseline.
@@ -153,11 +156,13 @@ def explain_all(
         target: index of the target.
         pooled: whether the networks read the mean of the tokens' states.
         steps: see explain.
+        unscaled: columns of the descriptors that the baseline reads.
     """
     weights = [1.0] if ensemble.weights is None else ensemble.weights[:, target].tolist()
     parts: list[tuple[float, Attribution]] = []
     beside: dict[str, float] = {}
     prediction = baseline = 0.0
+    linear: np.ndarray | float = 0.0
     for models in (ensemble, ensemble.delta):
         if models is None:
             continue
@@ -169,11 +174,18 @@ def explain_all(
             for weight, voter in zip(others, models.voters, strict=True)
         ]
         if models.baseline is not None and scaled.unscaled is not None:
-            values, median = (
-                models.baseline.predict(scaled.unscaled),
-                models.baseline.predict(models.baseline.median[None]),
-            )
-            changes.append((VOTERS["ridge"], own + sum(others), values[:, 0, target], median[:, 0, target]))
+            whole = own + sum(others)
+            median = models.baseline.median
+            coefficients = models.baseline.coefficients[:, :, target].mean(axis=0)
+            before = float(models.baseline.predict(median[None])[:, 0, target].mean())
+            by_column = whole * coefficients * np.nan_to_num(scaled.unscaled[0] - median)
+            prediction, baseline = prediction + whole * before + float(by_column.sum()), baseline + whole * before
+            assert models.descriptor_scaler is not None
+            linear = np.zeros(len(models.descriptor_scaler.columns))
+            # a column that is constant is no input of the networks, and has no coefficient
+            varying = np.isin(unscaled, models.descriptor_scaler.columns)
+            places = np.searchsorted(models.descriptor_scaler.columns, np.array(unscaled)[varying])
+            linear[places] = by_column[varying]
         for name, weight, end, start in changes:
             if models.members[0].task == "classification":
                 end, start = (logit(value.clip(_TINY, 1 - _TINY)) for value in (end, start))
@@ -184,7 +196,7 @@ def explain_all(
         baseline=baseline + sum(weight * part.baseline for weight, part in parts),
         tokens=np.sum([weight * part.tokens for weight, part in parts], axis=0),
         atoms=np.sum([weight * part.atoms for weight, part in parts], axis=0),
-        descriptors=np.sum([weight * part.descriptors for weight, part in parts], axis=0),
+        descriptors=np.sum([weight * part.descriptors for weight, part in parts], axis=0) + linear,
         steps=max(part.steps for _, part in parts),
         allowed=max(part.allowed for _, part in parts),
         voters=beside,

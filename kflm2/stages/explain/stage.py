@@ -37,6 +37,7 @@ from kflm2.stages.explain.attribution import (
 )
 from kflm2.stages.explain.meanings import meaning
 from kflm2.stages.explain.plots import Explanation
+from kflm2.trainers.baseline import baseline_columns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,10 +120,8 @@ class Explainer:
         )
         self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
         views = (view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
-        beside: list[str] = [voter.name for voter in bundle.ensemble.voters]
-        if bundle.config.baseline_model != "none":
-            beside.append("ridge")
-        self.views = (*views, *(VOTERS[name] for name in beside))
+        self.views = (*views, *(VOTERS[voter.name] for voter in bundle.ensemble.voters))
+        self._unscaled = baseline_columns(bundle.config, bundle.descriptor_names)
 
     def about(self) -> dict[str, Any]:
         """Target, unit, method and views, for explained.json."""
@@ -152,15 +151,14 @@ class Explainer:
         text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
         views = bundle.config.read_views
-        kind = bundle.config.descriptors if "descriptors" in views else "none"
         counted = "svm" in bundle.config.read_voters
-        computed, counts, _ = descriptors_and_counts(without(kind, "taught"), counted, [text])
+        computed, counts, _ = descriptors_and_counts(without(bundle.config.read_descriptors, "taught"), counted, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
         unscaled = with_taught(Features(self._states(text), graphs, computed, counts), bundle.head())
         values, features = unscaled.descriptors, bundle.scale_features(unscaled)
         molecule = features.batch(np.array([0]), self.device)
         attribution = explain_all(
-            bundle.ensemble, features, molecule, self._average, self.target, self.pooled, self.steps
+            bundle.ensemble, features, molecule, self._average, self.target, self.pooled, self.steps, self._unscaled
         )
         probability = self._probability(features) if self.classes else None
         descriptor_scaler = bundle.ensemble.descriptor_scaler

@@ -99,7 +99,7 @@ class ChunkPredictor:
     @property
     def chunk_size(self) -> int:
         """Rows of a chunk, at most."""
-        return CHUNK_OF_XTB if "xtb" in self.read.featurizer.kind else CHUNK
+        return CHUNK_OF_XTB if "xtb" in self.read.featurizer.descriptors else CHUNK
 
     def stream(self, chunks: Iterable[Chunk], jobs: int) -> Generator[tuple[Chunk, pd.DataFrame], None, None]:
         """Chunks in order; see run_stream for the processes.

@@ -353,7 +353,7 @@ def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tu
     # of inner folds all share one, which sees no label
     scaler = DescriptorScaler(features.descriptors[split.learned])
     return scale_features(
-        features, scaler, baseline_columns(config, names_of(config.descriptors, prepared.source))
+        features, scaler, baseline_columns(config, names_of(config.read_descriptors, prepared.source))
     ), scaler
 
 
