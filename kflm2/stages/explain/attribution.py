@@ -173,19 +173,11 @@ def explain_all(
             (VOTERS[voter.name], weight, voter.predict(scaled)[:, 0, target], voter.baseline()[:, target])
             for weight, voter in zip(others, models.voters, strict=True)
         ]
-        if models.baseline is not None and scaled.unscaled is not None:
+        if models.baseline is not None:
+            before, linear = _of_ridge(models, scaled, target, unscaled)
             whole = own + sum(others)
-            median = models.baseline.median
-            coefficients = models.baseline.coefficients[:, :, target].mean(axis=0)
-            before = float(models.baseline.predict(median[None])[:, 0, target].mean())
-            by_column = whole * coefficients * np.nan_to_num(scaled.unscaled[0] - median)
-            prediction, baseline = prediction + whole * before + float(by_column.sum()), baseline + whole * before
-            assert models.descriptor_scaler is not None
-            linear = np.zeros(len(models.descriptor_scaler.columns))
-            # a column that is constant is no input of the networks, and has no coefficient
-            varying = np.isin(unscaled, models.descriptor_scaler.columns)
-            places = np.searchsorted(models.descriptor_scaler.columns, np.array(unscaled)[varying])
-            linear[places] = by_column[varying]
+            linear *= whole
+            prediction, baseline = prediction + whole * before + float(linear.sum()), baseline + whole * before
         for name, weight, end, start in changes:
             if models.members[0].task == "classification":
                 end, start = (logit(value.clip(_TINY, 1 - _TINY)) for value in (end, start))
@@ -201,6 +193,20 @@ def explain_all(
         allowed=max(part.allowed for _, part in parts),
         voters=beside,
     )
+
+
+def _of_ridge(models: Ensemble, scaled: Features, target: int, unscaled: Sequence[int]) -> tuple[float, np.ndarray]:
+    """What the baseline predicts of median descriptors, and (P,) what each scaled descriptor adds to that."""
+    assert models.baseline is not None and models.descriptor_scaler is not None and scaled.unscaled is not None
+    median, columns = models.baseline.median, models.descriptor_scaler.columns
+    before = float(models.baseline.predict(median[None])[:, 0, target].mean())
+    coefficients = models.baseline.coefficients[:, :, target].mean(axis=0)
+    shares = coefficients * np.nan_to_num(scaled.unscaled[0] - median)
+    out = np.zeros(len(columns))
+    # a column that is constant is no input of the networks, and has no coefficient
+    varying = np.isin(unscaled, columns)
+    out[np.searchsorted(columns, np.array(unscaled)[varying])] = shares[varying]
+    return before, out
 
 
 def mean_output(ensemble: Ensemble, target: int, pooled: bool) -> Output:
