@@ -11,8 +11,8 @@ class CorpusConfig(StageConfig):
     """Molecules without labels, from a file of SMILES."""
 
     corpus: str = "auto"
-    """auto (ZINC or ChEMBL where one was downloaded, else zinc_sample), ZINC, ChEMBL, MOSES, zinc_sample, or a .smi,
-    .csv or .parquet file of your own, packed by gzip or not."""
+    """auto (ZINC or ChEMBL where one was downloaded, else zinc_sample), ZINC, ChEMBL, MOSES, zinc_sample, or a file of
+    your own: .parquet, or .smi, .csv or .tsv, packed by gzip or not."""
     limit: int | None = None
     """Use the first molecules only; default all."""
     keep_tested: bool = False

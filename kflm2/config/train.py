@@ -46,9 +46,7 @@ class PipelineConfig:
 
     model: str = "crossAtt"
     """Pipeline: combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt or crossAtt."""
-    descriptors: Literal[
-        "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
-    ] = "none"
+    descriptors: DescriptorSet = "none"
     """Descriptors that join as a further view: RDKit's 2D set, Morgan counts (radius 2, 2,048 bits), and xtb: solvation
     free energies, orbitals, charges and the like by GFN2-xTB (0.03 to 0.5 s of one core a molecule). taught: what the
     LLM learnt of such a table in stage 1, read off its hidden states at no further cost."""
@@ -166,8 +164,8 @@ class TrainingConfig:
     (delta learning). auto: they learn both, the target and what the ridge leaves of it, which takes twice the time, and
     the weights decide. Of regression only."""
     baseline_columns: tuple[str, ...] = ("xtb",)
-    """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, computed or taught, or
-    names of columns, such as xtb_dG_water or TPSA."""
+    """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, computed or taught;
+    taught for all that the LLM was taught; or names of columns, such as xtb_dG_water or TPSA."""
 
     GROUP: ClassVar = "training"
 
@@ -276,13 +274,13 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         if self.resolved_task != "regression":
             raise SettingError(f"baseline_model {self.baseline_model} is for regression, and the targets are classes")
         if self.baseline_model == "auto" and not self.folds:
-            raise SettingError("baseline_model auto decides by out-of-fold predictions; it needs --inner folds")
+            raise SettingError(
+                "baseline_model auto decides by out-of-fold predictions; it needs --inner folds, and several models"
+                " (--ensemble)"
+            )
         read = self.read_descriptors
-        if (
-            not self.baseline_columns
-            or read == "none"
-            or ("xtb" in self.baseline_columns and not {"xtb", "taught"} & {*read.split("+")})
-        ):
+        has_xtb = not {"xtb", "taught"}.isdisjoint(read.split("+"))
+        if not self.baseline_columns or read == "none" or ("xtb" in self.baseline_columns and not has_xtb):
             raise SettingError(
                 f"baseline_columns {' '.join(self.baseline_columns)}: the ridge regresses on descriptors that are read,"
                 f" and these are {read}; --descriptors rdkit+xtb has xTB's"

@@ -62,7 +62,9 @@ def find_corpus(name: str) -> Corpus:
     path = Path(name)
     if path.is_file():
         return Corpus(path.name.split(".")[0], path)
-    raise SettingError(f"unknown corpus {name!r}; choose auto, one of {', '.join(_FILES)}, or a .smi or .csv file")
+    raise SettingError(
+        f"unknown corpus {name!r}; choose auto, one of {', '.join(_FILES)}, or a .smi, .csv or .parquet file"
+    )
 
 
 def stream(path: Path) -> Iterator[str]:
@@ -76,7 +78,7 @@ def stream(path: Path) -> Iterator[str]:
     """
     gzipped = path.suffix == ".gz"
     suffix = Path(path.stem).suffix if gzipped else path.suffix
-    if suffix == ".parquet":
+    if suffix in (".parquet", ".pq"):
         yield from _parquet_smiles(path)
         return
     try:

@@ -1,6 +1,5 @@
 """Tables of numbers that are known of molecules, which an LLM learns to read off their SMILES."""
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ class KnowledgeTable:
     columns: tuple[str, ...]
     smiles: tuple[str, ...]
     """(n,) canonical, each once."""
+    written: tuple[str, ...]
+    """(n,) as the file has them."""
     values: np.ndarray
     """(n, P) float32, NaN where missing."""
     unreadable: int
@@ -52,18 +53,20 @@ class KnowledgeTable:
         numbers = frame.select_dtypes("number").drop(columns=column, errors="ignore")
         rows: dict[str, int] = {}
         unreadable = 0
-        for row, text in enumerate(frame[column].astype(str)):
-            with contextlib.suppress(MoleculeError):
-                rows.setdefault(canonical_smiles(text.strip()), row)
-                continue
-            unreadable += 1
+        texts = [text.strip() for text in frame[column].fillna("").astype(str)]
+        for row, text in enumerate(texts):
+            try:
+                rows.setdefault(canonical_smiles(text), row)
+            except MoleculeError:
+                unreadable += 1
         values = numbers.to_numpy(dtype=np.float32, na_value=np.nan)[list(rows.values())]
         values[~np.isfinite(values)] = np.nan
         varying = [k for k in range(values.shape[1]) if np.unique(values[~np.isnan(values[:, k]), k]).size > 1]
         if not rows or not varying:
             raise DataError(f"knowledge {path}: {len(rows)} molecules, and no column of numbers that vary")
         names = tuple(str(numbers.columns[k]) for k in varying)
-        return KnowledgeTable(path.stem, names, tuple(rows), values[:, varying], unreadable)
+        written = tuple(texts[row] for row in rows.values())
+        return KnowledgeTable(path.stem, names, tuple(rows), written, values[:, varying], unreadable)
 
     def rows_of(self, smiles: Sequence[str]) -> np.ndarray:
         """(m, P) float32 numbers of valid SMILES; NaN for a molecule that is not in the table."""
@@ -102,6 +105,8 @@ def find_table(word: str) -> Path:
     """
     path = project_folder() / "dataset" / "knowledge_xtb.parquet" if word == "xtb" else Path(word)
     if not path.is_file():
-        hint = " (it is part of the repository, and `kflm2 knowledge` makes one)" if word == "xtb" else ""
-        raise DataError(f"knowledge {word}: no file {path}{hint}")
+        raise DataError(
+            f"knowledge {word}: no file {path}; give descriptors, xtb (the table in the repository), or a .parquet or"
+            " .csv file"
+        )
     return path

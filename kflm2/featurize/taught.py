@@ -38,20 +38,36 @@ class KnowledgeHead:
                 arrays = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}
         except (OSError, SafetensorError, ValueError) as error:
             raise LLMError(f"{path} cannot be read: {error}") from None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise LLMError(f"{path} is damaged: its names are none")
         if not names:
-            raise LLMError(f"{path}: the LLM learnt from no table; fine-tune it with --knowledge xtb")
+            raise LLMError(f"{path}: the LLM learnt from no table; fine-tune it with --knowledge xtb and --layers")
         self.names = tuple(f"taught_{name}" for name in names)
         try:
-            columns = arrays["table.columns"].astype(int)
-            self._mean, self._std = arrays["0.mean"], arrays["0.std"]
-            self._weight, self._bias = arrays["1.weight"][columns], arrays["1.bias"][columns]
-            self._quantiles = arrays["table.quantiles"]
-            self._rank_mean, self._rank_std = arrays["table.mean"], arrays["table.std"]
-            shapes = {part.shape for part in (self._bias, self._rank_mean, self._rank_std, self._quantiles[0])}
-            if shapes != {(len(names),)} or not all(np.isfinite(array).all() for array in arrays.values()):
+            outputs, width = arrays["1.weight"].shape
+            columns, (count, _) = arrays["table.columns"], arrays["table.quantiles"].shape
+            table = (len(names),)
+            shapes = {
+                "0.mean": (width,),
+                "0.std": (width,),
+                "1.bias": (outputs,),
+                "table.columns": table,
+                "table.mean": table,
+                "table.std": table,
+                "table.quantiles": (count, len(names)),
+            }
+            sound = all(arrays[name].shape == shape for name, shape in shapes.items())
+            finite = all(np.isfinite(array).all() for array in arrays.values())
+            inside = bool(((columns >= 0) & (columns < outputs)).all())
+            if not (sound and finite and inside and (arrays["0.std"] > 0).all()):
                 raise ValueError("its arrays do not go together, or hold a number that is not finite")
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError) as error:
             raise LLMError(f"{path} is damaged: {error}") from None
+        self._mean, self._std = arrays["0.mean"], arrays["0.std"]
+        rows = columns.astype(int)
+        self._weight, self._bias = arrays["1.weight"][rows], arrays["1.bias"][rows]
+        self._quantiles, self.width = arrays["table.quantiles"], width
+        self._rank_mean, self._rank_std = arrays["table.mean"], arrays["table.std"]
 
     def __call__(self, states: Ragged) -> np.ndarray:
         """(n, P) float32 values from the hidden states of n SMILES: of their tokens, or the mean of these."""
@@ -90,6 +106,12 @@ def find_head(source: LLMSource | None) -> KnowledgeHead:
             "descriptors taught: they are read by the head of an adapter that was fine-tuned with --knowledge xtb, and"
             f" {'no LLM is read' if source is None else f'{source.name} has no such adapter'}"
         )
-    if source.layers != (adapters.layers_of(source.adapter),):
-        raise SettingError("descriptors taught: the head reads the adapter's last layer; leave --layers out")
+    depth = adapters.layers_of(source.adapter)
+    if depth is None:
+        raise SettingError(
+            f"descriptors taught: the adapter {source.adapter} has all layers, and the head reads what comes before the"
+            " last norm; fine-tune with --layers, fewer than the LLM has"
+        )
+    if source.layers != (depth,):
+        raise SettingError(f"descriptors taught: the head reads layer {depth}, the adapter's last; leave --layers out")
     return KnowledgeHead(source.adapter / adapters.HEAD)

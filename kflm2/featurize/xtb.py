@@ -84,6 +84,7 @@ _EV = 27.211386
 _DEBYE = 2.541746
 """Debye in an atomic unit of dipole moment."""
 _GROUP = 16
+_GROUPS_IN_FILE = 16
 _WORTH_PROCESSES = 32
 """From this number of molecules on, several processes are faster than one."""
 
@@ -136,11 +137,23 @@ def compute_xtb(smiles: Sequence[str], progress: bool = True) -> tuple[np.ndarra
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
         with tqdm(total=len(missing), desc="xTB", unit="mol", disable=not progress) as bar:
+            done: list[tuple[list[str], np.ndarray]] = []
             for group, rows in xtb_groups(missing):
                 bar.update(len(group))
-                yield group, Ragged(rows, np.arange(len(group) + 1))
+                done.append((group, rows))
+                # a file of the cache holds several groups
+                if len(done) == _GROUPS_IN_FILE:
+                    yield _joined(done)
+                    done = []
+            if done:
+                yield _joined(done)
 
     return _split(cache.get(list(smiles), compute).values)
+
+
+def _joined(groups: list[tuple[list[str], np.ndarray]]) -> tuple[list[str], Ragged]:
+    texts = [text for group, _ in groups for text in group]
+    return texts, Ragged(np.concatenate([rows for _, rows in groups]), np.arange(len(texts) + 1))
 
 
 def compute_uncached(smiles: list[str]) -> tuple[np.ndarray, list[str]]:

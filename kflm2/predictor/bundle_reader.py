@@ -155,7 +155,8 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
     source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
-    names = names_of(config.descriptors, source) if config.baseline_model != "none" else ()
+    # the file of the head is checked here too
+    names = names_of(config.read_descriptors, source)
     ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets), names)
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
@@ -208,9 +209,13 @@ def _ensemble(
         ValueError: an array is damaged.
         BundleError: they do not go together.
     """
-    count = len(members) // (2 if config.baseline_model == "auto" else 1)
-    if count * config.networks // config.members != len(members):
-        raise BundleError("the number of its models is not that of its settings")
+    count, rest = divmod(len(members), 2 if config.baseline_model == "auto" else 1)
+    if rest or not count:
+        raise BundleError("a network of the two with and without a baseline is missing")
+    if config.baseline_model != "none" and members[0].task != "regression":
+        raise BundleError("a baseline is of regression only")
+    if config.baseline_model == "auto" and not config.folds:
+        raise BundleError("networks with and without a baseline are of inner folds")
 
     def models(networks: list[FittedModel], prefix: str) -> Ensemble:
         voters = tuple(

@@ -23,29 +23,37 @@ def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:
     """
     all_views = config.pipeline_views
     source = find_source(config, choose_device(config.device)) if "states" in all_views else None
+    no_ridge = {"baseline_model": "none"} if config.baseline_model != "none" else {}
+    # what the LLM was taught goes with the LLM, and the ridge with the descriptors on which it regresses
+    untaught = {}
+    if "taught" in config.descriptors:
+        untaught = {"descriptors": without(config.descriptors, "taught"), **no_ridge}
     changes: dict[str, dict[str, Any]] = {}
     for size in range(1, len(all_views) + 1):
         for views in combinations(all_views, size):
+            if untaught.get("descriptors") == "none" and "descriptors" in views and "states" not in views:
+                continue  # without the LLM there are none
             name = "all" if size == len(all_views) else "+".join(_SHORT[view] for view in views)
             changes[name] = {"views": views} if size < len(all_views) else {}
-            if "states" not in views:
-                changes[name]["descriptors"] = without(config.descriptors, "taught")
-            if config.baseline_model != "none" and "descriptors" not in views:
-                changes[name]["baseline_model"] = "none"  # the ridge reads descriptors
+            if "descriptors" not in views:
+                changes[name] |= no_ridge
             if source is None or "states" not in views:
+                changes[name] |= untaught
                 continue
             # an adapter may cut the LLM, and a word such as last would be another layer without it
             changes[name]["layers"] = ",".join(map(str, source.layers))
             if size in (1, len(all_views)):
                 if source.adapter is not None:
-                    changes[f"{name}, untaught LLM"] = {**changes[name], "adapter": "none"}
+                    changes[f"{name}, untaught LLM"] = {**changes[name], **untaught, "adapter": "none"}
                 base = source.name if config.llm == AUTO else config.llm
-                changes[f"{name}, random LLM"] = {**changes[name], "adapter": "none", "llm": PLACEBO + base}
+                placebo = {"adapter": "none", "llm": PLACEBO + base}
+                changes[f"{name}, random LLM"] = {**changes[name], **untaught, **placebo}
     whole = changes["all"]
-    if config.baseline_model != "none":
-        changes["all, without ridge"] = {**whole, "baseline_model": "none"}
-    if "xtb" in config.descriptors and (plain := without(config.descriptors, "xtb")) != "none":
-        changes["all, without xTB"] = {**whole, "baseline_model": "none", "descriptors": plain}
+    if no_ridge:
+        changes["all, without ridge"] = {**whole, **no_ridge}
+    for part, words in (("xtb", "all, without xTB"), ("taught", "all, without what the LLM was taught")):
+        if part in config.descriptors and (plain := without(config.descriptors, part)) != "none":
+            changes[words] = {**whole, **no_ridge, "descriptors": plain}
     return changes
 
 
@@ -60,11 +68,16 @@ def run(config: AblateConfig) -> None:
     """
     folders: dict[str, str] = {}
     molecules = None
-    for name, changes in variants(config).items():
-        folder_name = f"{config.model}-{name.replace(', ', '-').replace(' ', '_')}"
+    settings = {
+        name: config.train_config(**changes, name=f"{config.model}-{name.replace(', ', '-').replace(' ', '_')}")
+        for name, changes in variants(config).items()
+    }
+    for variant in settings.values():
+        variant.check()  # what cannot work should show now, not after hours
+    for name, variant in settings.items():
         print(f"\n{name}", flush=True)
         # the LLM comes first: a molecule longer than its context is left out everywhere, or splits would differ
-        folder, molecules = run_missing(config.train_config(**changes, name=folder_name), molecules)
+        folder, molecules = run_missing(variant, molecules)
         folders[name] = str(folder)
     runs = config.resolved().runs or 0
     compare.run(config.compare_config(folders), range(config.seed, config.seed + runs))

@@ -29,11 +29,15 @@ def baseline_columns(config: TrainConfig, names: Sequence[str]) -> list[int]:
     """
     if config.baseline_model == "none":
         return []
-    all_of_xtb = [name for name in names if name.startswith(("xtb_", "taught_"))]
-    wanted = [name for word in config.baseline_columns for name in (all_of_xtb if word == "xtb" else [word])]
+    groups = {
+        "xtb": [name for name in names if name.startswith(("xtb_", "taught_xtb_"))],
+        "taught": [name for name in names if name.startswith("taught_")],
+    }
+    wanted = [name for word in config.baseline_columns for name in groups.get(word) or [word]]
     if unknown := [name for name in wanted if name not in names]:
         raise SettingError(
-            f"baseline_columns: {unknown[0]} is no descriptor of {config.descriptors}; xtb stands for all of xTB"
+            f"baseline_columns: {unknown[0]} is no descriptor of {config.descriptors}; xtb stands for all of xTB, and"
+            " taught for all that the LLM was taught"
         )
     return [list(names).index(name) for name in dict.fromkeys(wanted)]
 
@@ -44,6 +48,10 @@ class RidgeBaseline:
 
     median: np.ndarray
     """(P,) that a missing value is replaced with."""
+    low: np.ndarray
+    """(P,) to which a smaller value is raised: as far below the training molecules as these are wide."""
+    high: np.ndarray
+    """(P,) to which a larger one is lowered: an ion among neutral molecules has ten times their solvation energy."""
     coefficients: np.ndarray
     """(F, P, K) in the targets' units per unit of the column."""
     intercepts: np.ndarray
@@ -51,12 +59,15 @@ class RidgeBaseline:
 
     def predict(self, values: np.ndarray) -> np.ndarray:
         """(F, n, K) predictions from (n, P) values, NaN where missing."""
-        filled = np.where(np.isnan(values), self.median, values).astype(np.float64)
-        return np.einsum("np,fpk->fnk", filled, self.coefficients) + self.intercepts[:, None]
+        return np.einsum("np,fpk->fnk", self.filled(values), self.coefficients) + self.intercepts[:, None]
+
+    def filled(self, values: np.ndarray) -> np.ndarray:
+        """(n, P) float64 values as the regressions read them."""
+        return np.where(np.isnan(values), self.median, values).astype(np.float64).clip(self.low, self.high)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, from which `from_arrays` restores it."""
-        return {name: getattr(self, name) for name in ("median", "coefficients", "intercepts")}
+        return {name: getattr(self, name) for name in ("median", "low", "high", "coefficients", "intercepts")}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], folds: int, columns: int, targets: int) -> "RidgeBaseline":
@@ -66,8 +77,8 @@ class RidgeBaseline:
             ValueError: the arrays do not go together, or hold a number that is not finite.
         """
         baseline = cls(**arrays)
-        shapes = ((columns,), (folds, columns, targets), (folds, targets))
-        parts = (baseline.median, baseline.coefficients, baseline.intercepts)
+        shapes = ((columns,), (columns,), (columns,), (folds, columns, targets), (folds, targets))
+        parts = (baseline.median, baseline.low, baseline.high, baseline.coefficients, baseline.intercepts)
         if any(part.shape != shape for part, shape in zip(parts, shapes, strict=True)) or not all(
             np.isfinite(part).all() for part in parts
         ):
@@ -88,6 +99,7 @@ def fit_baseline(values: np.ndarray, y_true: np.ndarray, folds: list[np.ndarray]
     with np.errstate(all="ignore"):
         median = np.nan_to_num(np.nanmedian(values[learned].astype(np.float64), axis=0))
     filled = np.where(np.isnan(values), median, values).astype(np.float64)
+    low, high = filled[learned].min(axis=0), filled[learned].max(axis=0)
     targets = y_true.shape[1]
     coefficients = np.zeros((len(folds), values.shape[1], targets))
     intercepts = np.zeros((len(folds), targets))
@@ -102,4 +114,4 @@ def fit_baseline(values: np.ndarray, y_true: np.ndarray, folds: list[np.ndarray]
             ridge = RidgeCV(PENALTIES).fit((filled[labelled] - mean) / std, y_true[labelled, k])
             coefficients[number, :, k] = ridge.coef_ / std
             intercepts[number, k] = ridge.intercept_ - (ridge.coef_ * mean / std).sum()
-    return RidgeBaseline(median, coefficients, intercepts)
+    return RidgeBaseline(median, low - (high - low), high + (high - low), coefficients, intercepts)

@@ -161,3 +161,18 @@ def test_of_physics_the_numbers_and_the_ridge_are_left_out(tiny_decoder: Path, t
         has_ridge = name != "all, without ridge" and ("descriptors" in name or name.startswith("all"))
         assert (variant.baseline_model == "auto") == (has_ridge and name != "all, without xTB")
     assert variants["all, without xTB"]["descriptors"] == "rdkit"
+
+
+@pytest.mark.usefixtures("no_llms")
+@pytest.mark.parametrize(("descriptors", "ridge"), [("rdkit+taught", "ridge"), ("taught", "none")])
+def test_what_the_llm_was_taught_goes_with_the_llm(
+    tiny_decoder: Path, tmp_path: Path, descriptors: str, ridge: str
+) -> None:
+    config = _config(tmp_path, tiny_decoder, descriptors=descriptors, baseline_model=ridge)
+    variants = ablate.variants(config)
+    assert ("descriptors" in variants) == (descriptors != "taught")
+    for name, changes in variants.items():
+        variant = config.train_config(**changes, name="a")
+        variant.check()
+        without_llm = "states" not in variant.read_views or variant.adapter == "none"
+        assert not (without_llm and "taught" in variant.read_descriptors), name

@@ -117,6 +117,9 @@ def test_a_bundle_predicts_with_xtb_and_says_where_it_is_missing(
 def test_an_explanation_gives_the_ridges_share_to_its_columns_and_adds_up(work: Path, tmp_path: Path) -> None:
     assert _status(stages.explain, work / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path) == 0
     (record,) = json.loads((tmp_path / "explained.json").read_text())["molecules"]
+    assert _status(stages.explain, work / "model", "CCO.Cl", "-o", tmp_path / "salt") == 0
+    (salt,) = json.loads((tmp_path / "salt" / "explained.json").read_text())["molecules"]
+    assert salt["xtb"] == "several components" and "xtb" not in record
     assert list(record["shares"]) == ["graph", "tokens", "descriptors", "SVM"]
     assert record["complete"] and sum(record["shares"].values()) == pytest.approx(record["difference"], abs=0.05)
     predicted = Predictor(load_bundle(work / "model")).predict(["CC(=O)Nc1ccccc1"])
@@ -136,7 +139,11 @@ def test_of_networks_that_say_nothing_the_explanation_is_the_ridges(work: Path) 
     if behind.delta is not None:
         behind, weights = behind.delta, weights[2:]
     values = xtb_of("CC(=O)Nc1ccccc1").values
-    shares = weights.sum() * behind.baseline.coefficients[:, :, 0].mean(axis=0) * (values - behind.baseline.median)
+    shares = (
+        weights.sum()
+        * behind.baseline.coefficients[:, :, 0].mean(axis=0)
+        * (behind.baseline.filled(values[None])[0] - behind.baseline.median)
+    )
     expected = dict(zip(XTB_COLUMNS, shares, strict=True))
     for name, value in zip(explanation.descriptors, explanation.attribution.descriptors, strict=True):
         assert value == pytest.approx(expected.get(name, 0.0), abs=1e-6)

@@ -201,7 +201,7 @@ def _of_ridge(models: Ensemble, scaled: Features, target: int, unscaled: Sequenc
     median, columns = models.baseline.median, models.descriptor_scaler.columns
     before = float(models.baseline.predict(median[None])[:, 0, target].mean())
     coefficients = models.baseline.coefficients[:, :, target].mean(axis=0)
-    shares = coefficients * np.nan_to_num(scaled.unscaled[0] - median)
+    shares = coefficients * (models.baseline.filled(scaled.unscaled)[0] - median)
     out = np.zeros(len(columns))
     # a column that is constant is no input of the networks, and has no coefficient
     varying = np.isin(unscaled, columns)

@@ -70,7 +70,9 @@ class Explanation:
     descriptors: tuple[str, ...]
     """(P,) names."""
     values: np.ndarray
-    """(P,) unscaled descriptors, NaN where RDKit cannot compute them."""
+    """(P,) unscaled descriptors, NaN where they cannot be computed."""
+    xtb: str = ""
+    """Why the molecule has no xTB values; empty where it has, or none are read."""
 
     @property
     def largest(self) -> float:

@@ -129,7 +129,7 @@ class Explainer:
             "target": self.bundle.targets[self.target],
             "kind": self.bundle.task,
             "unit": self.unit,
-            "members": len(self.bundle.ensemble.members),
+            "members": len(self.bundle.ensemble.all_members),
             "method": "integrated gradients",
             "views": list(self.views),
         }
@@ -151,8 +151,8 @@ class Explainer:
         text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
         views = bundle.config.read_views
-        counted = "svm" in bundle.config.read_voters
-        computed, counts, _ = descriptors_and_counts(without(bundle.config.read_descriptors, "taught"), counted, [text])
+        plain = without(bundle.config.read_descriptors, "taught")
+        computed, counts, failures = descriptors_and_counts(plain, "svm" in bundle.config.read_voters, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
         unscaled = with_taught(Features(self._states(text), graphs, computed, counts), bundle.head())
         values, features = unscaled.descriptors, bundle.scale_features(unscaled)
@@ -172,6 +172,7 @@ class Explainer:
             views=self.views,
             tokens=() if self._embedder is None else self._texts(text),
             descriptors=tuple(self.descriptors),
+            xtb="".join(failures),
             values=np.zeros(0) if values is None or descriptor_scaler is None else values[0, descriptor_scaler.columns],
         )
         return explanation, attention(bundle.ensemble, molecule)
@@ -266,6 +267,7 @@ def _values(explanation: Explanation) -> dict[str, Any]:
         "steps": attribution.steps,
         "shares": attribution.shares,
         "tokens": list(explanation.tokens),
+        **({"xtb": explanation.xtb} if explanation.xtb else {}),
     }
 
 
@@ -280,6 +282,7 @@ def _line(explanation: Explanation) -> str:
         f"{smiles:<{_SMILES_LENGTH}}  predicted {attribution.prediction:.4g}{unit}, baseline"
         f" {attribution.baseline:.4g}, difference {attribution.difference:+.4g} = {shares};"
         f" gap {attribution.gap:.1g}{incomplete}, {attribution.steps} steps"
+        + (f"; no xTB values: {explanation.xtb}" if explanation.xtb else "")
     )
 
 

@@ -286,18 +286,16 @@ class LLMEvaluation:
         for source in targets.sources:
             smiles = self.held_out
             if source.table is not None:
-                smiles = [text for text in source.table.smiles if is_held_out(text, share)][:_MOST_KNOWN]
+                # of the corpus the SMILES decides as it is written
+                pairs = zip(source.table.smiles, source.table.written, strict=True)
+                smiles = [text for text, own in pairs if is_held_out(text, share) and is_held_out(own, share)]
+                smiles = smiles[:_MOST_KNOWN]
             if not smiles:
                 found[source.name] = dict.fromkeys(source.names)
                 continue
             states = mean_states(model.llm, self.tokenizer, smiles, self.context, source.name)
             y_pred, y_true = model.predict_knowledge(states)[:, source.columns], source.values(smiles)
-            found[source.name] = {
-                name: r2_score(y_true[known, k], y_pred[known, k])
-                if (known := ~np.isnan(y_true[:, k])).sum() >= 10
-                else None
-                for k, name in enumerate(source.names)
-            }
+            found[source.name] = {name: _r2(y_true[:, k], y_pred[:, k]) for k, name in enumerate(source.names)}
         return found
 
     def compare(self, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

@@ -90,10 +90,11 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         raise SettingError(f"a step takes {step} molecules and {count} are for training; lower --batch-size")
     folder = config.out / source.name / prepared.corpus.name
     record = _record(config, source, prepared, processes)
+    training_sample, held_out = prepared.stats.training_sample.texts, prepared.stats.held_out_sample.texts
+    targets = _knowledge(config, record, training_sample)
     if rank == 0 and config.resume:
         _check_resume(folder, record)
 
-    training_sample, held_out = prepared.stats.training_sample.texts, prepared.stats.held_out_sample.texts
     base, tokenizer = load_decoder(source.folder, device, config.load_4bit, config.unsloth)
     evaluation = None
     if rank == 0 and config.evaluate:
@@ -104,15 +105,6 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     cut_layers(base.model, config.layers, keep_norm=True)
     if evaluation:
         before |= evaluation.evaluate_probe(base)
-    targets = None
-    if config.knowledge:
-        targets = KnowledgeTargets(config.knowledge, config.knowledge_weight, training_sample)
-        record["knowledge"] = {source.name: list(source.names) for source in targets.sources}
-        record["tables"] = {
-            source.name: {"molecules": len(source.table.smiles), "sha256": source.table.sha256}
-            for source in targets.sources
-            if source.table is not None
-        }
     torch.manual_seed(config.seed)
     model = LoRAModel(base, config, targets)
     if targets is not None:
@@ -135,6 +127,34 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         _write(folder, model, tokenizer, record, evaluation)
         print(summary(record, folder))
     return folder
+
+
+def _knowledge(config: FinetuneConfig, record: dict[str, Any], sample: list[str]) -> KnowledgeTargets | None:
+    """What the head learns, added to the record; how much of the corpus is in each table is printed.
+
+    Raises:
+        DataError: a table cannot be read, or none of the sample of the corpus is in it.
+    """
+    if not config.knowledge:
+        return None
+    targets = KnowledgeTargets(config.knowledge, config.knowledge_weight, sample)
+    record["knowledge"] = {source.name: list(source.names) for source in targets.sources}
+    tables = {source.name: source.table for source in targets.sources if source.table is not None}
+    if tables:
+        record["tables"] = {
+            name: {"molecules": len(table.smiles), "sha256": table.sha256} for name, table in tables.items()
+        }
+    for name, share in targets.shares(sample).items():
+        unreadable = f", {tables[name].unreadable} unreadable" if tables[name].unreadable else ""
+        print(
+            f"table: {name}, {len(tables[name].smiles):,} molecules{unreadable}; {share:.1%} of the corpus are in it",
+            flush=True,
+        )
+        if not share:
+            raise DataError(f"knowledge {name}: no molecule of the corpus is in it; --corpus may name the table itself")
+    if tables and config.layers is None:
+        print("table: stage 2 can read it (--descriptors rdkit+taught) only with --layers, fewer than the LLM has")
+    return targets
 
 
 def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | None = None) -> None:
@@ -191,7 +211,7 @@ def _record(config: FinetuneConfig, source: LLMSource, prepared: PreparedCorpus,
 
 
 def _identity(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: record[name] for name in ("llm", "corpus", "config", "processes")}
+    return {name: record[name] for name in ("llm", "corpus", "config", "processes", "tables") if name in record}
 
 
 def _check_resume(folder: Path, record: dict[str, Any]) -> None:

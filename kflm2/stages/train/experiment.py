@@ -130,44 +130,49 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     """
     molecules = molecules or _load(config)
     seconds: dict[str, float] = {}
-    source, states = None, None
-    if "states" in config.read_views:
-        source = find_source(config, device)
+    source = find_source(config, device) if "states" in config.read_views else None
+    # what cannot work should show now, not after minutes of computing
+    if "xtb" in config.read_descriptors:
+        xtb.require()
+    baseline_columns(config, names_of(config.read_descriptors, source))
+    states = None
+    if source is not None:
         with _timed("embeddings", seconds):
             molecules, states = _read_states(config, source, device, molecules)
     graphs, descriptors = None, None
-    without_xtb: dict[str, int] = {}
+    failures: list[str] = []
     if "graph" in config.read_views:
         with _timed("graphs", seconds):
             graphs = build_graphs(molecules.smiles)
-    if "descriptors" in config.read_views:
+    if config.read_descriptors != "none":
         with _timed("descriptors", seconds):
-            descriptors = _read_descriptors(config, source, states, molecules.smiles)
-            if "xtb" in config.descriptors:
-                _, failures = xtb.compute_xtb(molecules.smiles)
-                without_xtb = dict(Counter(filter(None, failures)).most_common())
-                if without_xtb:
-                    print(xtb.count_failures(failures), flush=True)
+            descriptors, failures = _read_descriptors(config, source, states, molecules.smiles)
+    if note := xtb.count_failures(failures):
+        print(note, flush=True)
     counts = None
     if "svm" in config.read_voters:
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
+    without_xtb = dict(Counter(filter(None, failures)).most_common())
     return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb)
 
 
 def _read_descriptors(
     config: TrainConfig, source: LLMSource | None, states: Ragged | StoredRows | None, smiles: list[str]
-) -> np.ndarray:
-    """(n, P) descriptors; those that the LLM was taught come last, from its states."""
-    columns = []
-    if (computed := without(config.descriptors, "taught")) != "none":
-        columns.append(compute_descriptors(computed, smiles))
+) -> tuple[np.ndarray, list[str]]:
+    """(n, P) descriptors, those that the LLM was taught last; and why a molecule has no xTB values, [] without xTB."""
+    columns, failures = [], list[str]()
+    if (plain := without(config.descriptors, "taught", "xtb")) != "none":
+        columns.append(compute_descriptors(plain, smiles))
+    if "xtb" in config.descriptors:
+        values, failures = xtb.compute_xtb(smiles)
+        columns.append(values)
     if "taught" in config.descriptors:
         head = find_head(source)
         assert states is not None
         blocks = np.array_split(np.arange(len(smiles)), -(-len(smiles) // _READ_ROWS))
         columns.append(np.concatenate([head(states.take(rows)) for rows in blocks]))
-    return np.concatenate(columns, axis=1)
+    return np.concatenate(columns, axis=1), failures
 
 
 def load_readable(config: TrainConfig, device: torch.device) -> Molecules:

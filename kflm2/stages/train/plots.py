@@ -115,7 +115,7 @@ def _learning_curve(run: Run) -> Figure:
     """Loss after each epoch; the epoch whose weights are used is marked."""
     figure = Figure(figsize=(5.2, 3.6))
     axis = figure.subplots()
-    for number, member in enumerate(run.ensemble.members):
+    for number, member in enumerate(run.ensemble.all_members):
         epochs = np.arange(1, len(member.history["train"]) + 1)
         for part in ("train", "valid"):
             label = part if number == 0 else None

@@ -9,11 +9,10 @@ import joblib
 import numpy as np
 
 from kflm2.data.knowledge import KnowledgeTable, find_table
+from kflm2.errors import DataError
 from kflm2.featurize.descriptors import DescriptorScaler, descriptor_rows, rdkit_names
 
 DESCRIPTORS = "descriptors"
-_SAMPLE = 2000
-"""Molecules of a table from which the ranks are computed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class KnowledgeTargets:
             sample: SMILES of the corpus, for the ranks of the descriptors.
 
         Raises:
-            DataError: a table cannot be read.
+            DataError: a table cannot be read, or two have a name in common.
         """
         self.sources: list[Source] = []
         start = 0
@@ -57,7 +56,7 @@ class KnowledgeTargets:
             else:
                 table = KnowledgeTable.read(find_table(word))
                 name, names, compute = table.name, table.columns, table.rows_of
-                known = table.values[np.random.default_rng(0).permutation(len(table.values))[:_SAMPLE]]
+                known = table.values
             ranks = _Ranks(compute, known)
             chosen = tuple(names[column] for column in ranks.columns)
             weight = weights[number if len(weights) > 1 else 0]
@@ -65,6 +64,17 @@ class KnowledgeTargets:
             start += len(chosen)
         self.size = start
         """P: number of all columns."""
+        for kind, given in (("file name", [source.name for source in self.sources]), ("column", self.table_names())):
+            if repeated := sorted({name for name in given if given.count(name) > 1}):
+                raise DataError(f"knowledge: two tables have the same {kind} {repeated[0]}; rename one")
+
+    def shares(self, smiles: list[str]) -> dict[str, float]:
+        """Table -> share of the molecules that are in it."""
+        return {
+            source.name: float(np.mean(~np.isnan(source.table.rows_of(smiles)).all(axis=1)))
+            for source in self.sources
+            if source.table is not None
+        }
 
     def table_arrays(self) -> dict[str, np.ndarray]:
         """What turns the head's outputs for the columns of tables into their units; see featurize.taught."""

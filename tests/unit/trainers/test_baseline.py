@@ -57,6 +57,17 @@ def test_a_column_that_is_missing_everywhere_or_constant_does_no_harm() -> None:
     assert np.isfinite(baseline.predict(values)).all() and not baseline.coefficients[:, [0, 3]].any()
 
 
+def test_far_beyond_the_training_molecules_a_value_goes_no_further() -> None:
+    baseline = fit_baseline(VALUES, Y, FOLDS)
+    inside = VALUES[SPLIT.learned]
+    width = np.ptp(inside, axis=0)
+    far, further = inside.max(axis=0) + width, inside.max(axis=0) + 50 * width
+    np.testing.assert_allclose(baseline.predict(further[None]), baseline.predict(far[None]), rtol=1e-6)
+    half = inside.max(axis=0) + width / 2  # within, it goes on linearly
+    assert np.abs(baseline.predict(half[None]) - baseline.predict(far[None])).max() > 0.1
+    np.testing.assert_allclose(baseline.filled(half[None]), half[None], rtol=1e-6)
+
+
 @pytest.mark.parametrize("damage", [{"median": np.zeros(3)}, {"intercepts": np.full((3, 2), np.nan)}])
 def test_damaged_arrays_are_refused(damage: dict[str, np.ndarray]) -> None:
     arrays = fit_baseline(VALUES, Y, FOLDS).arrays()
@@ -92,7 +103,9 @@ def test_columns_are_found_by_name() -> None:
     with pytest.raises(SettingError, match="tpsa is no descriptor of rdkit\\+xtb"):
         baseline_columns(replace(config, baseline_columns=("tpsa",)), names)
     assert baseline_columns(replace(config, baseline_model="none", baseline_columns=("tpsa",)), names) == []
-    assert baseline_columns(config, ("TPSA", "taught_xtb_gap")) == [1]
+    assert baseline_columns(config, ("TPSA", "taught_xtb_gap", "taught_own")) == [1]
+    taught = replace(config, baseline_columns=("taught",))
+    assert baseline_columns(taught, ("TPSA", "taught_xtb_gap", "taught_own")) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,38 @@ def test_a_table_that_teaches_nothing_is_an_error(text: str, message: str, tmp_p
         find_table(str(tmp_path / "other.csv"))
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_row_without_smiles_is_counted_as_unreadable(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"own{suffix}"
+    frame = pd.DataFrame({"smiles": ["CCO", None, "CCN", ""], "x": [1.0, 2.0, 3.0, 4.0]})
+    frame.to_parquet(path) if suffix == ".parquet" else frame.to_csv(path, index=False)
+    table = KnowledgeTable.read(path)
+    assert (table.smiles, table.unreadable) == (("CCO", "CCN"), 2)
+
+
+def test_a_column_of_few_values_is_learnt_and_shares_are_counted(tmp_path: Path) -> None:
+    values = [np.nan] * 5000
+    values[17], values[4711] = 1.0, 2.0
+    pd.DataFrame(
+        {"smiles": [f"{'C' * (n % 70 + 1)}{'N' * (n // 70 + 1)}" for n in range(5000)], "rare": values}
+    ).to_csv(tmp_path / "a.csv", index=False)
+    targets = KnowledgeTargets((str(tmp_path / "a.csv"),), (1.0,), [])
+    assert targets.sources[0].names == ("rare",) and set(targets.table_arrays()) == {
+        "table.columns", "table.quantiles", "table.mean", "table.std"
+    }  # fmt: skip
+    assert targets.shares(["c1ccccc1", "O"]) == {"a": 0.0}
+
+
+def test_two_tables_with_one_name_are_refused(tmp_path: Path) -> None:
+    for folder, column in (("one", "x"), ("two", "x"), ("three", "y")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / ("b.csv" if folder == "two" else "a.csv")).write_text(f"smiles,{column}\nC,1\nCC,2\n")
+    with pytest.raises(DataError, match="same file name a"):
+        KnowledgeTargets((str(tmp_path / "one" / "a.csv"), str(tmp_path / "three" / "a.csv")), (1.0,), [])
+    with pytest.raises(DataError, match="same column x"):
+        KnowledgeTargets((str(tmp_path / "one" / "a.csv"), str(tmp_path / "two" / "b.csv")), (1.0,), [])
+
+
 def test_a_damaged_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read"):
