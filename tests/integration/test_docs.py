@@ -383,6 +383,10 @@ WALKS = {
         },
         ("SmolLM2_135M", "tiny_writer"),
     ),
+    "physics": Walk(
+        ("results/physics-explained/attributions.csv",),
+        {"train": "--limit 40 --epochs 2 --ensemble 2"},
+    ),
     "prompting": Walk(
         ("results/SAMPL/prompt_plain_2shots/random-0/predictions.csv",),
         {"prompt": f"--llm {LLM} --adapter none --limit 60 --epochs 1 --smiles-variants 1"},
