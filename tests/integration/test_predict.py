@@ -28,7 +28,7 @@ from kflm2.cli import stages
 from kflm2.config.predict import PredictConfig
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
-from kflm2.predictor.bundle import BundleError, _digest
+from kflm2.predictor.bundle import FORMAT, BundleError, _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor, ReadMolecules
 from kflm2.predictor.readers import MoleculeReader
@@ -553,7 +553,7 @@ def test_a_changed_or_missing_file_is_refused(model: Path, tmp_path: Path, file:
 
 
 def test_a_manipulated_bundle_is_refused(model: Path, tmp_path: Path) -> None:
-    assert "update it" in _refusal(_changed_copy(model, tmp_path / "newer", format=4))
+    assert "update it" in _refusal(_changed_copy(model, tmp_path / "newer", format=FORMAT + 1))
     config = json.loads((model / "bundle.json").read_text())["config"]
     # sizes are used only if they fit the weights in the file
     message = _refusal(_changed_copy(model, tmp_path / "huge", config={**config, "hidden": 1 << 40, "heads": 1}))

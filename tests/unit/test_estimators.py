@@ -128,7 +128,11 @@ def test_inner_folds_are_the_default_of_crossatt_and_a_choice_of_the_others(tmp_
     assert len(model.bundle_.domain.smiles) == len(SMILES) == len(model.bundle_.calibration.y_true)
     loaded = KFLM2Regressor.load(model.save(tmp_path / "model") and tmp_path / "model")
     assert (loaded.inner, loaded.ensemble, loaded.voters) == ("folds", 2, ("svm",))
-    model = KFLM2Regressor(**QUICK, descriptors="rdkit+xtb", inner="folds", ensemble=2, baseline_model="auto")
-    assert model.fit(SMILES, Y).predict(SMILES[:2]).shape == (2,)
     np.testing.assert_array_equal(loaded.predict(SMILES[:9]), model.predict(SMILES[:9]))
     assert model.fit(SMILES, Y).predict(SMILES).shape == (60,)
+
+
+def test_a_ridge_on_xtb_can_predict_first() -> None:
+    settings = {"descriptors": "rdkit+xtb", "inner": "folds", "ensemble": 2, "baseline_model": "auto"}
+    model = KFLM2Regressor(**QUICK, **settings).fit(SMILES[:20], Y[:20])
+    assert model.bundle_.ensemble.delta is not None and model.predict(SMILES[:2]).shape == (2,)
