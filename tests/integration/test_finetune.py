@@ -130,6 +130,8 @@ def test_two_processes_give_the_same_adapter_as_one_process(tmp_path: Path, tiny
     arguments = ["--llm", tiny_decoder, "--corpus", _corpus(tmp_path), "--epochs", "3", "--knowledge", "descriptors"]
     # some steps do not use the adapter of the vocabulary head
     arguments += ["--dropout", "0", "--rank", "4", "--alpha", "8", "--targets", "paper", "--next-token-every", "2"]
+    # in bfloat16 the sums of four molecules and of eight differ in the fifth digit
+    arguments += ["--precision", "float32"]
     assert _run(*arguments, "--batch-size", 8, "--out", "one", cwd=tmp_path).returncode == 0
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     script = _command(*arguments, "--batch-size", 4, "--out", "two")[1:]
