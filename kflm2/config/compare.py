@@ -10,7 +10,7 @@ from kflm2.config.base import StageConfig
 from kflm2.data.parts import SplitKind
 from kflm2.errors import SettingError
 
-Baseline = Literal["mean", "knn", "forest", "xgboost", "svm"]
+Baseline = Literal["mean", "knn", "forest", "xgboost", "svm", "chemprop", "chemprop-rdkit"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class CompareConfig(StageConfig):
     split: SplitKind | None = None
     """Which runs; default the only kind there is."""
     baselines: tuple[Baseline, ...] = ()
-    """Run these on the same splits too, and save their results beside the models': mean (of the training part), knn
-    (mean of the five most similar), or on RDKit and Morgan descriptors forest (random forest), xgboost (where it is
-    installed) or svm."""
+    """Run these on the same splits too, with the same inner folds where the first of the models has them, and save
+    their results beside the models': mean, knn (mean of the five most similar), on RDKit and Morgan descriptors forest
+    (random forest), xgboost (where it is installed) or svm, and by --chemprop chemprop or chemprop-rdkit (with RDKit's
+    descriptors)."""
     chemprop: Path | None = None
-    """Run chemprop 2 on the same splits too: path of its command, in whatever environment it is installed."""
+    """Path of the command of chemprop 2, in whatever environment it is installed; without a baseline of its name,
+    chemprop is run."""
     predictions: tuple[str, ...] = ()
     """NAME=FILE: predictions of another program for the same test parts, a CSV with the columns seed, row, y_pred."""
     published: Path | None = None
@@ -52,6 +54,8 @@ class CompareConfig(StageConfig):
         """
         if not self.results:
             raise SettingError("give folders of results to compare, such as results/SAMPL/crossAtt")
+        if self.chemprop is None and (named := [name for name in self.baselines if name.startswith("chemprop")]):
+            raise SettingError(f"baseline {named[0]}: say with --chemprop where its command is")
         if not self.practical:
             raise SettingError(
                 "say with --practical, before any metric is read, from which difference on it matters to you: 0.1, or"

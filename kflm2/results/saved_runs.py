@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kflm2.data.datasets import Task
+from kflm2.data.splits import Split, groups_of, with_folds
 from kflm2.errors import DataError
 from kflm2.metrics.conformal import CONFIDENCE, Calibration, Coverage
 from kflm2.metrics.scores import summarize
@@ -75,6 +76,21 @@ class SavedRun:
         if missing := [name for name in wanted if name not in table]:
             raise DataError(f"{path}: no column {missing[0]}; there are {', '.join(map(str, table))}")
         return table
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Its parts, and the inner folds of its models, which its settings give once more.
+
+        Raises:
+            DataError: predictions.csv cannot be read.
+        """
+        part = self.table["part"].to_numpy(dtype=str)
+        train, valid = (np.flatnonzero(part == name) for name in ("train", "valid"))
+        split = Split(self.split_kind, train, valid, np.flatnonzero(is_test(self.table)))
+        if not self.folds:
+            return split
+        groups = groups_of(self.split_kind, self.table["smiles"].tolist())
+        return with_folds(split, self.result.config["ensemble"], self.seed, groups)
 
     @property
     def parts(self) -> pd.Series:

@@ -14,17 +14,22 @@ import pandas as pd
 import pytest
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
-from sklearn.metrics import root_mean_squared_error
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
 from kflm2.cli import stages
 from kflm2.config.compare import CompareConfig
 from kflm2.config.train import TrainConfig
-from kflm2.errors import DataError
+from kflm2.data.splits import make_splits
+from kflm2.errors import DataError, SettingError
+from kflm2.featurize.descriptors import compute_descriptors
 from kflm2.metrics.statistics import Design, Pair, Probabilities
-from kflm2.results import methods
+from kflm2.results import methods, schema
 from kflm2.results.methods import Method
+from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord
 from kflm2.stages.compare import stage as compare_stage
+from kflm2.stages.compare.baselines import PENALTIES, WIDTHS, Baselines
 from kflm2.stages.compare.comparison import Comparison
 from kflm2.stages.train import stage as train_stage
 
@@ -91,7 +96,8 @@ def test_baselines_use_the_models_splits_and_all_results_are_written(
             assert comparison.table.loc[seed, name] == result["metrics"]["test"]["RMSE"]
     # on training molecules the trained baselines have a far smaller error than the mean
     svm_result = json.loads((_run_folder(copied, 0, "svm") / "result.json").read_text())
-    assert svm_result["chosen"]["expt"]["C"] in (1.0, 10.0, 100.0)
+    assert svm_result["chosen"]["expt"]["C"] in PENALTIES
+    assert svm_result["chosen"]["expt"]["gamma"] in WIDTHS
     mean_rmse = json.loads((_run_folder(copied, 0, "mean") / "result.json").read_text())["metrics"]["train"]["RMSE"]
     for name in ("forest", "xgboost", "svm"):
         metrics = json.loads((_run_folder(copied, 0, name) / "result.json").read_text())["metrics"]
@@ -126,8 +132,89 @@ def test_baselines_use_the_models_splits_and_all_results_are_written(
     assert times == {path: path.stat().st_mtime_ns for path in copied.rglob("result.json")}
 
 
-def test_chemprop_is_run_as_a_program_without_test_labels(copied: Path, tmp_path: Path) -> None:
-    """A substitute with chemprop's command line, which predicts the mean of the training labels."""
+@pytest.fixture(scope="module")
+def folds_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs of the graph network with inner folds of whole scaffolds, on 120 molecules of BBBP."""
+    folder = tmp_path_factory.mktemp("folds")
+    config = TrainConfig.of(
+        "gcn_indepent", dataset="BBBP", limit=120, epochs=2, runs=3, out=folder, split="scaffold_cv5x5",
+        inner="folds", ensemble=3,
+    )  # fmt: skip
+    config.check()
+    train_stage.run(config)
+    return folder / "BBBP"
+
+
+def test_baselines_have_the_inner_folds_of_the_models(folds_results: Path, tmp_path: Path) -> None:
+    shutil.copytree(folds_results, tmp_path / "BBBP")
+    names = ("mean", "knn", "forest", "xgboost", "svm")
+    compare_stage.run(_config(tmp_path / "BBBP", baselines=names, split="scaffold_cv5x5"))
+    for seed in range(3):
+        folder = tmp_path / "BBBP" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
+        run = SavedRun(folder, schema.read_run_result(folder))
+        (split,) = make_splits("scaffold_cv5x5", run.table["smiles"].tolist(), [seed], folds=3)
+        for own, wanted in zip(run.split.folds, split.folds, strict=True):
+            assert own.tolist() == wanted.tolist()
+        made = {name: SavedRun(path, schema.read_run_result(path)) for name in names if (path := _beside(folder, name))}
+        y_true, y_pred = run.y_true[:, 0], {name: saved.y_pred[:, 0] for name, saved in made.items()}
+        # of what is learnt from, out-of-fold predictions; of the test part, those of a model of all of it
+        assert y_pred["mean"][split.test] == pytest.approx(y_true[split.learned].mean())
+        for fold in split.folds:
+            others = np.setdiff1d(split.learned, fold)
+            assert y_pred["mean"][fold] == pytest.approx(y_true[others].mean())
+            forest = RandomForestClassifier(500, random_state=seed)
+            x = compute_descriptors("rdkit+morgan", run.table["smiles"].tolist())
+            forest.fit(x[others], y_true[others])
+            assert y_pred["forest"][fold] == pytest.approx(forest.predict_proba(x[fold])[:, 1])
+        for name in ("forest", "xgboost", "svm"):
+            assert 0 <= y_pred[name].min() < y_pred[name].max() <= 1
+            assert set(made[name].result.metrics) == {"valid", "test"}
+            valid = roc_auc_score(y_true[split.learned], y_pred[name][split.learned])
+            assert made[name].result.metrics["valid"]["ROC-AUC"] == pytest.approx(valid)
+
+
+def _beside(folder: Path, name: str) -> Path:
+    return folder.parents[1] / name / folder.name
+
+
+def test_settings_are_chosen_without_the_test_part(folds_results: Path) -> None:
+    """With other labels of the test part nothing but the predictions' errors changes."""
+    folder = folds_results / "gcn_indepent" / "scaffold_cv5x5-0"
+    run = SavedRun(folder, schema.read_run_result(folder))
+    other = run.y_true.copy()
+    other[run.split.test] = 1 - other[run.split.test]
+    for name in ("svm", "xgboost", "knn"):
+        same = [
+            Baselines(run.table["smiles"].tolist(), y_true, "classification").predict(name, run.split, 0)
+            for y_true in (run.y_true, other)
+        ]
+        np.testing.assert_array_equal(same[0][0], same[1][0])
+        assert same[0][1] == same[1][1]
+
+
+def test_chemprop_is_an_ensemble_with_a_model_for_each_inner_fold(folds_results: Path, tmp_path: Path) -> None:
+    shutil.copytree(folds_results, tmp_path / "BBBP")
+    program = _substitute(tmp_path, "classification")
+    names = ("mean", "chemprop", "chemprop-rdkit")
+    with pytest.raises(SettingError, match="baseline chemprop: say with --chemprop where its command is"):
+        _config(tmp_path / "BBBP", baselines=names).check()
+    compare_stage.run(_config(tmp_path / "BBBP", baselines=names, chemprop=program, split="scaffold_cv5x5"))
+    for seed in range(3):
+        folder = tmp_path / "BBBP" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
+        run = SavedRun(folder, schema.read_run_result(folder))
+        y_true, split = run.y_true[:, 0], run.split
+        means = [y_true[np.setdiff1d(split.learned, fold)].mean() for fold in split.folds]
+        for name, shift in (("chemprop", 0), ("chemprop-rdkit", 0.01)):
+            saved = SavedRun(_beside(folder, name), schema.read_run_result(_beside(folder, name)))
+            assert saved.y_pred[split.test, 0] == pytest.approx(np.mean(means) + shift)
+            for fold, mean in zip(split.folds, means, strict=True):
+                assert saved.y_pred[fold, 0] == pytest.approx(mean + shift)
+    seeds = (tmp_path / "seeds").read_text().split()
+    assert len(set(seeds)) == 9  # of three folds in three runs
+
+
+def _substitute(tmp_path: Path, task: str) -> Path:
+    """A program with chemprop's command line that predicts the mean of the training labels; with descriptors 0.01 more."""
     program = tmp_path / "chemprop"
     program.write_text(
         f"#!{sys.executable}\n"
@@ -136,14 +223,21 @@ def test_chemprop_is_run_as_a_program_without_test_labels(copied: Path, tmp_path
         "if sys.argv[1] == 'train':\n"
         "    table = pd.read_csv(options['--data-path'])\n"
         "    assert list(table) == ['smiles', 'target0', 'part'] and set(table['part']) == {'train', 'val'}\n"
-        "    assert options['--task-type'] == 'regression' and options['--splits-column'] == 'part'\n"
+        f"    assert options['--task-type'] == '{task}' and options['--splits-column'] == 'part'\n"
+        f"    open({str(tmp_path / 'seeds')!r}, 'a').write(options['--pytorch-seed'] + '\\n')\n"
         "    pathlib.Path(options['--output-dir']).write_text(str(table[table.part == 'train'].target0.mean()))\n"
         "else:\n"
         "    table = pd.read_csv(options['--test-path'])\n"
-        "    table['target0'] = float(pathlib.Path(options['--model-paths']).read_text())\n"
+        "    more = options.get('--molecule-featurizers') == 'rdkit_2d'\n"
+        "    table['target0'] = float(pathlib.Path(options['--model-paths']).read_text()) + more / 100\n"
         "    table.to_csv(options['--preds-path'], index=False)\n"
     )
     program.chmod(0o755)
+    return program
+
+
+def test_chemprop_is_run_as_a_program_without_test_labels(copied: Path, tmp_path: Path) -> None:
+    program = _substitute(tmp_path, "regression")
     (comparison,) = compare_stage.run(_config(copied, baselines=("mean",), chemprop=program))
     np.testing.assert_allclose(comparison.table["chemprop"], comparison.table["mean"])
     shutil.rmtree(copied / "chemprop")

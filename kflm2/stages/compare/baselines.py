@@ -1,6 +1,10 @@
-"""Baselines without an LLM or a graph network: mean, nearest neighbours, random forest, boosting, SVM."""
+"""Baselines without an LLM or a graph network: mean, nearest neighbours, random forest, boosting, SVM.
 
-from collections.abc import Callable
+Each has what the models of a run have. Where these have inner folds, a baseline chooses its settings by the same folds,
+and then learns from all of them at once, which is better than the mean of models of the folds; where they have a
+validation part, it chooses on that.
+"""
+
 from functools import cached_property
 from typing import Any
 
@@ -9,10 +13,12 @@ from scipy.special import expit
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
+from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC, SVR
 
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
+from kflm2.data.splits import Split
 from kflm2.errors import SettingError
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 
@@ -20,15 +26,22 @@ NEIGHBOURS = 5
 TREES = 500
 ROUNDS = 2000
 PENALTIES = (1.0, 10.0, 100.0)
-"""C of the support vector machine; chosen on the validation part."""
+"""C of the support vector machine."""
+WIDTHS = (0.3, 1.0, 3.0)
+"""Its gamma, in multiples of 1 / (columns times their variance)."""
+MOST_TUNED = 2000
+"""Molecules on which C and gamma are chosen at most, drawn at random; the machine then learns from all."""
 
 ABOUT = {
-    "mean": "mean of the training part",
-    "knn": f"mean of the {NEIGHBOURS} training molecules most similar by Tanimoto (Morgan, radius 2)",
+    "mean": "mean of the molecules that are learnt from",
+    "knn": f"mean of the {NEIGHBOURS} most similar molecules by Tanimoto (Morgan, radius 2)",
     "forest": f"random forest of {TREES} trees on RDKit and Morgan descriptors",
-    "xgboost": f"gradient boosting of at most {ROUNDS} trees on RDKit and Morgan descriptors, stopped by validation",
-    "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C chosen on validation",
+    "xgboost": f"gradient boosting of at most {ROUNDS} trees on RDKit and Morgan descriptors",
+    "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C and gamma chosen",
 }
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+"""Labelled rows that a trial learns from, and those that judge it: of each inner fold, or of the validation part."""
 
 
 class Baselines:
@@ -56,110 +69,176 @@ class Baselines:
     def _morgan(self) -> np.ndarray:
         return compute_descriptors("morgan", self.smiles)
 
-    def predict(self, name: str, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, list[Any]]:
-        """Fit a baseline on the training part.
+    def predict(self, name: str, split: Split, seed: int) -> tuple[np.ndarray, list[Any]]:
+        """Fit a baseline to what the models of a run learn from.
 
         Args:
             name: a key of ABOUT.
-            train: rows.
-            valid: rows for the choice of settings.
-            seed: of the random forest and of the boosting.
+            split: of the run, with its inner folds where it has them.
+            seed: of the random forest, of the boosting, and of the molecules that a choice is made on.
 
         Returns:
-            (n, K) predictions for all molecules, for classes the probability of class 1; and for each target the
-            settings chosen on validation, None where there are none.
+            (n, K) predictions for all molecules, for classes the probability of class 1; with inner folds those of
+            train and valid are out-of-fold. And for each target the settings that were chosen, None where there are
+            none.
 
         Raises:
             SettingError: xgboost is not installed.
         """
-        fit: dict[str, Callable] = {
-            "mean": self._mean,
-            "knn": self._knn,
-            "forest": self._forest,
-            "xgboost": self._boosted,
-            "svm": self._svm,
-        }
+        trials = [split.of_member(number) for number in range(len(split.folds) or 1)]
+        svm = _SVM(self._rdkit, self._morgan, split.learned, self.task) if name == "svm" else None
         predictions, choices = [], []
         for y_true in self.y_true.T:
-            labelled = [rows[~np.isnan(y_true[rows])] for rows in (train, valid)]
-            y_pred, choice = fit[name](y_true, *labelled, seed)
+            labelled = np.flatnonzero(~np.isnan(y_true))
+            rows = np.intersect1d(split.learned, labelled)
+            pairs = [(np.intersect1d(trial.train, labelled), np.intersect1d(trial.valid, labelled)) for trial in trials]
+            choice = self._choose(name, y_true, rows, pairs, seed, svm)
+            y_pred = self._fit_predict(name, y_true, rows, choice, seed, svm)
+            for train, valid in pairs if split.folds else []:
+                y_pred[valid] = self._fit_predict(name, y_true, train, choice, seed, svm)[valid]
             predictions.append(y_pred)
             choices.append(choice)
         return np.stack(predictions, axis=1), choices
 
-    def _mean(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        return np.full(len(y_true), y_true[train].mean()), None
+    def _choose(
+        self, name: str, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs, seed: int, svm: "_SVM | None"
+    ) -> Any:
+        if np.ptp(y_true[rows]) == 0:
+            return None
+        if name == "xgboost":
+            return self._choose_boosted(y_true, pairs, seed)
+        return None if svm is None else svm.choose(y_true, rows, pairs, seed)
 
-    def _knn(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        references = [self._prints[row] for row in train]
-        neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
-        return np.array([y_true[train[index]].mean() for index in neighbours]), None
+    def _fit_predict(
+        self, name: str, y_true: np.ndarray, train: np.ndarray, choice: Any, seed: int, svm: "_SVM | None"
+    ) -> np.ndarray:
+        """(n,) predictions of all molecules by a model of the training rows, whose labels are all there."""
+        if name == "mean" or np.ptp(y_true[train]) == 0:
+            return np.full(len(y_true), y_true[train].mean())
+        if name == "knn":
+            references = [self._prints[row] for row in train]
+            neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
+            return np.array([y_true[train[index]].mean() for index in neighbours])
+        if name == "forest":
+            return self._forest(y_true, train, seed)
+        if name == "xgboost":
+            model = self._boost(y_true, train, choice["trees"], seed)
+            x = self._columns
+            return (model.predict(x) if self.task == "regression" else model.predict_proba(x)[:, 1]).astype(float)
+        assert svm is not None
+        return svm.predict(y_true, train, choice)
 
-    def _forest(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        x = np.concatenate([self._rdkit, self._morgan], axis=1)
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        return np.concatenate([self._rdkit, self._morgan], axis=1)
+
+    def _forest(self, y_true: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
+        x = self._columns
         if self.task == "regression":
             # a third of the columns at each split, as Breiman advises for regression
             regressor = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
             # one thread for prediction: several would sum the trees in any order, and the last bits would differ
-            return regressor.fit(x[train], y_true[train]).set_params(n_jobs=1).predict(x), None
-        if np.ptp(y_true[train]) == 0:
-            return self._mean(y_true, train, valid, seed)
+            return regressor.fit(x[train], y_true[train]).set_params(n_jobs=1).predict(x)
         classifier = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
-        return classifier.fit(x[train], y_true[train]).set_params(n_jobs=1).predict_proba(x)[:, 1], None
+        return classifier.fit(x[train], y_true[train]).set_params(n_jobs=1).predict_proba(x)[:, 1]
 
-    def _boosted(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
+    def _choose_boosted(self, y_true: np.ndarray, pairs: Pairs, seed: int) -> dict[str, int]:
+        # a part without labels cannot stop the boosting, and one class cannot be learnt
+        usable = [(train, valid) for train, valid in pairs if len(valid) and np.ptp(y_true[train])]
+        counts = [self._boost(y_true, train, ROUNDS, seed, valid).best_iteration + 1 for train, valid in usable]
+        return {"trees": round(float(np.mean(counts))) if counts else ROUNDS}
+
+    def _boost(
+        self, y_true: np.ndarray, train: np.ndarray, trees: int, seed: int, valid: np.ndarray | None = None
+    ) -> Any:
         try:
             import xgboost
         except ImportError:
             raise SettingError("the baseline xgboost needs the package xgboost: pip install xgboost") from None
-        if np.ptp(y_true[train]) == 0:
-            return self._mean(y_true, train, valid, seed)
-        x = np.concatenate([self._rdkit, self._morgan], axis=1)
-        regression = self.task == "regression"
-        estimator = xgboost.XGBRegressor if regression else xgboost.XGBClassifier
+        estimator = xgboost.XGBRegressor if self.task == "regression" else xgboost.XGBClassifier
         model = estimator(
-            n_estimators=ROUNDS,
+            n_estimators=trees,
             learning_rate=0.03,
             subsample=0.8,
             colsample_bytree=0.3,
             random_state=seed,
-            early_stopping_rounds=50 if len(valid) else None,
+            early_stopping_rounds=None if valid is None else 50,
         )
-        eval_set = [(x[valid], y_true[valid])] if len(valid) else None
-        model.fit(x[train], y_true[train], eval_set=eval_set, verbose=False)
-        y_pred = model.predict(x) if regression else model.predict_proba(x)[:, 1]
-        return y_pred.astype(float), {"trees": model.best_iteration + 1 if eval_set else ROUNDS}
+        x = self._columns
+        eval_set = None if valid is None else [(x[valid], y_true[valid])]
+        return model.fit(x[train], y_true[train], eval_set=eval_set, verbose=False)
 
-    def _svm(self, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, seed: int) -> tuple[np.ndarray, Any]:
-        x = np.concatenate([DescriptorScaler(self._rdkit[train])(self._rdkit), self._morgan], axis=1)
-        if np.ptp(y_true[train]) == 0:
-            return self._mean(y_true, train, valid, seed)
-        y_pred = {penalty: self._fit_svm(x, y_true, train, valid, penalty) for penalty in PENALTIES}
-        error = self._error(y_true[valid])
-        best = min(y_pred, key=lambda penalty: error(y_pred[penalty][valid]))
-        return y_pred[best], {"C": best}
 
-    def _error(self, y_true: np.ndarray) -> Callable[[np.ndarray], float]:
-        """Validation error of predictions, smaller is better; constant where no metric can be computed.
+class _SVM:
+    """Support vector machines on the descriptors and counts of n molecules, scaled on those that are learnt from."""
 
-        With a constant error the first candidate is chosen.
-        """
-        if self.task == "regression" and len(y_true):
-            return lambda y_pred: float(root_mean_squared_error(y_true, y_pred))
-        if self.task == "classification" and len(y_true) and np.ptp(y_true) > 0:
-            return lambda y_pred: -float(roc_auc_score(y_true, y_pred))
-        return lambda y_pred: 0.0
+    def __init__(self, rdkit: np.ndarray, morgan: np.ndarray, learned: np.ndarray, task: Task) -> None:
+        scaled = DescriptorScaler(rdkit[learned])(rdkit)
+        # counts as logarithms: what a second and a tenth ring add should not be the same
+        self.x = np.concatenate([scaled, np.log1p(morgan)], axis=1).astype(float)
+        self.gamma = 1 / (self.x.shape[1] * self.x[learned].var())
+        self.task = task
 
-    def _fit_svm(
-        self, x: np.ndarray, y_true: np.ndarray, train: np.ndarray, valid: np.ndarray, penalty: float
-    ) -> np.ndarray:
+    def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs, seed: int) -> dict[str, float]:
+        """C, gamma in its units, and of classes slope and offset of Platt's scaling, by the smallest error."""
+        tuned = np.union1d(rows, np.concatenate([valid for _, valid in pairs]))
+        if len(tuned) > MOST_TUNED:
+            tuned = np.sort(np.random.default_rng(seed).choice(tuned, MOST_TUNED, replace=False))
+        inside = [[np.flatnonzero(np.isin(tuned, part)) for part in pair] for pair in pairs]
+        judged = y_true[tuned[np.concatenate([valid for _, valid in inside])]]
+        best: tuple[float, dict[str, float], np.ndarray] | None = None
+        for gamma in WIDTHS:
+            kernel = self._kernel(tuned, tuned, gamma)
+            for penalty in PENALTIES:
+                margins = np.concatenate(
+                    [
+                        self._margins(
+                            kernel[np.ix_(train, train)], kernel[np.ix_(valid, train)], y_true[tuned[train]], penalty
+                        )
+                        for train, valid in inside
+                    ]
+                )
+                error = _error(judged, margins, self.task)
+                if best is None or error < best[0]:
+                    best = error, {"C": penalty, "gamma": gamma}, margins
+        assert best is not None
+        _, choice, margins = best
+        if self.task == "classification":
+            choice |= {"slope": 1.0, "offset": 0.0}
+            if len(judged) and np.ptp(judged):
+                # Platt scaling: probabilities from the margins of molecules that the machine was not fitted to
+                platt = LogisticRegression().fit(margins[:, None], judged)
+                # abs: for a poor machine the slope may be negative; the ranking by margin is preserved
+                choice |= {"slope": float(abs(platt.coef_[0, 0])), "offset": float(platt.intercept_[0])}
+        return choice
+
+    def predict(self, y_true: np.ndarray, train: np.ndarray, choice: dict[str, float]) -> np.ndarray:
+        """(n,) predictions of a machine of the training rows."""
+        inner, outer = (self._kernel(rows, train, choice["gamma"]) for rows in (train, np.arange(len(self.x))))
+        out = self._margins(inner, outer, y_true[train], choice["C"])
+        return out if self.task == "regression" else expit(choice["slope"] * out + choice["offset"])
+
+    def _kernel(self, rows: np.ndarray, columns: np.ndarray, gamma: float) -> np.ndarray:
+        return rbf_kernel(self.x[rows], self.x[columns], gamma=gamma * self.gamma)
+
+    def _margins(self, inner: np.ndarray, outer: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
+        """(r,) predictions, or margins of classes, by (m, m) and (r, m) kernels and (m,) labels."""
+        mean, std = labels.mean(), labels.std()
+        if std == 0 or not len(outer):
+            return np.full(len(outer), mean)
         if self.task == "regression":
-            mean, std = y_true[train].mean(), y_true[train].std()
-            return SVR(C=penalty).fit(x[train], (y_true[train] - mean) / std).predict(x) * std + mean
-        margins = SVC(C=penalty).fit(x[train], y_true[train]).decision_function(x)
-        if not len(valid) or np.ptp(y_true[valid]) == 0:
-            return expit(margins)
-        # Platt scaling: probabilities from the margins of molecules that the machine was not fitted to
-        platt = LogisticRegression().fit(margins[valid, None], y_true[valid])
-        # abs: for a poor machine the slope may be negative on validation; the ranking by margin is preserved
-        return expit(abs(platt.coef_[0, 0]) * margins + platt.intercept_[0])
+            machine = SVR(kernel="precomputed", C=penalty).fit(inner, (labels - mean) / std)
+            return machine.predict(outer) * std + mean
+        return SVC(kernel="precomputed", C=penalty).fit(inner, labels).decision_function(outer)
+
+
+def _error(y_true: np.ndarray, y_pred: np.ndarray, task: Task) -> float:
+    """Error of predictions of molecules that were not learnt from, smaller is better; 0 where it cannot be computed.
+
+    With a constant error the first candidate is chosen.
+    """
+    if task == "regression" and len(y_true):
+        return float(root_mean_squared_error(y_true, y_pred))
+    if task == "classification" and len(y_true) and np.ptp(y_true) > 0:
+        return -float(roc_auc_score(y_true, y_pred))
+    return 0.0

@@ -37,7 +37,9 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
     Raises:
         KFLM2Error: runs that cannot be paired, or an unreadable file.
     """
-    baselines = [*config.baselines, *(["chemprop"] if config.chemprop else [])]
+    baselines: list[str] = list(config.baselines)
+    if config.chemprop and not set(chemprop.ABOUT).intersection(baselines):
+        baselines.append("chemprop")
     saved = [method for word in config.results for method in methods.find(word, config.split, seeds)]
     # a baseline that is asked for is completed first, and not read as it was left
     saved = [method for method in saved if not (method.baseline and method.name in baselines)]
@@ -92,8 +94,8 @@ def _write(comparison: Comparison, folder: Path) -> None:
 def run_baseline(name: str, reference: Method, chemprop_program: Path | None = None) -> Method:
     """A baseline on the folds of a method that is here; runs that are there already are not run again.
 
-    The molecules, their labels and the parts are read from the method's predictions.csv, so that a baseline sees what
-    the model saw. Its results lie beside the model's, in files of the same form.
+    The molecules, their labels and the parts are read from the method's predictions.csv, and its inner folds are made
+    again, so that a baseline sees what the model saw. Its results lie beside the model's, in files of the same form.
     """
     folds = [(fold, fold.run) for fold in reference.folds.values() if fold.run is not None]
     beside = folds[0][1].folder.parents[1] / name
@@ -103,11 +105,9 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
         folder = beside / run.folder.name
         if _is_done(folder, fold, name):
             continue
-        predictions = pd.read_csv(run.folder / "predictions.csv")
         if fold.molecules not in tables:
-            y_true = predictions[[f"y_true_{target}" for target in reference.targets]].to_numpy(dtype=float)
-            tables[fold.molecules] = Baselines(predictions["smiles"].tolist(), y_true, reference.record.task)
-        _run_fold(name, tables[fold.molecules], predictions, run.result, folder, chemprop_program)
+            tables[fold.molecules] = Baselines(run.table["smiles"].tolist(), run.y_true, run.task)
+        _run_fold(name, tables[fold.molecules], run, folder, chemprop_program)
     return methods.find(str(beside), reference.split, reference.folds)[0]
 
 
@@ -131,18 +131,20 @@ def _is_done(folder: Path, wanted: Fold, name: str) -> bool:
     if other:
         raise DataError(f"{folder} holds {other}, where the baseline {name} would go; rename it")
     same = (fold.parts, fold.molecules) == (wanted.parts, wanted.molecules)
-    return same and saved.result.about == _about(name)
+    assert wanted.run is not None
+    return same and saved.result.about == _about(name, wanted.run)
 
 
-def _about(name: str) -> str:
-    return chemprop.ABOUT if name == "chemprop" else ABOUT[name]
+def _about(name: str, reference: SavedRun) -> str:
+    count = reference.result.config["ensemble"] if reference.folds else 0
+    folds = f"; with the {count} inner folds of the models" if count else "; with a validation part"
+    return {**ABOUT, **chemprop.ABOUT}[name] + folds
 
 
 def _run_fold(
     name: str,
     table: Baselines,
-    predictions: pd.DataFrame,
-    reference: RunResult,
+    run: SavedRun,
     folder: Path,
     chemprop_program: Path | None,
 ) -> None:
@@ -151,25 +153,22 @@ def _run_fold(
     Args:
         name: of the baseline.
         table: molecules and labels.
-        predictions: the reference's predictions.csv.
-        reference: its result.json.
+        run: the reference.
         folder: of the baseline's results.
         chemprop_program: the command chemprop.
     """
     start = time.perf_counter()
-    part = predictions["part"].to_numpy(dtype=str)
-    masks = {"train": part == "train", "valid": part == "valid", "test": np.char.startswith(part, "test")}
-    train, valid = np.flatnonzero(masks["train"]), np.flatnonzero(masks["valid"])
+    reference, split = run.result, run.split
     targets, task, y_true = reference.dataset.targets, reference.dataset.task, table.y_true
     chosen: list[Any] = [None] * len(targets)
-    if name == "chemprop":
+    if name in chemprop.ABOUT:
         assert chemprop_program is not None
-        y_pred = chemprop.predict(chemprop_program, table.smiles, y_true, train, valid, task, reference.seed)
+        y_pred = chemprop.predict(chemprop_program, name, table.smiles, y_true, split, task, reference.seed)
     else:
-        y_pred, chosen = table.predict(name, train, valid, reference.seed)
+        y_pred, chosen = table.predict(name, split, reference.seed)
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
-        thresholds = choose_thresholds(y_true[valid], y_pred[valid])
+        thresholds = choose_thresholds(y_true[split.held_out], y_pred[split.held_out])
     result = RunResult(
         dataset=reference.dataset,
         model=name,
@@ -177,19 +176,20 @@ def _run_fold(
         split=reference.split,
         rows=reference.rows,
         metrics={
-            which: score(y_true[mask], y_pred[mask], task, thresholds, y_true[train]).mean
-            for which, mask in masks.items()
+            which: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.learned]).mean
+            for which, rows in split.measured.items()
         },
-        config={key: reference.config.get(key) for key in ("dataset", "csv", "split", "limit")},
+        # inner and ensemble: what the predictions of train and valid are
+        config={key: reference.config.get(key) for key in ("dataset", "csv", "split", "limit", "inner", "ensemble")},
         seconds={"training": round(time.perf_counter() - start, 3)},
         peak_memory_mb=peak_memory_mb(),
         versions=versions(),
         commit=commit(),
         baseline=True,
-        about=_about(name),
+        about=_about(name, run),
         chosen=dict(zip(targets, chosen, strict=True)),
     )
-    predicted = predictions.assign(**{f"y_pred_{target}": y_pred[:, k] for k, target in enumerate(targets)})
+    predicted = run.table.assign(**{f"y_pred_{target}": y_pred[:, k] for k, target in enumerate(targets)})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / schema.FILE).unlink(missing_ok=True)
     write_csv(folder / "predictions.csv", predicted)

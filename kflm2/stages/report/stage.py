@@ -170,7 +170,9 @@ def _method(name: str, folder: Path, runs: list[SavedRun], split: str) -> SavedM
     result = saved[0].result
     if result.baseline:
         # a baseline is run on the splits of a model's runs
-        options = ["--chemprop", "PROGRAM"] if result.model == "chemprop" else ["--baselines", result.model]
+        options = ["--baselines", result.model]
+        if result.model.startswith("chemprop"):
+            options += ["--chemprop", "PROGRAM"]
         command = ["kflm2", "compare", str(folder.parent), "--split", "scaffold", "--practical", "NUMBER", *options]
         return SavedMethod(name, split, saved, "", shlex.join(command), tested)
     defaults = to_json(TrainConfig.of(result.model)) if result.model in PIPELINES else {}

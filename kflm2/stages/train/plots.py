@@ -107,7 +107,10 @@ def _roc(run: Run) -> Figure:
         axis.set(box_aspect=1, xlabel="false positive rate", ylabel="true positive rate")
         # names of organ classes are sentences
         axis.set_title(textwrap.fill(run.molecules.dataset.targets[k], 36), fontsize=9)
-        axis.legend(fontsize=7, loc="lower right")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=7, loc="lower right")
+        else:
+            axis.text(0.5, 0.25, "every part has one class only", ha="center", fontsize=8)
     return figure
 
 
