@@ -1,4 +1,4 @@
-"""Quantum chemistry of a molecule by GFN2-xTB: solvation free energies, orbitals, dipole, charges, bond orders.
+"""Quantum chemistry of a molecule by GFN2-xTB: solvation free energies, orbitals, dipole, charges, surface.
 
 One conformer by ETKDG and a force field, and at this geometry one calculation in the gas phase and one in each implicit
 solvent (ALPB). The geometry is not relaxed further: a calculation takes milliseconds, and a relaxation a hundred times
@@ -9,7 +9,6 @@ Wang et al., J. Chem. Inf. Model. 2020, 60, 2044.
 """
 
 import importlib.util
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -91,14 +90,10 @@ _WORTH_PROCESSES = 32
 
 @dataclass(frozen=True)
 class XTBResult:
-    """What GFN2-xTB says of one molecule, its N heavy atoms and M bonds in the order of the SMILES."""
+    """What GFN2-xTB says of one molecule."""
 
     values: np.ndarray
     """(P,) float32 in the order of XTB_COLUMNS; NaN where it failed, or where the molecule has none."""
-    charges: np.ndarray
-    """(N, 2) float32: charge of each heavy atom and of its hydrogens together, in e; NaN where it failed."""
-    bond_orders: np.ndarray
-    """(M,) float32 Wiberg bond orders of the bonds between heavy atoms; NaN where it failed."""
     failure: str
     """One of FAILURES."""
 
@@ -219,23 +214,12 @@ def xtb_of(smiles: str, seed: int = _SEED) -> XTBResult:
             computed = _singlepoints(mol)
         failure = "" if computed else "not converged"
     if computed is None:
-        atoms, bonds = given.GetNumAtoms(), given.GetNumBonds()
-        nan = [np.full(shape, np.nan, dtype=np.float32) for shape in (len(XTB_COLUMNS), (atoms, 2), bonds)]
-        return XTBResult(nan[0], nan[1], nan[2], failure)
-    charges, orders = computed["charges"], computed["bond-orders"]
-    canonical_of = np.argsort([atom.GetIntProp("_given") for atom in mol.GetAtoms() if atom.HasProp("_given")])
-    pairs = np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in given.GetBonds()], dtype=int)
-    first, second = canonical_of[pairs.reshape(-1, 2)].T
-    return XTBResult(
-        np.array(list(_columns(mol, computed).values()), dtype=np.float32),
-        _charges_by_heavy_atom(mol, charges)[canonical_of].astype(np.float32),
-        orders[first, second].astype(np.float32),
-        "",
-    )
+        return XTBResult(np.full(len(XTB_COLUMNS), np.nan, dtype=np.float32), failure)
+    return XTBResult(np.array(list(_columns(mol, computed).values()), dtype=np.float32), "")
 
 
 def _conformer(given: Chem.Mol, seed: int) -> tuple[Chem.Mol, str]:
-    """The molecule with hydrogens and one conformer, atoms in canonical order with their given index; or the reason."""
+    """The molecule with hydrogens and one conformer, atoms in canonical order; or the reason why there is none."""
     if len(Chem.GetMolFrags(given)) > 1:
         return given, "several components"
     if Chem.AddHs(given).GetNumAtoms() > MOST_ATOMS:
@@ -248,8 +232,6 @@ def _conformer(given: Chem.Mol, seed: int) -> tuple[Chem.Mol, str]:
         canonical = Chem.MolFromSmiles(Chem.MolToSmiles(given))
         if canonical is None:
             return given, "no conformer"
-        for atom, index in zip(canonical.GetAtoms(), json.loads(given.GetProp("_smilesAtomOutputOrder")), strict=True):
-            atom.SetIntProp("_given", index)
         mol = Chem.AddHs(canonical)
         parameters: Any = rdDistGeom.ETKDGv3()  # its fields are of the class itself in RDKit's stubs
         parameters.randomSeed = seed
@@ -290,7 +272,6 @@ def _singlepoints(mol: Chem.Mol) -> dict[str, Any] | None:
     return {
         **{f"energy {solvent}": float(results[solvent]["energy"]) for solvent in ("gas", *_SOLVENTS)},
         "dipole water": results["water"]["dipole"],
-        "bond-orders": np.asarray(gas["bond-orders"]).reshape(len(numbers), len(numbers)),
         **{key: gas[key] for key in ("charges", "dipole", "orbital-energies", "orbital-occupations")},
     }
 
@@ -330,12 +311,3 @@ def _surface(mol: Chem.Mol) -> np.ndarray:
     table = Chem.GetPeriodicTable()
     rdFreeSASA.CalcSASA(mol, [table.GetRvdw(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
     return np.array([float(atom.GetProp("SASA")) for atom in mol.GetAtoms()])
-
-
-def _charges_by_heavy_atom(mol: Chem.Mol, charges: np.ndarray) -> np.ndarray:
-    """(N, 2) charge of each heavy atom and of its hydrogens together, atoms in the order of mol."""
-    heavy = [atom for atom in mol.GetAtoms() if atom.HasProp("_given")]
-    hydrogens = [
-        sum(charges[other.GetIdx()] for other in atom.GetNeighbors() if not other.HasProp("_given")) for atom in heavy
-    ]
-    return np.stack([charges[[atom.GetIdx() for atom in heavy]], np.array(hydrogens, dtype=float)], axis=1)

@@ -52,18 +52,6 @@ def test_values_are_those_of_tblite(smiles: str) -> None:
     assert _value(result.values, "xtb_HOMO") == pytest.approx(homo, abs=1e-3)
     hydrogens = numbers == 1
     assert _value(result.values, "xtb_min_charge") == pytest.approx(gas["charges"][~hydrogens].min(), abs=1e-4)
-    # of the graph: charges and bond orders in the order of the SMILES
-    heavy = Chem.MolFromSmiles(smiles)
-    assert result.charges.shape == (heavy.GetNumAtoms(), 2) and result.bond_orders.shape == (heavy.GetNumBonds(),)
-    assert result.charges.sum() == pytest.approx(Chem.GetFormalCharge(heavy), abs=1e-3)
-    assert result.bond_orders.sum() == pytest.approx(
-        sum(
-            gas["bond-orders"].reshape(len(numbers), -1)[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]
-            for bond in mol.GetBonds()
-            if not hydrogens[[bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()]].any()
-        ),
-        abs=1e-3,
-    )
 
 
 def test_known_facts_of_small_molecules() -> None:
@@ -72,21 +60,12 @@ def test_known_facts_of_small_molecules() -> None:
     assert _value(water, "xtb_dG_water") < -5 < 0 < _value(methane, "xtb_dG_water") + 1
     assert 1.5 < _value(water, "xtb_dipole") < 2.5 and _value(methane, "xtb_dipole") == pytest.approx(0, abs=0.05)
     assert _value(water, "xtb_gap") == pytest.approx(_value(water, "xtb_LUMO") - _value(water, "xtb_HOMO"), abs=1e-3)
-    assert xtb_of("C#N").bond_orders == pytest.approx([3], abs=0.2)
 
 
-def test_all_smiles_of_a_molecule_give_the_same_bits_and_their_atoms_follow() -> None:
-    expected = xtb_of(ASPIRIN)
-    mol = Chem.MolFromSmiles(ASPIRIN)
+def test_all_smiles_of_a_molecule_give_the_same_bits() -> None:
+    expected = xtb_of(ASPIRIN).values
     for seed in range(4):
-        text = randomized(ASPIRIN, seed)
-        result = xtb_of(text)
-        np.testing.assert_array_equal(result.values, expected.values)
-        # the atoms of the other SMILES, in the order of this one, up to symmetry
-        assert sorted(result.charges[:, 0].tolist()) == sorted(expected.charges[:, 0].tolist())
-        carbonyl = Chem.MolFromSmarts("[CX3](=[OX1])[OX2H1]")
-        pair = [match.GetSubstructMatch(carbonyl) for match in (mol, Chem.MolFromSmiles(text))]
-        np.testing.assert_array_equal(expected.charges[list(pair[0])], result.charges[list(pair[1])])
+        np.testing.assert_array_equal(xtb_of(randomized(ASPIRIN, seed)).values, expected)
 
 
 def test_another_conformer_changes_solvation_less_than_molecules_differ() -> None:
@@ -108,7 +87,7 @@ def test_another_conformer_changes_solvation_less_than_molecules_differ() -> Non
 )
 def test_a_molecule_that_cannot_be_computed_is_missing_with_the_reason(smiles: str, failure: str) -> None:
     result = xtb_of(smiles)
-    assert result.failure == failure and np.isnan(result.values).all() and np.isnan(result.charges).all()
+    assert result.failure == failure and np.isnan(result.values).all()
 
 
 @pytest.mark.parametrize("smiles", ["[He]", "[Na+]", "[H][H]", "C[Si](C)(C)C", "F[P-](F)(F)(F)(F)F"])
