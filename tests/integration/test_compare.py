@@ -214,7 +214,7 @@ def test_chemprop_is_an_ensemble_with_a_model_for_each_inner_fold(folds_results:
 
 
 def _substitute(tmp_path: Path, task: str) -> Path:
-    """A program with chemprop's command line that predicts the mean of the training labels; with descriptors 0.01 more."""
+    """A program with chemprop's command line that predicts the mean of the labels; with descriptors 0.01 more."""
     program = tmp_path / "chemprop"
     program.write_text(
         f"#!{sys.executable}\n"

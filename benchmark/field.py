@@ -1,0 +1,368 @@
+"""crossAtt against what else a user would pick, on all eleven datasets: docs/results.md, The field.
+
+    python benchmark/field.py --hours                     # what would run, and about how long on two cores
+    python benchmark/field.py --quick                     # SAMPL and BACE, one repeat, no chemprop: under 20 minutes
+    python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
+    python benchmark/field.py --show                      # tables and pictures from existing results
+
+Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000 molecules, drawn with its share of
+actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt and the paper's five
+pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules. The baselines have
+crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist: `kflm2 datasets get
+all`. Tables go to OUT/field.md, every run to docs/data/field.csv, pictures to docs/.
+"""
+
+import argparse
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.model_selection import train_test_split
+
+from kflm2.config.train import TrainConfig
+from kflm2.data.datasets import DATASETS, locate
+from kflm2.data.load import load
+from kflm2.errors import KFLM2Error
+from kflm2.files import write_csv, write_text
+from kflm2.metrics import statistics
+from kflm2.metrics.scores import SMALLER_IS_BETTER
+from kflm2.metrics.statistics import Pair, holm
+from kflm2.plotting import BLUE, GREY, INK, ORANGE, SHADE, save_figure, styled
+from kflm2.results import methods, schema
+from kflm2.stages.compare.comparison import Comparison
+from kflm2.stages.compare.pairing import pair
+from kflm2.stages.compare.stage import run_baseline
+from kflm2.stages.train.stage import run_missing
+from kflm2.text_table import markdown
+
+DOCS = Path(__file__).parents[1] / "docs"
+PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt")
+BASELINES = ("mean", "knn", "forest", "xgboost", "svm")
+CHEMPROP = ("chemprop", "chemprop-rdkit")
+RIVALS = ("chemprop", "chemprop-rdkit", "svm", "forest", "xgboost")
+SMALL = ("SAMPL", "Delaney", "BACE", "BBBP", "ClinTox", "SIDER")
+"""Datasets of which all five repeats of cv5x5 are run; of the others, and of scaffolds, the first."""
+QUICK = ("SAMPL", "BACE")
+LARGE = 2500
+"""From this number of molecules on a network is trained for fewer epochs."""
+EPOCHS_OF_LARGE = 30
+HIV_MOLECULES = 8000
+TRIAL_MOLECULES = 100
+# Said before any run: the difference that matters, of the RMSE in its unit or of the ROC-AUC.
+PRACTICAL = {"SAMPL": 0.1, "Delaney": 0.05, "Lipophilicity": 0.05, "Llinas": 0.05, "Warrior": 0.1}
+PRACTICAL_AUC = 0.02
+# Seconds of one core for a molecule of ten heavy atoms, one target and one run; a guess for --hours.
+SECONDS = {"crossAtt": 0.22, "forest": 0.06, "xgboost": 0.05, "svm": 0.02, "mean": 0, "knn": 0, "chemprop": 0.25}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One dataset and one kind of split."""
+
+    dataset: str
+    split: str
+    runs: int
+    trial: bool = False
+
+    def config(self, model: str, out: Path) -> TrainConfig:
+        """Of a pipeline."""
+        table: dict[str, Any] = {"dataset": self.dataset}
+        if self.dataset == "HIV":
+            table = {"csv": _hiv(out), "target_columns": ("HIV_active",), "kind": "classification"}
+        epochs = {"epochs": EPOCHS_OF_LARGE} if len(load(TrainConfig.of(**table)).smiles) > LARGE else {}
+        if self.trial:
+            epochs = {"epochs": 2, "limit": TRIAL_MOLECULES}
+        config = TrainConfig.of(
+            model,
+            **table,
+            standardize="parent",
+            deduplicate=True,
+            split=self.split,
+            runs=self.runs,
+            out=out,
+            threads=1,
+            jobs=1,
+            **epochs,
+        )
+        config.check()
+        return config
+
+    def folder(self, method: str, out: Path) -> Path:
+        """Of a method's runs."""
+        return out / self.dataset / method
+
+
+def main() -> None:
+    """Run what is missing, then print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, the first repeat only")
+    parser.add_argument(
+        "--trial", action="store_true", help=f"{TRIAL_MOLECULES} molecules, 2 epochs, 3 runs: whether it works"
+    )
+    parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
+    parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
+    parser.add_argument("--out", type=Path, default=Path("results/field"))
+    parser.add_argument("--hours", action="store_true", help="say how long it takes, and run nothing")
+    parser.add_argument("--show", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    parts = list(plan(QUICK if options.quick else options.names, options.quick, options.trial))
+    baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
+    if not options.show:
+        print(hours(parts, baselines, options.jobs), flush=True)
+        if options.hours:
+            return
+        start = time.perf_counter()
+        # the networks first: the baselines read their molecules and their folds
+        _in_parallel(_train, ((part, "crossAtt", options.out) for part in parts), options.jobs)
+        _in_parallel(_train, ((part, model, options.out) for model in PIPELINES for part in parts), options.jobs)
+        tasks = ((part, name, options.out, options.chemprop) for name in baselines for part in parts)
+        _in_parallel(_baseline, tasks, options.jobs)
+        print(f"ran for {(time.perf_counter() - start) / 3600:.1f} hours, {options.jobs} at a time")
+    show(parts, options.out, options.out if options.quick or options.trial else DOCS)
+
+
+def plan(names: Iterable[str], quick: bool = False, trial: bool = False) -> Iterator[Part]:
+    """Dataset and split of every experiment, the quickest datasets first."""
+    for name in sorted(names, key=[*SMALL, *(name for name in DATASETS if name not in SMALL)].index):
+        if DATASETS[name].brings_tests:
+            yield Part(name, "given", 3 if trial else 5, trial)
+            continue
+        yield Part(name, "cv5x5", 3 if trial else 5 if quick or name not in SMALL else 25, trial)
+        yield Part(name, "scaffold_cv5x5", 3 if trial else 5, trial)
+
+
+def hours(parts: list[Part], baselines: Iterable[str], jobs: int) -> str:
+    """What will run and about how long."""
+    total, lines = 0.0, []
+    for part in parts:
+        dataset, _ = locate(part.dataset)
+        smiles = load(TrainConfig.of(dataset=part.dataset)).smiles
+        count = min(len(smiles), HIV_MOLECULES) if part.dataset == "HIV" else len(smiles)
+        size = float(np.mean([len(text) for text in smiles[:500]])) / 15  # about ten heavy atoms
+        share = EPOCHS_OF_LARGE / 100 if count > LARGE else 1.0
+        seconds = SECONDS["crossAtt"] * size * share * (1 + len(PIPELINES) / 5)
+        for name in baselines:
+            each = SECONDS.get(name, SECONDS["chemprop"])
+            seconds += each * (size if name.startswith("chemprop") else len(dataset.targets))
+        lines.append([f"{part.dataset}, {part.split}", f"{count:,}", str(part.runs)])
+        lines[-1].append(f"{seconds * count * part.runs / 3600:.1f}")
+        total += seconds * count * part.runs / 3600
+    table = markdown([["", "molecules", "runs", "core hours"], *lines])
+    return "\n".join([*table, f"about {total / jobs:.0f} hours, {jobs} at a time, for what is not there yet"])
+
+
+def _in_parallel(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], jobs: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    joblib.Parallel(n_jobs=jobs, batch_size=1)(joblib.delayed(_logged)(function, task) for task in tasks)
+
+
+def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
+    """Run a task with its output in a file."""
+    part, method, out, *_ = task
+    log = out / "logs" / f"{part.dataset}-{part.split}-{method}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with open(log, "w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            function(*task)
+            end = f"{time.perf_counter() - start:.0f} s"
+        except KFLM2Error as error:  # the others go on
+            end = f"FAILED, {error}"
+    print(f"{part.dataset}, {part.split}, {method}: {end}", flush=True)
+
+
+def _train(part: Part, model: str, out: Path) -> None:
+    run_missing(part.config(model, out))
+
+
+def _baseline(part: Part, name: str, out: Path, program: Path | None) -> None:
+    (reference,) = methods.find(str(part.folder("crossAtt", out)), part.split)
+    run_baseline(name, reference, program)
+
+
+def _hiv(out: Path) -> Path:
+    """A table of 8,000 molecules of HIV with its share of actives, always the same."""
+    path = out / "tables" / "HIV.csv"
+    if not path.exists():
+        dataset, _ = locate("HIV")
+        table = pd.read_csv(dataset.path)
+        drawn, _ = train_test_split(table, train_size=HIV_MOLECULES, stratify=table[dataset.targets[0]], random_state=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(path, drawn.sort_index()[["smiles", dataset.targets[0]]])
+    return path
+
+
+def show(parts: list[Part], out: Path, docs: Path) -> None:
+    """Print the tables, write every run, draw the pictures; of what is there."""
+    runs, lines = [], []
+    for split in dict.fromkeys(part.split for part in parts):
+        tables: dict[str, pd.DataFrame] = {}
+        judged: list[Judged] = []
+        for part in parts:
+            if part.split != split or not part.folder("crossAtt", out).is_dir():
+                continue
+            found = methods.find(str(out / part.dataset), split)
+            runs += [row for method in found for row in _runs(part, method)]
+            if split == "given":  # all runs of it test the same molecules, and give no verdict
+                continue
+            reference = next(method for method in found if method.name == "crossAtt")
+            table = pair(found, reference.record.primary_metric)
+            judged += _judged(part, reference, table)
+            smaller = reference.record.primary_metric in SMALLER_IS_BETTER
+            tables[part.dataset] = table.rank(axis=1, ascending=smaller)
+        if judged:
+            p_values = holm([entry.pair.p for entry in judged])
+            verdicts = {
+                (entry.rival, entry.comparison.reference.dataset): entry.comparison.verdict(entry.pair, p)
+                for entry, p in zip(judged, p_values, strict=True)
+            }
+            lines += [f"\n### {split}\n", *_counts(verdicts)]
+            draw_ranks(tables, docs / f"field-ranks-{split}.png")
+            draw_pairs(judged, verdicts, docs / f"field-pairs-{split}.png")
+    table = pd.DataFrame(runs)
+    (docs / "data").mkdir(parents=True, exist_ok=True)
+    write_csv(docs / "data" / "field.csv", table)
+    text = "\n".join([*_means(table), *lines])
+    write_text(out / "field.md", text + "\n")
+    print(text)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """crossAtt and a rival on one dataset."""
+
+    rival: str
+    comparison: Comparison
+    pair: Pair
+    """crossAtt minus the rival; p of the pair by itself."""
+
+
+def _judged(part: Part, reference: methods.Method, table: pd.DataFrame) -> Iterator[Judged]:
+    practical, metric = PRACTICAL.get(part.dataset, PRACTICAL_AUC), reference.record.primary_metric
+    design = reference.design(table.index)
+    for rival in [name for name in RIVALS if name in table]:
+        both = table[["crossAtt", rival]]
+        (only,) = statistics.compare(both, design, practical)
+        yield Judged(rival, Comparison(reference, metric, practical, both, design, [only], []), only)
+
+
+def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
+    """A line a run, with all metrics of the test part."""
+    for seed, fold in method.folds.items():
+        assert fold.run is not None
+        result = schema.read_run_result(fold.run.folder)
+        yield {
+            "dataset": part.dataset,
+            "split": part.split,
+            "method": method.name,
+            "seed": seed,
+            "metric": method.record.primary_metric,
+            "value": result.metrics["test"][method.record.primary_metric],
+            **{name: result.metrics["test"].get(name) for name in ("MAE", "R2", "PR-AUC", "balanced accuracy", "MCC")},
+            "coverage": fold.run.coverage.share,
+            "test_molecules": fold.sizes["test"],
+            "training_seconds": result.seconds["training"],
+            "commit": result.commit,
+        }
+
+
+def _means(runs: pd.DataFrame) -> list[str]:
+    """One line a dataset and split: each method's mean and standard deviation, the best in bold."""
+    names = [name for name in ("crossAtt", *PIPELINES, *CHEMPROP, *BASELINES[::-1]) if name in set(runs["method"])]
+    lines = [["", "split", "runs", "metric", *names]]
+    for (dataset, split), part in runs.groupby(["dataset", "split"], sort=False):
+        grouped = part.groupby("method")["value"]
+        metric = part["metric"].iloc[0]
+        best = grouped.mean().idxmin() if metric == "RMSE" else grouped.mean().idxmax()
+        cells = []
+        for name in names:
+            if name not in grouped.groups:
+                cells.append("-")
+                continue
+            values = grouped.get_group(name)
+            text = f"{values.mean():.3f} ± {values.std():.3f}"
+            cells.append(f"**{text}**" if name == best else text)
+        lines.append([dataset, split, str(part["seed"].nunique()), metric, *cells])
+    return markdown(lines, (0, 1, 3))
+
+
+def _counts(verdicts: dict[tuple[str, str], str]) -> list[str]:
+    """On how many datasets crossAtt is better than each rival, alike, not told apart, or worse."""
+    lines = [["crossAtt against", "datasets", "better", "alike, or less than matters", "not told apart", "worse"]]
+    for rival in RIVALS:
+        words = [verdict for (name, _), verdict in verdicts.items() if name == rival]
+        if not words:
+            continue
+        better, worse = (words.count(f"{name} is better") for name in ("crossAtt", rival))
+        alike = sum(word in ("alike", "differ by less than matters") for word in words)
+        lines.append([rival, *map(str, (len(words), better, alike, len(words) - better - alike - worse, worse))])
+    return [*markdown(lines), "", "p by Holm's method over all rivals and datasets of a kind of split"]
+
+
+@styled
+def draw_ranks(tables: dict[str, pd.DataFrame], path: Path) -> None:
+    """Mean rank of each method: a dot a dataset, a bar for their mean."""
+    ranks = pd.DataFrame({name: table.mean() for name, table in tables.items()})
+    ranks = ranks.loc[ranks.mean(axis=1).sort_values().index]
+    figure = Figure(figsize=(6.5, 1.2 + 0.32 * len(ranks)))
+    axis = figure.subplots()
+    for row, (name, values) in enumerate(ranks.iterrows()):
+        color = BLUE if name == "crossAtt" else GREY
+        axis.plot(values, [row] * len(values), ".", color=color, alpha=0.5)
+        axis.plot(values.mean(), row, "|", color=color, ms=16, mew=2.5)
+    axis.set_yticks(range(len(ranks)), list(ranks.index), parse_math=False)
+    axis.set_ylim(len(ranks) - 0.5, -0.5)
+    axis.set_xlabel("rank among the methods, mean over the runs; 1 is the best")
+    axis.set_title(f"a dot a dataset ({len(tables)}), a bar for their mean", fontsize=9)
+    save_figure(figure, path)
+
+
+@styled
+def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path: Path) -> None:
+    """How much crossAtt's error is smaller than each rival's, in units of what matters; a panel a dataset."""
+    datasets = list(dict.fromkeys(entry.comparison.reference.dataset for entry in judged))
+    rivals = [name for name in RIVALS if any(entry.rival == name for entry in judged)]
+    figure = Figure(figsize=(9, 0.7 + (0.6 + 0.2 * len(rivals)) * -(-len(datasets) // 3)), layout="constrained")
+    axes = figure.subplots(-(-len(datasets) // 3), 3, sharey=True, squeeze=False).ravel()
+    for axis, dataset in zip(axes, datasets, strict=False):
+        axis.axvspan(-1, 1, color=SHADE, lw=0)
+        axis.axvline(0, color=INK, lw=0.8)
+        for entry in judged:
+            if entry.comparison.reference.dataset != dataset:
+                continue
+            sign = (-1 if entry.comparison.smaller_is_better else 1) / entry.comparison.practical
+            verdict = verdicts[entry.rival, dataset]
+            color = BLUE if verdict == "crossAtt is better" else ORANGE if verdict.endswith("is better") else GREY
+            row = rivals.index(entry.rival)
+            axis.plot([sign * entry.pair.low, sign * entry.pair.high], [row, row], color=color, lw=2)
+            axis.plot(sign * entry.pair.difference, row, "o", color=color, ms=5)
+        axis.set_title(f"{dataset}, {_matters(judged, dataset)}", fontsize=8)
+        axis.set_yticks(range(len(rivals)), rivals, parse_math=False, fontsize=8)
+        axis.set_ylim(len(rivals) - 0.5, -0.5)
+    for axis in axes[len(datasets) :]:
+        axis.set_visible(False)
+    figure.supxlabel(
+        "better than the rival by so many times what matters (shaded); 95 % interval of each; blue: crossAtt is better,"
+        " orange: the rival",
+        fontsize=8,
+    )
+    save_figure(figure, path)
+
+
+def _matters(judged: list[Judged], dataset: str) -> str:
+    """`1 is 0.1 kcal/mol`, of a dataset."""
+    comparison = next(entry.comparison for entry in judged if entry.comparison.reference.dataset == dataset)
+    return f"1 is {comparison.practical:g} {comparison.unit or comparison.metric}"
+
+
+if __name__ == "__main__":
+    main()
