@@ -76,7 +76,7 @@ class Part:
         """Of a pipeline."""
         table: dict[str, Any] = {"dataset": self.dataset}
         if self.dataset == "HIV":
-            table = {"csv": _hiv(out), "target_columns": ("HIV_active",), "kind": "classification"}
+            table = {"csv": _hiv(out), "target_columns": DATASETS["HIV"].targets, "task": "classification"}
         epochs = {"epochs": EPOCHS_OF_LARGE} if len(load(TrainConfig.of(**table)).smiles) > LARGE else {}
         if self.trial:
             epochs = {"epochs": 2, "limit": TRIAL_MOLECULES}
@@ -197,7 +197,8 @@ def _hiv(out: Path) -> Path:
         table = pd.read_csv(dataset.path)
         drawn, _ = train_test_split(table, train_size=HIV_MOLECULES, stratify=table[dataset.targets[0]], random_state=0)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_csv(path, drawn.sort_index()[["smiles", dataset.targets[0]]])
+        columns = drawn.sort_index()[[dataset.smiles_column, dataset.targets[0]]]
+        write_csv(path, columns.set_axis(["smiles", dataset.targets[0]], axis=1))
     return path
 
 

@@ -1,6 +1,7 @@
 """`kflm2 compare` from result folders to verdicts, on real runs."""
 
 import dataclasses
+import importlib.util
 import json
 import re
 import runpy
@@ -20,6 +21,7 @@ from sklearn.metrics import roc_auc_score, root_mean_squared_error
 from kflm2.cli import stages
 from kflm2.config.compare import CompareConfig
 from kflm2.config.train import TrainConfig
+from kflm2.data.datasets import locate
 from kflm2.data.splits import make_splits
 from kflm2.errors import DataError, SettingError
 from kflm2.featurize.descriptors import compute_descriptors
@@ -134,23 +136,25 @@ def test_baselines_use_the_models_splits_and_all_results_are_written(
 
 @pytest.fixture(scope="module")
 def folds_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three runs of the graph network with inner folds of whole scaffolds, on 120 molecules of BBBP."""
+    """Three runs of the graph network with inner folds of whole scaffolds, on 120 molecules of SAMPL in two classes."""
     folder = tmp_path_factory.mktemp("folds")
+    table = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)
+    table.assign(soluble=(table["expt"] < -4).astype(int)).to_csv(folder / "classes.csv", index=False)
     config = TrainConfig.of(
-        "gcn_indepent", dataset="BBBP", limit=120, epochs=2, runs=3, out=folder, split="scaffold_cv5x5",
-        inner="folds", ensemble=3,
+        "gcn_indepent", csv=folder / "classes.csv", target_columns=("soluble",), task="classification", epochs=2,
+        runs=3, out=folder, split="scaffold_cv5x5", inner="folds", ensemble=3,
     )  # fmt: skip
     config.check()
     train_stage.run(config)
-    return folder / "BBBP"
+    return folder / "classes"
 
 
 def test_baselines_have_the_inner_folds_of_the_models(folds_results: Path, tmp_path: Path) -> None:
-    shutil.copytree(folds_results, tmp_path / "BBBP")
+    shutil.copytree(folds_results, tmp_path / "classes")
     names = ("mean", "knn", "forest", "xgboost", "svm")
-    compare_stage.run(_config(tmp_path / "BBBP", baselines=names, split="scaffold_cv5x5"))
+    compare_stage.run(_config(tmp_path / "classes", baselines=names, split="scaffold_cv5x5"))
     for seed in range(3):
-        folder = tmp_path / "BBBP" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
+        folder = tmp_path / "classes" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
         run = SavedRun(folder, schema.read_run_result(folder))
         (split,) = make_splits("scaffold_cv5x5", run.table["smiles"].tolist(), [seed], folds=3)
         for own, wanted in zip(run.split.folds, split.folds, strict=True):
@@ -193,14 +197,14 @@ def test_settings_are_chosen_without_the_test_part(folds_results: Path) -> None:
 
 
 def test_chemprop_is_an_ensemble_with_a_model_for_each_inner_fold(folds_results: Path, tmp_path: Path) -> None:
-    shutil.copytree(folds_results, tmp_path / "BBBP")
+    shutil.copytree(folds_results, tmp_path / "classes")
     program = _substitute(tmp_path, "classification")
     names = ("mean", "chemprop", "chemprop-rdkit")
     with pytest.raises(SettingError, match="baseline chemprop: say with --chemprop where its command is"):
-        _config(tmp_path / "BBBP", baselines=names).check()
-    compare_stage.run(_config(tmp_path / "BBBP", baselines=names, chemprop=program, split="scaffold_cv5x5"))
+        _config(tmp_path / "classes", baselines=names).check()
+    compare_stage.run(_config(tmp_path / "classes", baselines=names, chemprop=program, split="scaffold_cv5x5"))
     for seed in range(3):
-        folder = tmp_path / "BBBP" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
+        folder = tmp_path / "classes" / "gcn_indepent" / f"scaffold_cv5x5-{seed}"
         run = SavedRun(folder, schema.read_run_result(folder))
         y_true, split = run.y_true[:, 0], run.split
         means = [y_true[np.setdiff1d(split.learned, fold)].mean() for fold in split.folds]
@@ -217,20 +221,21 @@ def _substitute(tmp_path: Path, task: str) -> Path:
     """A program with chemprop's command line that predicts the mean of the labels; with descriptors 0.01 more."""
     program = tmp_path / "chemprop"
     program.write_text(
-        f"#!{sys.executable}\n"
-        "import sys, pathlib, pandas as pd\n"
+        f"#!{sys.executable} -IS\n"
+        "import csv, sys, pathlib\n"
         "options = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
+        "rows = list(csv.DictReader(open(options.get('--data-path') or options['--test-path'])))\n"
         "if sys.argv[1] == 'train':\n"
-        "    table = pd.read_csv(options['--data-path'])\n"
-        "    assert list(table) == ['smiles', 'target0', 'part'] and set(table['part']) == {'train', 'val'}\n"
+        "    assert list(rows[0]) == ['smiles', 'target0', 'part'] and {row['part'] for row in rows} == {'train', 'val'}\n"
         f"    assert options['--task-type'] == '{task}' and options['--splits-column'] == 'part'\n"
         f"    open({str(tmp_path / 'seeds')!r}, 'a').write(options['--pytorch-seed'] + '\\n')\n"
-        "    pathlib.Path(options['--output-dir']).write_text(str(table[table.part == 'train'].target0.mean()))\n"
+        "    values = [float(row['target0']) for row in rows if row['part'] == 'train']\n"
+        "    pathlib.Path(options['--output-dir']).write_text(str(sum(values) / len(values)))\n"
         "else:\n"
-        "    table = pd.read_csv(options['--test-path'])\n"
         "    more = options.get('--molecule-featurizers') == 'rdkit_2d'\n"
-        "    table['target0'] = float(pathlib.Path(options['--model-paths']).read_text()) + more / 100\n"
-        "    table.to_csv(options['--preds-path'], index=False)\n"
+        "    value = float(pathlib.Path(options['--model-paths']).read_text()) + more / 100\n"
+        "    lines = ['smiles,target0', *(f'x,{value}' for row in rows)]\n"
+        "    pathlib.Path(options['--preds-path']).write_text('\\n'.join(lines) + '\\n')\n"
     )
     program.chmod(0o755)
     return program
@@ -610,3 +615,46 @@ def test_results_can_be_given_in_a_config_file(copied: Path, tmp_path: Path) -> 
         ("mean",),
         "MAE",
     )
+
+
+def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    spec = importlib.util.spec_from_file_location("field", ROOT / "benchmark" / "field.py")
+    assert spec is not None and spec.loader is not None
+    field = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "field", field)  # dataclasses look their module up
+    spec.loader.exec_module(field)
+    monkeypatch.setattr(field, "PIPELINES", ("gcn_indepent",))
+    monkeypatch.setattr(field, "BASELINES", ("mean", "svm"))
+    monkeypatch.setattr(field, "TRIAL_MOLECULES", 60)
+    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path)])
+    field.main()
+    printed = capsys.readouterr().out
+    assert "| SAMPL, cv5x5 | 642 | 3 |" in printed and "FAILED" not in printed
+    assert "| svm | 1 | 0 | 0 | 1 | 0 |" in printed
+    runs = pd.read_csv(tmp_path / "data" / "field.csv")
+    assert len(runs) == 2 * 3 * 4
+    assert set(runs["method"]) == {"crossAtt", "gcn_indepent", "mean", "svm"}
+    for run in runs.itertuples():
+        result = tmp_path / "SAMPL" / run.method / f"{run.split}-{run.seed}" / "result.json"
+        assert json.loads(result.read_text())["metrics"]["test"]["RMSE"] == run.value
+    mean = runs[(runs["method"] == "svm") & (runs["split"] == "cv5x5")]["value"].mean()
+    assert f"{mean:.3f} ± " in (tmp_path / "field.md").read_text()
+    for split in ("cv5x5", "scaffold_cv5x5"):
+        assert {(tmp_path / f"field-{what}-{split}.png").stat().st_size > 5000 for what in ("ranks", "pairs")} == {True}
+    # a second call runs nothing again
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    field.main()
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+
+
+@pytest.mark.usefixtures("dataset_files")
+@pytest.mark.parametrize("name", ["HIV"])
+def test_the_part_of_hiv_has_its_share_of_actives(tmp_path: Path, name: str) -> None:
+    hiv = runpy.run_path(str(ROOT / "benchmark" / "field.py"))["_hiv"]
+    table = pd.read_csv(hiv(tmp_path))
+    (column,) = locate(name)[0].targets
+    whole = pd.read_csv(locate(name)[0].path)[column].mean()
+    assert len(table) == 8000 and table[column].mean() == pytest.approx(whole, abs=1e-4)
+    assert hiv(tmp_path).stat().st_mtime_ns == (tmp_path / "tables" / "HIV.csv").stat().st_mtime_ns
