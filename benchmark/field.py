@@ -3,13 +3,15 @@
     python benchmark/field.py --hours                     # what would run, and about how long on two cores
     python benchmark/field.py --quick                     # SAMPL and BACE, one repeat, no chemprop: under 20 minutes
     python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
+    python benchmark/field.py --published FILE            # also crossAtt on ten random splits of each dataset as it is
     python benchmark/field.py --show                      # tables and pictures from existing results
 
 Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000 molecules, drawn with its share of
 actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt and the paper's five
 pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules. The baselines have
 crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist: `kflm2 datasets get
-all`. Tables go to OUT/field.md, every run to docs/data/field.csv, pictures to docs/.
+all`. FILE has the columns method, dataset, split, metric, run, value. Tables go to OUT/field.md, every run to
+docs/data/field.csv, pictures to docs/.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from kflm2.metrics.statistics import Pair, holm
 from kflm2.plotting import BLUE, GREY, INK, ORANGE, SHADE, save_figure, styled
 from kflm2.results import methods, schema
 from kflm2.stages.compare.comparison import Comparison
-from kflm2.stages.compare.pairing import pair
+from kflm2.stages.compare.pairing import pair, published_of, read_published
 from kflm2.stages.compare.stage import run_baseline
 from kflm2.stages.train.stage import run_missing
 from kflm2.text_table import markdown
@@ -49,7 +51,7 @@ BASELINES = ("mean", "knn", "forest", "xgboost", "svm")
 CHEMPROP = ("chemprop", "chemprop-rdkit")
 RIVALS = ("chemprop", "chemprop-rdkit", "svm", "forest", "xgboost")
 SMALL = ("SAMPL", "Delaney", "BACE", "BBBP", "ClinTox", "SIDER")
-"""Datasets of which all five repeats of cv5x5 are run; of the others, and of scaffolds, the first."""
+"""Datasets of which several repeats of cv5x5 are run; of the others, and of scaffolds, the first."""
 QUICK = ("SAMPL", "BACE")
 LARGE = 2500
 """From this number of molecules on a network is trained for fewer epochs."""
@@ -59,8 +61,18 @@ TRIAL_MOLECULES = 100
 # Said before any run: the difference that matters, of the RMSE in its unit or of the ROC-AUC.
 PRACTICAL = {"SAMPL": 0.1, "Delaney": 0.05, "Lipophilicity": 0.05, "Llinas": 0.05, "Warrior": 0.1}
 PRACTICAL_AUC = 0.02
-# Seconds of one core for a molecule of ten heavy atoms, one target and one run; a guess for --hours.
-SECONDS = {"crossAtt": 0.22, "forest": 0.06, "xgboost": 0.05, "svm": 0.02, "mean": 0, "knn": 0, "chemprop": 0.25}
+# Seconds of one core for a molecule and a run; of a pipeline, as a share of crossAtt's. For --hours.
+SECONDS = {
+    "crossAtt": 0.16,
+    "a character": 0.003,
+    "pipeline": 0.1,
+    "forest": 0.06,
+    "xgboost": 0.05,
+    "svm": 0.02,
+    "mean": 0.0,
+    "knn": 0.002,
+    "chemprop": 0.25,
+}
 
 
 @dataclass(frozen=True)
@@ -71,11 +83,13 @@ class Part:
     split: str
     runs: int
     trial: bool = False
+    as_written: bool = False
+    """For published metrics: nothing is standardised, no row left out."""
 
     def config(self, model: str, out: Path) -> TrainConfig:
         """Of a pipeline."""
         table: dict[str, Any] = {"dataset": self.dataset}
-        if self.dataset == "HIV":
+        if self.dataset == "HIV" and not self.as_written:
             table = {"csv": _hiv(out), "target_columns": DATASETS["HIV"].targets, "task": "classification"}
         epochs = {"epochs": EPOCHS_OF_LARGE} if len(load(TrainConfig.of(**table)).smiles) > LARGE else {}
         if self.trial:
@@ -83,11 +97,11 @@ class Part:
         config = TrainConfig.of(
             model,
             **table,
-            standardize="parent",
-            deduplicate=True,
+            standardize="canonical" if self.as_written else "parent",
+            deduplicate=not self.as_written,
             split=self.split,
             runs=self.runs,
-            out=out,
+            out=self.out(out),
             threads=1,
             jobs=1,
             **epochs,
@@ -95,9 +109,13 @@ class Part:
         config.check()
         return config
 
+    def out(self, out: Path) -> Path:
+        """Of the results."""
+        return out / "as_written" if self.as_written else out
+
     def folder(self, method: str, out: Path) -> Path:
         """Of a method's runs."""
-        return out / self.dataset / method
+        return self.out(out) / self.dataset / method
 
 
 def main() -> None:
@@ -108,54 +126,72 @@ def main() -> None:
     parser.add_argument(
         "--trial", action="store_true", help=f"{TRIAL_MOLECULES} molecules, 2 epochs, 3 runs: whether it works"
     )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help=f"repeats of cv5x5 of {', '.join(SMALL)}; others have one; default 5"
+    )
     parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
+    parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
     parser.add_argument("--out", type=Path, default=Path("results/field"))
     parser.add_argument("--hours", action="store_true", help="say how long it takes, and run nothing")
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
-    parts = list(plan(QUICK if options.quick else options.names, options.quick, options.trial))
+    names = QUICK if options.quick else options.names
+    parts = list(plan(names, 1 if options.quick else options.repeats, options.trial))
+    published = None if options.published is None else read_published(options.published)
+    as_written = [] if published is None else list(_as_written(names, published, options.trial))
     baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
     if not options.show:
-        print(hours(parts, baselines, options.jobs), flush=True)
+        print(hours(parts, as_written, baselines, options.jobs), flush=True)
         if options.hours:
             return
         start = time.perf_counter()
         # the networks first: the baselines read their molecules and their folds
-        _in_parallel(_train, ((part, "crossAtt", options.out) for part in parts), options.jobs)
+        _in_parallel(_train, ((part, "crossAtt", options.out) for part in [*parts, *as_written]), options.jobs)
         _in_parallel(_train, ((part, model, options.out) for model in PIPELINES for part in parts), options.jobs)
         tasks = ((part, name, options.out, options.chemprop) for name in baselines for part in parts)
         _in_parallel(_baseline, tasks, options.jobs)
         print(f"ran for {(time.perf_counter() - start) / 3600:.1f} hours, {options.jobs} at a time")
     show(parts, options.out, options.out if options.quick or options.trial else DOCS)
+    if published is not None:
+        print("\n".join(_beside_published(as_written, options.out, published)))
 
 
-def plan(names: Iterable[str], quick: bool = False, trial: bool = False) -> Iterator[Part]:
+def plan(names: Iterable[str], repeats: int = 5, trial: bool = False) -> Iterator[Part]:
     """Dataset and split of every experiment, the quickest datasets first."""
     for name in sorted(names, key=[*SMALL, *(name for name in DATASETS if name not in SMALL)].index):
         if DATASETS[name].brings_tests:
             yield Part(name, "given", 3 if trial else 5, trial)
             continue
-        yield Part(name, "cv5x5", 3 if trial else 5 if quick or name not in SMALL else 25, trial)
+        yield Part(name, "cv5x5", 3 if trial else 5 * (repeats if name in SMALL else 1), trial)
         yield Part(name, "scaffold_cv5x5", 3 if trial else 5, trial)
 
 
-def hours(parts: list[Part], baselines: Iterable[str], jobs: int) -> str:
+def _as_written(names: Iterable[str], published: pd.DataFrame, trial: bool) -> Iterator[Part]:
+    """Ten random splits of each dataset of which others published runs on random splits."""
+    known = set(published.loc[published["split"] == "random", "dataset"])
+    yield from (Part(name, "random", 3 if trial else 10, trial, as_written=True) for name in names if name in known)
+
+
+def hours(parts: list[Part], as_written: list[Part], baselines: Iterable[str], jobs: int) -> str:
     """What will run and about how long."""
     total, lines = 0.0, []
-    for part in parts:
+    for part in [*parts, *as_written]:
         dataset, _ = locate(part.dataset)
         smiles = load(TrainConfig.of(dataset=part.dataset)).smiles
         count = min(len(smiles), HIV_MOLECULES) if part.dataset == "HIV" else len(smiles)
-        size = float(np.mean([len(text) for text in smiles[:500]])) / 15  # about ten heavy atoms
+        length = float(np.mean([len(text) for text in smiles[:500]]))
         share = EPOCHS_OF_LARGE / 100 if count > LARGE else 1.0
-        seconds = SECONDS["crossAtt"] * size * share * (1 + len(PIPELINES) / 5)
-        for name in baselines:
-            each = SECONDS.get(name, SECONDS["chemprop"])
-            seconds += each * (size if name.startswith("chemprop") else len(dataset.targets))
-        lines.append([f"{part.dataset}, {part.split}", f"{count:,}", str(part.runs)])
-        lines[-1].append(f"{seconds * count * part.runs / 3600:.1f}")
-        total += seconds * count * part.runs / 3600
+        seconds = (SECONDS["crossAtt"] + SECONDS["a character"] * length) * share
+        if not part.as_written:
+            seconds *= 1 + SECONDS["pipeline"] * len(PIPELINES)
+            for name in baselines:
+                each = SECONDS.get(name, SECONDS["chemprop"])
+                seconds += each if name.startswith("chemprop") else each * len(dataset.targets)
+        words = f"{part.split}, as written" if part.as_written else part.split
+        core_hours = seconds * count * part.runs / 3600
+        lines.append([f"{part.dataset}, {words}", f"{count:,}", str(part.runs), f"{core_hours:.1f}"])
+        total += core_hours
     table = markdown([["", "molecules", "runs", "core hours"], *lines])
     return "\n".join([*table, f"about {total / jobs:.0f} hours, {jobs} at a time, for what is not there yet"])
 
@@ -307,6 +343,32 @@ def _counts(verdicts: dict[tuple[str, str], str]) -> list[str]:
         alike = sum(word in ("alike", "differ by less than matters") for word in words)
         lines.append([rival, *map(str, (len(words), better, alike, len(words) - better - alike - worse, worse))])
     return [*markdown(lines), "", "p by Holm's method over all rivals and datasets of a kind of split"]
+
+
+def _beside_published(parts: list[Part], out: Path, published: pd.DataFrame) -> list[str]:
+    """crossAtt's mean beside what others published of random splits, and in how many cells ours is better."""
+    others = list(dict.fromkeys(published["method"]))
+    lines, lower, cells = [["as written, random", "metric", "runs", "crossAtt", *others]], 0, 0
+    for part in parts:
+        if not part.folder("crossAtt", out).is_dir():
+            continue
+        (method,) = methods.find(str(part.folder("crossAtt", out)), "random")
+        metric = method.record.primary_metric
+        ours = np.array([fold.metrics[metric] for fold in method.folds.values()], dtype=float)
+        means = {
+            name: mean for name, split, _, mean, _ in published_of(published, part.dataset, metric) if split == "random"
+        }
+        row = [part.dataset, metric, str(len(ours)), f"{ours.mean():.3f} ± {ours.std(ddof=1):.3f}"]
+        for name in others:
+            if name not in means:  # another metric, such as ROC-AUC of rounded predictions
+                row.append("-")
+                continue
+            better = (ours.mean() < means[name]) == (metric in SMALLER_IS_BETTER)
+            lower, cells = lower + better, cells + 1
+            row.append(f"{means[name]:.3f}" + ("" if better else " (better)"))
+        lines.append(row)
+    counted = f"crossAtt's mean is better than {lower} of {cells} published ones; only equal metrics are compared"
+    return ["", *markdown(lines, (0, 1)), "", counted]
 
 
 @styled

@@ -629,11 +629,17 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     monkeypatch.setattr(field, "PIPELINES", ("gcn_indepent",))
     monkeypatch.setattr(field, "BASELINES", ("mean", "svm"))
     monkeypatch.setattr(field, "TRIAL_MOLECULES", 60)
-    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path)])
+    published = ["method,dataset,split,metric,run,value", "best,SAMPL,random,RMSE,0,0", "worst,SAMPL,random,RMSE,0,99"]
+    published += ["best,Delaney,random,RMSE,0,0", "other,SAMPL,random,MAE,0,0", "other,SAMPL,scaffold,RMSE,0,0"]
+    (tmp_path / "published.csv").write_text("\n".join(published) + "\n")
+    words = ("SAMPL", "--trial", "--jobs", 1, "--out", tmp_path, "--published", tmp_path / "published.csv")
+    monkeypatch.setattr(sys, "argv", ["field.py", *map(str, words)])
     field.main()
     printed = capsys.readouterr().out
     assert "| SAMPL, cv5x5 | 642 | 3 |" in printed and "FAILED" not in printed
     assert "| svm | 1 | 0 | 0 | 1 | 0 |" in printed
+    assert "crossAtt's mean is better than 1 of 2 published ones" in printed
+    assert "| 0.000 (better) | 99.000 | - |" in printed
     runs = pd.read_csv(tmp_path / "data" / "field.csv")
     assert len(runs) == 2 * 3 * 4
     assert set(runs["method"]) == {"crossAtt", "gcn_indepent", "mean", "svm"}
