@@ -166,10 +166,11 @@ def test_baselines_have_the_inner_folds_of_the_models(folds_results: Path, tmp_p
         for fold in split.folds:
             others = np.setdiff1d(split.learned, fold)
             assert y_pred["mean"][fold] == pytest.approx(y_true[others].mean())
-            forest = RandomForestClassifier(500, random_state=seed)
-            x = compute_descriptors("rdkit+morgan", run.table["smiles"].tolist())
-            forest.fit(x[others], y_true[others])
-            assert y_pred["forest"][fold] == pytest.approx(forest.predict_proba(x[fold])[:, 1])
+        x = compute_descriptors("rdkit+morgan", run.table["smiles"].tolist())
+        forest = RandomForestClassifier(500, random_state=seed, oob_score=True)
+        forest.fit(x[split.learned], y_true[split.learned])
+        assert y_pred["forest"][split.test] == pytest.approx(forest.predict_proba(x[split.test])[:, 1])
+        assert y_pred["forest"][split.learned] == pytest.approx(forest.oob_decision_function_[:, 1])
         for name in ("forest", "xgboost", "svm"):
             assert 0 <= y_pred[name].min() < y_pred[name].max() <= 1
             assert set(made[name].result.metrics) == {"valid", "test"}

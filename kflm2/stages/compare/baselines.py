@@ -79,8 +79,8 @@ class Baselines:
 
         Returns:
             (n, K) predictions for all molecules, for classes the probability of class 1; with inner folds those of
-            train and valid are out-of-fold. And for each target the settings that were chosen, None where there are
-            none.
+            train and valid are out-of-fold, of the forest out-of-bag. And for each target the settings that were
+            chosen, None where there are none.
 
         Raises:
             SettingError: xgboost is not installed.
@@ -93,9 +93,12 @@ class Baselines:
             rows = np.intersect1d(split.learned, labelled)
             pairs = [(np.intersect1d(trial.train, labelled), np.intersect1d(trial.valid, labelled)) for trial in trials]
             choice = self._choose(name, y_true, rows, pairs, seed, svm)
-            y_pred = self._fit_predict(name, y_true, rows, choice, seed, svm)
-            for train, valid in pairs if split.folds else []:
-                y_pred[valid] = self._fit_predict(name, y_true, train, choice, seed, svm)[valid]
+            if name == "forest" and np.ptp(y_true[rows]):
+                y_pred = self._forest(y_true, rows, seed, out_of_bag=bool(split.folds))
+            else:
+                y_pred = self._fit_predict(name, y_true, rows, choice, seed, svm)
+                for train, valid in pairs if split.folds else []:
+                    y_pred[valid] = self._fit_predict(name, y_true, train, choice, seed, svm)[valid]
             predictions.append(y_pred)
             choices.append(choice)
         return np.stack(predictions, axis=1), choices
@@ -119,8 +122,6 @@ class Baselines:
             references = [self._prints[row] for row in train]
             neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
             return np.array([y_true[train[index]].mean() for index in neighbours])
-        if name == "forest":
-            return self._forest(y_true, train, seed)
         if name == "xgboost":
             model = self._boost(y_true, train, choice["trees"], seed)
             x = self._columns
@@ -132,15 +133,21 @@ class Baselines:
     def _columns(self) -> np.ndarray:
         return np.concatenate([self._rdkit, self._morgan], axis=1)
 
-    def _forest(self, y_true: np.ndarray, train: np.ndarray, seed: int) -> np.ndarray:
-        x = self._columns
+    def _forest(self, y_true: np.ndarray, train: np.ndarray, seed: int, out_of_bag: bool) -> np.ndarray:
+        x, settings = self._columns, {"n_jobs": -1, "random_state": seed, "oob_score": out_of_bag}
+        # one thread for prediction: several would sum the trees in any order, and the last bits would differ
         if self.task == "regression":
             # a third of the columns at each split, as Breiman advises for regression
-            regressor = RandomForestRegressor(TREES, max_features=1 / 3, n_jobs=-1, random_state=seed)
-            # one thread for prediction: several would sum the trees in any order, and the last bits would differ
-            return regressor.fit(x[train], y_true[train]).set_params(n_jobs=1).predict(x)
-        classifier = RandomForestClassifier(TREES, n_jobs=-1, random_state=seed)
-        return classifier.fit(x[train], y_true[train]).set_params(n_jobs=1).predict_proba(x)[:, 1]
+            regressor = RandomForestRegressor(TREES, max_features=1 / 3, **settings).fit(x[train], y_true[train])
+            y_pred = regressor.set_params(n_jobs=1).predict(x)
+            if out_of_bag:
+                y_pred[train] = regressor.oob_prediction_
+            return y_pred
+        classifier = RandomForestClassifier(TREES, **settings).fit(x[train], y_true[train])
+        y_pred = classifier.set_params(n_jobs=1).predict_proba(x)[:, 1]
+        if out_of_bag:
+            y_pred[train] = classifier.oob_decision_function_[:, 1]
+        return y_pred
 
     def _choose_boosted(self, y_true: np.ndarray, pairs: Pairs, seed: int) -> dict[str, int]:
         # a part without labels cannot stop the boosting, and one class cannot be learnt
