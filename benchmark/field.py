@@ -1,7 +1,7 @@
-"""crossAtt against what else a user would pick, on all eleven datasets: docs/results.md, The field.
+"""crossAtt against what else a user would pick, on all eleven datasets.
 
     python benchmark/field.py --hours                     # what would run, and about how long on two cores
-    python benchmark/field.py --quick                     # SAMPL and BACE, one repeat, no chemprop: under 20 minutes
+    python benchmark/field.py --quick                     # SAMPL and BACE, one repeat
     python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
     python benchmark/field.py --published FILE            # also crossAtt on ten random splits of each dataset as it is
     python benchmark/field.py --show                      # tables and pictures from existing results
@@ -17,6 +17,7 @@ docs/data/field.csv, pictures to docs/.
 import argparse
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from sklearn.model_selection import train_test_split
 from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.load import load
+from kflm2.data.parts import LEAST_RUNS
 from kflm2.errors import KFLM2Error
 from kflm2.files import write_csv, write_text
 from kflm2.metrics import statistics
@@ -58,6 +60,7 @@ LARGE = 2500
 EPOCHS_OF_LARGE = 30
 HIV_MOLECULES = 8000
 TRIAL_MOLECULES = 100
+EPOCHS_OF_TRIAL = 2
 # Said before any run: the difference that matters, of the RMSE in its unit or of the ROC-AUC.
 PRACTICAL = {"SAMPL": 0.1, "Delaney": 0.05, "Lipophilicity": 0.05, "Llinas": 0.05, "Warrior": 0.1}
 PRACTICAL_AUC = 0.02
@@ -93,7 +96,7 @@ class Part:
             table = {"csv": _hiv(out), "target_columns": DATASETS["HIV"].targets, "task": "classification"}
         epochs = {"epochs": EPOCHS_OF_LARGE} if len(load(TrainConfig.of(**table)).smiles) > LARGE else {}
         if self.trial:
-            epochs = {"epochs": 2, "limit": TRIAL_MOLECULES}
+            epochs = {"epochs": EPOCHS_OF_TRIAL, "limit": TRIAL_MOLECULES}
         config = TrainConfig.of(
             model,
             **table,
@@ -124,7 +127,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
     parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, the first repeat only")
     parser.add_argument(
-        "--trial", action="store_true", help=f"{TRIAL_MOLECULES} molecules, 2 epochs, 3 runs: whether it works"
+        "--trial",
+        action="store_true",
+        help=f"{TRIAL_MOLECULES} molecules, {EPOCHS_OF_TRIAL} epochs, 3 runs: whether it works",
     )
     parser.add_argument(
         "--repeats", type=int, default=5, help=f"repeats of cv5x5 of {', '.join(SMALL)}; others have one; default 5"
@@ -133,7 +138,7 @@ def main() -> None:
     parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
     parser.add_argument("--out", type=Path, default=Path("results/field"))
-    parser.add_argument("--hours", action="store_true", help="say how long it takes, and run nothing")
+    parser.add_argument("--hours", action="store_true", help="guess how long it takes, and run nothing")
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
     names = QUICK if options.quick else options.names
@@ -180,8 +185,9 @@ def hours(parts: list[Part], as_written: list[Part], baselines: Iterable[str], j
         dataset, _ = locate(part.dataset)
         smiles = load(TrainConfig.of(dataset=part.dataset)).smiles
         count = min(len(smiles), HIV_MOLECULES) if part.dataset == "HIV" else len(smiles)
+        count = TRIAL_MOLECULES if part.trial else count
         length = float(np.mean([len(text) for text in smiles[:500]]))
-        share = EPOCHS_OF_LARGE / 100 if count > LARGE else 1.0
+        share = (EPOCHS_OF_TRIAL if part.trial else EPOCHS_OF_LARGE if count > LARGE else 100) / 100
         seconds = (SECONDS["crossAtt"] + SECONDS["a character"] * length) * share
         if not part.as_written:
             seconds *= 1 + SECONDS["pipeline"] * len(PIPELINES)
@@ -193,7 +199,7 @@ def hours(parts: list[Part], as_written: list[Part], baselines: Iterable[str], j
         lines.append([f"{part.dataset}, {words}", f"{count:,}", str(part.runs), f"{core_hours:.1f}"])
         total += core_hours
     table = markdown([["", "molecules", "runs", "core hours"], *lines])
-    return "\n".join([*table, f"about {total / jobs:.0f} hours, {jobs} at a time, for what is not there yet"])
+    return "\n".join([*table, f"about {total / jobs:.1f} hours, {jobs} at a time, for what is not there yet"])
 
 
 def _in_parallel(function: Callable[..., None], tasks: Iterable[tuple[Any, ...]], jobs: int) -> None:
@@ -247,7 +253,9 @@ def show(parts: list[Part], out: Path, docs: Path) -> None:
         for part in parts:
             if part.split != split or not part.folder("crossAtt", out).is_dir():
                 continue
-            found = methods.find(str(out / part.dataset), split)
+            found = _complete(methods.find(str(out / part.dataset), split))
+            if not found:
+                continue
             runs += [row for method in found for row in _runs(part, method)]
             if split == "given":  # all runs of it test the same molecules, and give no verdict
                 continue
@@ -265,12 +273,25 @@ def show(parts: list[Part], out: Path, docs: Path) -> None:
             lines += [f"\n### {split}\n", *_counts(verdicts)]
             draw_ranks(tables, docs / f"field-ranks-{split}.png")
             draw_pairs(judged, verdicts, docs / f"field-pairs-{split}.png")
+    if not runs:
+        sys.exit(f"nothing is complete yet in {out}")
     table = pd.DataFrame(runs)
     (docs / "data").mkdir(parents=True, exist_ok=True)
     write_csv(docs / "data" / "field.csv", table)
     text = "\n".join([*_means(table), *lines])
     write_text(out / "field.md", text + "\n")
     print(text)
+
+
+def _complete(found: list[methods.Method]) -> list[methods.Method]:
+    """The methods that have crossAtt's runs; of a benchmark that was stopped some have not."""
+    reference = next((method for method in found if method.name == "crossAtt"), None)
+    if reference is None or len(reference.folds) < LEAST_RUNS:
+        return []
+    for method in found:
+        if method.folds.keys() != reference.folds.keys():
+            print(f"left out  {method.dataset}, {method.split}, {method.name}: not all of crossAtt's runs are there")
+    return [method for method in found if method.folds.keys() == reference.folds.keys()]
 
 
 @dataclass(frozen=True)

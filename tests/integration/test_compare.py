@@ -637,7 +637,7 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     monkeypatch.setattr(sys, "argv", ["field.py", *map(str, words)])
     field.main()
     printed = capsys.readouterr().out
-    assert "| SAMPL, cv5x5 | 642 | 3 |" in printed and "FAILED" not in printed
+    assert "| SAMPL, cv5x5 | 60 | 3 | 0.0 |" in printed and "FAILED" not in printed
     assert "| svm | 1 | 0 | 0 | 1 | 0 |" in printed
     assert "crossAtt's mean is better than 1 of 2 published ones" in printed
     assert "| 0.000 (better) | 99.000 | - |" in printed
@@ -655,6 +655,17 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     field.main()
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    # what was stopped on its way is left out, and said
+    shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
+    field.main()
+    printed = capsys.readouterr().out
+    assert "left out  SAMPL, cv5x5, svm: not all of crossAtt's runs are there" in printed
+    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 4 - 3
+    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--show", "--out", str(tmp_path / "empty")])
+    with pytest.raises(SystemExit, match="nothing is complete yet"):
+        field.main()
 
 
 @pytest.mark.usefixtures("dataset_files")
