@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kflm2.data.datasets import find
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import adapters, registry, resolve

@@ -23,7 +23,7 @@ import torch
 
 from kflm2 import resources
 from kflm2.data import datasets
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.llm import checkpoints, registry, resolve
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.prompter import Prompter

@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from kflm2.data.datasets import locate
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.featurize.descriptors import descriptor_rows
 from kflm2.featurize.xtb import XTB_COLUMNS, require, xtb_of
 from kflm2.text_table import aligned

@@ -67,12 +67,17 @@ class Stage:
             script: values that a thin script sets.
         """
         with _one_line_errors():
-            failures = self(self.read(list(sys.argv[1:] if args is None else args), script))
+            failures = self(self.read(list(sys.argv[1:] if args is None else args), script, complete=True))
         if isinstance(failures, int) and failures:
             sys.exit(INCOMPLETE)
 
-    def read(self, args: list[str], script: dict[str, Any]) -> Any:
+    def read(self, args: list[str], script: dict[str, Any], complete: bool = False) -> Any:
         """Settings of the stage's config class from the arguments of a command line, checked; see from_command_line.
+
+        Args:
+            args: of the command line.
+            script: values that a thin script sets.
+            complete: fill in what the input decides, which reads it.
 
         Raises:
             KFLM2Error: a value that cannot work.
@@ -99,6 +104,8 @@ class Stage:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         config = config_class(**_flat(settings), **unlisted)
+        if complete:
+            config = config.completed()
         config.check()
         return config
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from kflm2 import __version__
 from kflm2.cli.command import Stage
 from kflm2.cli.stages import STAGES
-from kflm2.errors import SettingError
+from kflm2.errors import SettingError, one_of
 
 
 def main() -> None:
@@ -38,9 +38,7 @@ def stage_and_args(words: list[str]) -> tuple[Stage, list[str]]:
     """
     length = 2 if " ".join(words[:2]) in STAGES else 1
     name, args = " ".join(words[:length]), words[length:]
-    if name not in STAGES:
-        raise SettingError(f"unknown stage {name!r}; choose one of: {', '.join(STAGES)}")
-    stage = STAGES[name]
+    stage = STAGES[one_of("stage", name, tuple(STAGES))]
     if stage.table_first and args and not args[0].startswith("-"):
         from kflm2.data.datasets import DATASETS
 

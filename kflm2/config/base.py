@@ -60,6 +60,14 @@ class StageConfig:
         """
         return {}
 
+    def completed(self) -> Self:
+        """The same settings with those filled in that the input decides; done once, before they are checked.
+
+        Raises:
+            KFLM2Error: the input cannot be used.
+        """
+        return self
+
     def check(self) -> None:
         """Refuse values that cannot work.
 

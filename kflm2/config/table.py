@@ -1,6 +1,6 @@
 """Which molecules are read, and how they are split."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,13 +19,20 @@ class DataConfig(StageConfig):
     dataset: str | None = None
     """A dataset of the registry."""
     csv: Path | None = None
-    """Or a table of your own: .csv with a header, or .sdf, whose properties are its columns."""
+    """Or a table of your own: .csv or .xlsx with a header, or .sdf, whose properties are its columns."""
     smiles_column: str | None = None
-    """Its column of SMILES; default smiles."""
+    """Its column of SMILES; default smiles, or the only one with this word in its name."""
     target_columns: tuple[str, ...] = ()
-    """Its columns to predict; a blank cell is a missing label. With --dataset, some of the dataset's own."""
+    """Its columns to predict; a blank cell is a missing label, and >10 a bound, which training takes into account. With
+    --dataset, some of the dataset's own."""
+    qualifier_columns: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--qualifier-column"])] = ()
+    """Its columns of qualifiers (>, <, = ...), one for each target in their order, where they do not stand before the
+    numbers."""
+    weight_column: str | None = None
+    """Its column of weights in training, 0 or more; metrics count every label alike."""
     task: Annotated[Task | None, tyro.conf.arg(aliases=["--kind"])] = None
-    """What its targets are; classes are 0 and 1. Default regression."""
+    """What its targets are; classes are 0 and 1, or two words. Default classification where all have two such values,
+    else regression."""
     limit: int | None = None
     """Read the first rows only, of each file where there are several; default all."""
     standardize: Literal["canonical", "none", "parent", "tautomer"] = "canonical"
@@ -83,12 +90,34 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
             values = {**values, "csv": Path(values["csv"]), "dataset": None}
         return super().of(**values)
 
+    def completed(self) -> Self:
+        """The same settings with the column of SMILES and the task of a user's table, where they are left open.
+
+        Raises:
+            KFLM2Error: the table cannot be read, a column is not there, or it is not clear which is meant.
+        """
+        if self.csv is None or self.dataset is not None:
+            return self
+        from kflm2.data.columns import find_columns  # it imports numpy
+
+        split = [self.split_column] if self.split_column is not None else []
+        smiles, task = find_columns(
+            self.csv, self.smiles_column, self.target_columns, [*self.label_columns, *split], self.task
+        )
+        return replace(self, smiles_column=smiles, task=task)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that say more about labels: qualifiers and weights."""
+        return (*self.qualifier_columns, *(() if self.weight_column is None else (self.weight_column,)))
+
     def check(self) -> None:
         """Refuse values that cannot work."""
         if (self.dataset is None) == (self.csv is None):
             raise SettingError("give either --dataset, a name of the registry, or --csv, a table of your own")
         if self.csv is not None and not self.target_columns:
             raise SettingError("--csv needs --target-columns, the columns to predict")
+        self._check_labels()
         check_fractions(self.fractions)
         if self.split_column is not None and self.split not in (None, "given"):
             raise SettingError(f"--split-column gives the split; it does not go with --split {self.split}")
@@ -105,6 +134,19 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
             raise SettingError("--split given needs --split-column, the column that says train, valid or test")
         check_at_least(self, 1, "limit")
         check_at_least(self, 0, "seed")
+
+    def _check_labels(self) -> None:
+        if self.csv is None and self.label_columns:
+            raise SettingError("--qualifier-columns and --weight-column are columns of a table of your own (--csv)")
+        if not self.qualifier_columns:
+            return
+        if len(self.qualifier_columns) != len(self.target_columns):
+            raise SettingError(
+                f"--qualifier-columns names {len(self.qualifier_columns)} columns, and there are"
+                f" {len(self.target_columns)} targets"
+            )
+        if self.resolved_task == "classification":
+            raise SettingError("--qualifier-columns goes with numbers, and the targets are classes")
 
     def check_seeds(self, runs: int) -> None:
         """Refuse seeds that a cross-validation does not have."""

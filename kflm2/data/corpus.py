@@ -17,7 +17,8 @@ from rdkit.Chem import BRICS
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.download import CHEMBL_FILE, MOSES_FILE, ZINC
 from kflm2.data.knowledge import SMILES_COLUMNS
-from kflm2.data.molecules import Rejection, parse_smiles, read_table
+from kflm2.data.molecules import Rejection, parse_smiles
+from kflm2.data.reading import read_table
 from kflm2.data.structures import degree_counts, skeletons
 from kflm2.errors import DataError, MoleculeError, SettingError
 from kflm2.files import cached_json, project_folder, sha256_texts

@@ -40,6 +40,8 @@ class Dataset:
     """What the target is, in words."""
     more_targets: tuple[str, ...] = ()
     """Further columns that can be chosen as targets."""
+    classes: tuple[tuple[str, str], ...] = ()
+    """Of each target the words of class 0 and of class 1; () where these are 0 and 1."""
 
     @property
     def path(self) -> Path:

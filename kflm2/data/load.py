@@ -6,7 +6,8 @@ from typing import Protocol
 
 from kflm2.data import datasets
 from kflm2.data.datasets import Dataset, File, Task
-from kflm2.data.molecules import Molecules, read_table
+from kflm2.data.molecules import Molecules
+from kflm2.data.reading import read_table
 from kflm2.data.structures import Standardization, deduplicate, standardize
 from kflm2.files import sha256_file
 
@@ -22,6 +23,10 @@ class TableSource(Protocol):
     def smiles_column(self) -> str | None: ...
     @property
     def target_columns(self) -> tuple[str, ...]: ...
+    @property
+    def qualifier_columns(self) -> tuple[str, ...]: ...
+    @property
+    def weight_column(self) -> str | None: ...
     @property
     def split_column(self) -> str | None: ...
     @property
@@ -46,7 +51,9 @@ def load(settings: TableSource) -> Molecules:
     for file in dataset.files:
         if file.sha256 and sha256_file(file.path) != file.sha256:
             print(f"note: {file.path} is not the published file of {dataset.name}: its SHA-256 is another")
-    molecules = read_table(dataset, settings.split_column, settings.limit)
+    molecules = read_table(
+        dataset, settings.split_column, settings.limit, settings.qualifier_columns, settings.weight_column
+    )
     if settings.resolved_split != "given":
         molecules = replace(molecules, parts=None)  # the dataset's own test sets are not used then
     molecules = standardize(molecules, settings.standardize)

@@ -1,4 +1,4 @@
-"""Tables of molecules: read and checked row by row; every rejected row is recorded."""
+"""The molecules of a table, and the checks that every SMILES from outside passes."""
 
 import contextlib
 import re
@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
-from kflm2.data import sdf
 from kflm2.data.datasets import Dataset
-from kflm2.data.parts import PARTS
-from kflm2.data.tables import Table, read_columns
 from kflm2.errors import DataError, MoleculeError
-from kflm2.files import sha256_file, sha256_texts
 
 # What is read at most, so that every later step ends in seconds and in little memory. The largest values in the eleven
 # datasets are, in this order: 1,340 characters, 492 atoms, 10 neighbours, 6 hydrogens, a charge of 5, 48 rings.
@@ -68,6 +64,23 @@ class Molecules:
     """Missing labels in the rows read."""
     padded: int
     """SMILES with blanks around them in the rows read."""
+    bounds: np.ndarray | None = None
+    """(2, n, K) float64 that the true value is not below, and not above, where only that is known, else NaN; None where
+    no label is such a bound."""
+    weights: np.ndarray | None = None
+    """(n,) float64 weights in training; None for 1."""
+    notes: tuple[str, ...] = ()
+    """For the user: what was read otherwise than it stands in the table."""
+
+    @property
+    def bounded(self) -> np.ndarray:
+        """(n, K) whether only a bound is known of a label."""
+        return np.zeros(self.y_true.shape, bool) if self.bounds is None else ~np.isnan(self.bounds).all(axis=0)
+
+    def without_bounds(self) -> "Molecules":
+        """The same without what is known of bounds; a molecule that has no other label is rejected."""
+        unknown = np.flatnonzero(np.isnan(self.y_true).all(axis=1))
+        return replace(self, bounds=None).reject({int(i): "only a bound is known" for i in unknown})
 
     def take(self, keep: Sequence[int], rejected: Sequence[Rejection] = ()) -> "Molecules":
         """The molecules of some indices, ascending; all others must be in rejected, so that every row is counted.
@@ -77,7 +90,7 @@ class Molecules:
         """
         all_rejected = tuple(sorted([*self.rejected, *rejected], key=lambda rejection: rejection.row))
         if not len(keep):
-            raise DataError(_none_left(self.dataset.path, all_rejected))
+            raise DataError(none_left(self.dataset.path, all_rejected))
         assert len(keep) + len(all_rejected) == self.read
         return replace(
             self,
@@ -86,6 +99,8 @@ class Molecules:
             y_true=self.y_true[list(keep)],
             parts=[self.parts[i] for i in keep] if self.parts is not None else None,
             rejected=all_rejected,
+            bounds=None if self.bounds is None else self.bounds[:, list(keep)],
+            weights=None if self.weights is None else self.weights[list(keep)],
         )
 
     def reject(self, reasons: dict[int, str]) -> "Molecules":
@@ -203,97 +218,7 @@ def _problem(smiles: str) -> str:
     return problems[0].Message() if problems else "it cannot be sanitized"
 
 
-def read_table(dataset: Dataset, split_column: str | None = None, limit: int | None = None) -> Molecules:
-    """Read a dataset's files and check every row.
-
-    Args:
-        dataset: the files and their columns.
-        split_column: column with the part of each row (train, valid, test or test_NAME), for a given split.
-        limit: use only the first rows of each file.
-
-    Raises:
-        DataError: no such file or column, an empty file, no valid molecule, a target that is not a number, or an
-            invalid part.
-    """
-    wanted = [dataset.smiles_column, *dataset.targets, *([split_column] if split_column else [])]
-    raw_smiles: list[str] = []
-    unread: dict[int, str] = {}
-    """Index -> reason why there is no SMILES."""
-    labels: list[np.ndarray] = []
-    parts: list[str] = []
-    rows: list[int] = []
-    first_row = 1
-    for file in dataset.files:
-        full_table = read_columns(file.path, wanted, dataset.smiles_column)
-        table = full_table.head(limit)
-        rows += range(first_row, first_row + len(table))
-        first_row += len(full_table)
-        cells = table.columns[dataset.smiles_column]
-        raw_smiles += _from_blocks(cells, len(raw_smiles), unread) if sdf.is_sdf(file.path) else cells
-        parse = table.classes if dataset.task == "classification" else table.numbers
-        labels.append(np.stack([parse(target) for target in dataset.targets], axis=1))
-        parts += _parts(table, split_column) if split_column else [file.part] * len(table)
-    smiles = [text.strip() for text in raw_smiles]
-    y_true = np.concatenate(labels)
-
-    valid: list[int] = []
-    rejected: list[Rejection] = []
-    for index, text in enumerate(smiles):
-        try:
-            if index in unread:
-                raise MoleculeError(unread[index])
-            parse_smiles(text)
-            if np.isnan(y_true[index]).all():
-                raise MoleculeError("no target value")
-        except MoleculeError as error:
-            rejected.append(Rejection(rows[index], text, str(error)))
-        else:
-            valid.append(index)
-    if not valid:
-        raise DataError(_none_left(dataset.path, tuple(rejected)))
-    return Molecules(
-        dataset=dataset,
-        sha256=_digest(dataset),
-        read=len(smiles),
-        rows=np.array(rows)[valid],
-        smiles=[smiles[i] for i in valid],
-        y_true=y_true[valid],
-        parts=[parts[i] for i in valid] if split_column or dataset.brings_tests else None,
-        rejected=tuple(rejected),
-        missing=int(np.isnan(y_true).sum()),
-        padded=sum(text != raw for text, raw in zip(smiles, raw_smiles, strict=True)),
-    )
-
-
-def _from_blocks(blocks: list[str], first: int, unread: dict[int, str]) -> list[str]:
-    """The SMILES of SDF blocks, '' for one that cannot be read; its reason goes into `unread`, counted from `first`."""
-    smiles = []
-    for index, block in enumerate(blocks, first):
-        try:
-            smiles.append(smiles_of_block(block))
-        except MoleculeError as error:
-            smiles.append("")
-            unread[index] = str(error)
-    return smiles
-
-
-def _parts(table: Table, column: str) -> list[str]:
-    """The parts in a split column."""
-    parts = [text.strip() for text in table.columns[column]]
-    for row, part in enumerate(parts, 1):
-        if part not in PARTS and not part.startswith("test_"):
-            raise DataError(
-                f"{table.path}: row {row}: column {column!r} is {part!r}; a part is train, valid, test or test_NAME"
-            )
-    return parts
-
-
-def _digest(dataset: Dataset) -> str:
-    """SHA-256 of the file's bytes; for several files, of their digests."""
-    digests = [sha256_file(file.path) for file in dataset.files]
-    return digests[0] if len(digests) == 1 else sha256_texts(digests)
-
-
-def _none_left(path: Path, rejected: tuple[Rejection, ...]) -> str:
+def none_left(path: Path, rejected: tuple[Rejection, ...]) -> str:
+    """The message where no row is left."""
     first = rejected[0]
     return f"{path}: none of {len(rejected)} rows is a valid molecule; row {first.row} {first.smiles!r}: {first.reason}"

@@ -1,8 +1,9 @@
 """Structures of molecules, however their SMILES are written: identity, scaffold, standard form, duplicates."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -169,21 +170,30 @@ def _standard_or_reason(smiles: str, how: Standardization) -> tuple[str, str]:
 def deduplicate(molecules: Molecules) -> Molecules:
     """One molecule per structure: its first row, with the merged labels of all its rows.
 
-    Regression labels are averaged. Classes that contradict each other become a missing label, and a structure without
+    Regression labels are averaged; bounds of a structure that has no exact label are joined to the narrowest. Weights
+    are averaged. Classes that contradict each other become a missing label, and a structure without
     any label left is rejected. If the parts are given, rows of one structure are merged only within train, within
     valid and within each test set; a structure in a test set is rejected from train and valid, and one in valid from
     train, so that no test molecule is trained on.
     """
     y_true = molecules.y_true.copy()
+    bounds = None if molecules.bounds is None else molecules.bounds.copy()
+    weights = None if molecules.weights is None else molecules.weights.copy()
     reasons: dict[int, str] = {}
+    merged: list[np.ndarray] = []
     for group in duplicates(molecules.smiles):
         reasons |= _duplicates_of_later_part(molecules, group)
         remaining = [i for i in group if i not in reasons]
         for indices in _by_part(molecules, remaining):
             first = indices[0]
             first_row = int(molecules.rows[first])
+            merged.append(molecules.y_true[indices])
             y_true[first] = _merged_labels(y_true[indices], molecules.dataset.task == "classification")
-            contradiction = bool(np.isnan(y_true[first]).all())
+            if bounds is not None:
+                bounds[:, first] = np.where(np.isnan(y_true[first]), _narrowest(bounds[:, indices]), np.nan)
+            if weights is not None:
+                weights[first] = weights[indices].mean()
+            contradiction = bool(np.isnan(y_true[first]).all()) and (bounds is None or np.isnan(bounds[:, first]).all())
             for i in indices if contradiction else indices[1:]:
                 reasons[i] = (
                     f"labels of one structure contradict (row {first_row})"
@@ -192,7 +202,31 @@ def deduplicate(molecules: Molecules) -> Molecules:
                 )
     keep = [i for i in range(len(y_true)) if i not in reasons]
     rejected = [Rejection(int(molecules.rows[i]), molecules.smiles[i], reason) for i, reason in reasons.items()]
-    return replace(molecules, y_true=y_true).take(keep, rejected)
+    notes = (*molecules.notes, *_replicates(molecules, merged))
+    return replace(molecules, y_true=y_true, bounds=bounds, weights=weights, notes=notes).take(keep, rejected)
+
+
+def _narrowest(bounds: np.ndarray) -> np.ndarray:
+    """(2, rows, K) bounds of one structure to (2, K); NaN where they contradict."""
+    lower = np.fmax.reduce(bounds[0], axis=0)
+    upper = np.fmin.reduce(bounds[1], axis=0)
+    return np.where(lower > upper, np.nan, np.stack([lower, upper]))
+
+
+def _replicates(molecules: Molecules, merged: Sequence[np.ndarray]) -> Iterator[str]:
+    """How much the measurements of one structure differ, a line a target; merged: (rows, K) labels of structures."""
+    if molecules.dataset.task == "classification":
+        return
+    for k, target in enumerate(molecules.dataset.targets):
+        groups = [labels[~np.isnan(labels[:, k]), k] for labels in merged]
+        groups = [labels for labels in groups if len(labels) > 1]
+        if groups:
+            squares = sum(len(labels) * labels.var() for labels in groups)
+            std = math.sqrt(squares / sum(len(labels) - 1 for labels in groups))
+            yield (
+                f"replicates of {len(groups)} structures, {target}: standard deviation {std:.3g}"
+                f"{f' {molecules.dataset.unit}' if molecules.dataset.unit else ''}; their mean is taken"
+            )
 
 
 def _merged_labels(labels: np.ndarray, is_classification: bool) -> np.ndarray:

@@ -1,20 +1,16 @@
-"""Tables, as CSV with any usual delimiter and encoding or as SDF; ambiguous content is refused with row and column."""
+"""Tables as text: CSV with any usual delimiter and encoding, Excel's .xlsx, or SDF."""
 
 import csv
+import datetime
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from kflm2.data import sdf
-from kflm2.errors import DataError
+from kflm2.errors import DataError, did_you_mean
 
 _DELIMITERS = (",", ";", "\t", "|")
-_MISSING = {"", "na", "n/a", "nan", "null", "none"}
-"""Cells that mean a missing label, in upper or lower case."""
-_FOREIGN = {b"PK\x03\x04": "a spreadsheet or another ZIP file", b"\xd0\xcf\x11\xe0": "an old Excel file"}
+_FOREIGN = {b"PK\x03\x04": "a ZIP file", b"\xd0\xcf\x11\xe0": "an old Excel file"}
 _FOREIGN |= {b"PAR1": "a Parquet file", b"\x1f\x8b": "a gzipped file", b"%PDF": "a PDF"}
 """First bytes -> files that are often taken for a table of text."""
 
@@ -34,43 +30,9 @@ class Table:
         """The first rows only; None for all."""
         return Table(self.path, {name: cells[:rows] for name, cells in self.columns.items()})
 
-    def numbers(self, column: str) -> np.ndarray:
-        """(n,) float64, NaN where the label is missing.
-
-        Raises:
-            DataError: a cell is neither a finite number nor missing; the message gives row and column.
-        """
-        return np.array([self._number(column, row, text.strip()) for row, text in enumerate(self.columns[column], 1)])
-
-    def classes(self, column: str) -> np.ndarray:
-        """(n,) 0.0 or 1.0, NaN where the label is missing.
-
-        Raises:
-            DataError: another value; the message gives row and column.
-        """
-        values = self.numbers(column)
-        for index in np.flatnonzero(~np.isnan(values) & (values != 0) & (values != 1)).tolist():
-            raise DataError(f"{self._location(column, index + 1)} {self.columns[column][index]!r}; a class is 0 or 1")
-        return values
-
-    def _number(self, column: str, row: int, text: str) -> float:
-        if text.lower() in _MISSING:
-            return math.nan
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        # float() accepts 1_000 too, which no spreadsheet writes
-        if not math.isfinite(value) or "_" in text:
-            raise DataError(f"{self._location(column, row)} {text!r}, not a number")
-        return value
-
-    def _location(self, column: str, row: int) -> str:
-        return f"{self.path}: row {row}: column {column!r} is"
-
 
 def read_columns(path: Path, wanted: list[str], structure: str) -> Table:
-    """Read columns of a CSV file (see read_csv), or of an SDF (see read_sdf).
+    """Read columns of a CSV file (see read_csv), of the first sheet of an .xlsx file, or of an SDF (see read_sdf).
 
     Args:
         path: of the file; its ending decides.
@@ -80,7 +42,72 @@ def read_columns(path: Path, wanted: list[str], structure: str) -> Table:
     Raises:
         DataError: see read_csv.
     """
-    return read_sdf(path, wanted, structure) if sdf.is_sdf(path) else read_csv(path, wanted)
+    if sdf.is_sdf(path):
+        return read_sdf(path, wanted, structure)
+    return read_xlsx(path, wanted) if is_xlsx(path) else read_csv(path, wanted)
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of all columns of a table; of an SDF its properties.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if sdf.is_sdf(path):
+        return list(
+            dict.fromkeys(name for block in sdf.blocks(io.StringIO(_read_text(path))) for name in sdf.properties(block))
+        )
+    if is_xlsx(path):
+        return _sheet(path)[0]
+    return find_header(path, _read_text(path), [])[1]
+
+
+def is_xlsx(path: Path) -> bool:
+    """Whether a file is a spreadsheet of Excel, by its ending."""
+    return path.suffix.lower() in (".xlsx", ".xlsm")
+
+
+def read_xlsx(path: Path, wanted: list[str]) -> Table:
+    """Read columns of the first sheet, whose first row that is not empty is the header; empty rows are skipped.
+
+    Of a formula the value is read that Excel computed last.
+
+    Raises:
+        DataError: no such file, no sheet that can be read, no such column or two of it, or no row.
+    """
+    header, rows = _sheet(path)
+    _check_header(path, header, wanted)
+    if not rows:
+        raise DataError(f"{path} has a header and no rows")
+    return Table(path, {name: [row[header.index(name)] for row in rows] for name in wanted})
+
+
+def _sheet(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the first sheet, as text."""
+    from openpyxl import load_workbook
+
+    if not path.is_file():
+        raise DataError(f"no file {path}")
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+        cells = [[_cell_text(cell) for cell in row] for row in book.worksheets[0].iter_rows(values_only=True)]
+        book.close()
+    # a damaged file raises errors of zipfile, of the XML parser, KeyError, ValueError and others
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a spreadsheet: {str(error).splitlines()[0]}") from None
+    header, *rows = [row for row in cells if any(map(str.strip, row))] or [[]]
+    if not header:
+        raise DataError(f"{path} is empty")
+    return [name.strip() for name in header], [row + [""] * (len(header) - len(row)) for row in rows]
+
+
+def _cell_text(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, datetime.date | datetime.time):
+        return cell.isoformat()
+    # Excel has no integers: 1.0 is written as 1 there
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15 else str(cell)
 
 
 def read_sdf(path: Path, wanted: list[str], structure: str) -> Table:
@@ -100,7 +127,8 @@ def read_sdf(path: Path, wanted: list[str], structure: str) -> Table:
         raise DataError(f"{path} has no molecule")
     known = list(dict.fromkeys(name for row in rows for name in row))
     if missing := next((name for name in wanted if name != structure and name not in known), None):
-        raise DataError(f"{path}: no property {missing!r}; it has: {', '.join(map(repr, known)) or 'none'}")
+        there = ", ".join(map(repr, known)) or "none"
+        raise DataError(f"{path}: no property {missing!r}{did_you_mean(missing, known)}; it has: {there}")
     columns = {name: [row.get(name, "") for row in rows] for name in wanted if name != structure}
     return Table(path, {structure: blocks, **columns})
 
@@ -151,7 +179,7 @@ def _read_text(path: Path) -> str:
         raise DataError(f"no file {path}")
     data = path.read_bytes()
     if foreign := next((name for start, name in _FOREIGN.items() if data.startswith(start)), None):
-        raise DataError(f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar) or .sdf")
+        raise DataError(f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar), .xlsx or .sdf")
     text = _decode(data)
     if not text.strip():
         raise DataError(f"{path} is empty")
@@ -169,8 +197,9 @@ def _decode(data: bytes) -> str:
 
 
 def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
-    """The delimiter and the column names; see read_csv."""
-    headers, problem = {}, ""
+    """The delimiter and the column names; see read_csv. Without wanted columns, the delimiter of the most columns."""
+    headers: dict[str, list[str]] = {}
+    problem = ""
     for delimiter in _DELIMITERS:
         try:
             rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -178,14 +207,23 @@ def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str
         except csv.Error as error:  # with a wrong delimiter quotes are invalid
             problem = str(error)
             continue
-        if set(wanted) <= set(header):
-            for name in wanted:
-                if header.count(name) > 1:
-                    raise DataError(f"{path}: {header.count(name)} columns are named {name!r}; which one is meant?")
+        if wanted and set(wanted) <= set(header):
+            _check_header(path, header, wanted)
             return delimiter, header
         headers[delimiter] = header
     if not headers:
         raise DataError(f"{path}: the header cannot be read as CSV: {problem}")
-    longest = max(headers.values(), key=len)
-    missing = next(name for name in wanted if name not in longest)
-    raise DataError(f"{path}: no column {missing!r}; it has: {', '.join(map(repr, longest))}")
+    delimiter = max(headers, key=lambda key: len(headers[key]))
+    _check_header(path, headers[delimiter], wanted)
+    return delimiter, headers[delimiter]
+
+
+def _check_header(path: Path, header: list[str], wanted: list[str]) -> None:
+    """Refuse a header that lacks a wanted column, or has two of it."""
+    for name in wanted:
+        if (count := header.count(name)) == 0:
+            raise DataError(
+                f"{path}: no column {name!r}{did_you_mean(name, header)}; it has: {', '.join(map(repr, header))}"
+            )
+        if count > 1:
+            raise DataError(f"{path}: {count} columns are named {name!r}; which one is meant?")

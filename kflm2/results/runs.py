@@ -1,6 +1,7 @@
 """One run of stage 2 in memory, and the files it leaves: result.json, predictions.csv, split.json, rejected.csv."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class Run:
     """What the search saw of the test part, if it did."""
     without_xtb: dict[str, int] = field(default_factory=dict)
     """Reason -> molecules that have no xTB values for it."""
+    bounds: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Part -> labels of which only a bound is known, and predictions that keep it; {} where no label is such a one."""
 
 
 def write_run(run: Run, folder: Path) -> None:
@@ -87,13 +90,22 @@ def _write_hidden(run: Run, path: Path) -> None:
 
 
 def predictions(run: Run) -> pd.DataFrame:
-    """A line a molecule, in row order: row in the file, SMILES, part, then y_true and y_pred of each target."""
+    """A line a molecule, in row order: row in the file, SMILES, part, then of each target y_true and y_pred.
+
+    Where some labels are bounds, y_true of these is blank, and a further column has them."""
     molecules = run.molecules
     frame = pd.DataFrame({"row": molecules.rows, "smiles": molecules.smiles, "part": run.split.labels()})
     for k, target in enumerate(molecules.dataset.targets):
         frame[f"y_true_{target}"] = molecules.y_true[:, k]
         frame[f"y_pred_{target}"] = run.y_pred[:, k]
+        if molecules.bounds is not None:
+            frame[f"bound_{target}"] = list(map(_bound, *molecules.bounds[:, :, k]))
     return frame
+
+
+def _bound(lower: float, upper: float) -> str:
+    """`>10` or `<0.5`, of a label of which only this is known, else ''."""
+    return "" if math.isnan(lower) and math.isnan(upper) else f"<{upper:g}" if math.isnan(lower) else f">{lower:g}"
 
 
 def result(run: Run) -> RunResult:
@@ -121,6 +133,7 @@ def result(run: Run) -> RunResult:
         variance=members[0].variance,
         weights=_weights(run),
         without_xtb=run.without_xtb,
+        bounds=run.bounds,
         seconds=run.seconds,
         peak_memory_mb=peak_memory_mb(),
         config=to_json(run.config),

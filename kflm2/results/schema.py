@@ -37,12 +37,15 @@ class DatasetRecord:
     targets: list[str] = field(default_factory=list)
     unit: str | None = ""
     task: Task = field(default="regression", metadata={"key": "kind"})
+    classes: list[list[str]] = field(default_factory=list)
+    """Of each target the words of class 0 and of class 1; [] where these are 0 and 1."""
 
     @staticmethod
     def of(molecules: Molecules) -> "DatasetRecord":
         """The record of a table."""
         dataset = molecules.dataset
-        return DatasetRecord(dataset.name, molecules.sha256, list(dataset.targets), dataset.unit, dataset.task)
+        classes = [list(pair) for pair in dataset.classes]
+        return DatasetRecord(dataset.name, molecules.sha256, list(dataset.targets), dataset.unit, dataset.task, classes)
 
     @property
     def mean_metrics(self) -> tuple[str, ...]:
@@ -170,6 +173,8 @@ class RunResult:
     """Target -> the pipeline and each voter -> its weight; {} where the pipeline predicts alone."""
     without_xtb: dict[str, int] = field(default_factory=dict)
     """Reason -> molecules that have no xTB values for it."""
+    bounds: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Part -> `labels` of which only a bound is known, and how many predictions of these are `kept` within it."""
 
     # of baselines alone
     baseline: bool = False
@@ -191,6 +196,7 @@ _OF_TRAINING = (
     "variance",
     "weights",
     "without_xtb",
+    "bounds",
 )
 _OF_BASELINES = ("baseline", "about", "chosen")
 

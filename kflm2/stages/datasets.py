@@ -6,7 +6,8 @@ from kflm2 import text_table
 from kflm2.config.datasets import DownloadConfig, OverviewConfig
 from kflm2.data import download as downloads
 from kflm2.data.datasets import DATASETS, Dataset, locate
-from kflm2.data.molecules import Molecules, read_table
+from kflm2.data.molecules import Molecules
+from kflm2.data.reading import read_table
 from kflm2.errors import DataError
 from kflm2.files import sha256_file
 from kflm2.stages.audit.molecule_facts import MoleculeFacts

@@ -86,14 +86,19 @@ class RidgeBaseline:
         return baseline
 
 
-def fit_baseline(values: np.ndarray, y_true: np.ndarray, folds: list[np.ndarray]) -> RidgeBaseline:
+def fit_baseline(
+    values: np.ndarray, y_true: np.ndarray, folds: list[np.ndarray], weights: np.ndarray | None = None
+) -> RidgeBaseline:
     """Fit the regressions.
 
     Args:
         values: (n, P) of all molecules, NaN where missing.
         y_true: (n, K), NaN where the label is missing.
         folds: rows that each fold's regression learns from.
+        weights: (n,) of the molecules; one of weight 0 is not learnt from. None for 1.
     """
+    if weights is not None:
+        y_true = np.where(weights[:, None] > 0, y_true, np.nan)
     learned = np.unique(np.concatenate(folds))
     # the same for all folds; it sees no label
     with np.errstate(all="ignore"):
@@ -111,7 +116,8 @@ def fit_baseline(values: np.ndarray, y_true: np.ndarray, folds: list[np.ndarray]
             if len(labelled) < 2:
                 intercepts[number, k] = y_true[labelled, k].sum()
                 continue
-            ridge = RidgeCV(PENALTIES).fit((filled[labelled] - mean) / std, y_true[labelled, k])
+            importance = None if weights is None else weights[labelled]
+            ridge = RidgeCV(PENALTIES).fit((filled[labelled] - mean) / std, y_true[labelled, k], importance)
             coefficients[number, :, k] = ridge.coef_ / std
             intercepts[number, k] = ridge.intercept_ - (ridge.coef_ * mean / std).sum()
     return RidgeBaseline(median, low - (high - low), high + (high - low), coefficients, intercepts)

@@ -252,15 +252,25 @@ def positive_weights(y_train: np.ndarray) -> np.ndarray:
 
 
 def masked_loss(
-    output: torch.Tensor, target: torch.Tensor, task: Task, positive_weight: torch.Tensor | None = None
+    output: torch.Tensor,
+    target: torch.Tensor,
+    task: Task,
+    positive_weight: torch.Tensor | None = None,
+    bounds: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean loss over the labels that are not missing: squared error, or cross-entropy on logits for classes.
+
+    Where only a bound is known, the squared error counts if the output breaks it, and is 0 else: the bounded loss of
+    chemprop (Heid et al., J. Chem. Inf. Model. 2024, 64, 9). Unlike Tobit's likelihood it needs no model of the noise.
 
     Args:
         output: (B, K)
         target: (B, K), NaN where the label is missing.
         task: of the targets.
         positive_weight: (K,) weight of a positive label; None for 1.
+        bounds: (2, B, K) that the true value is not below, and not above, NaN where that is not known.
+        weights: (B,) of the molecules; None for 1.
 
     Returns:
         A scalar; 0 if all labels are missing.
@@ -272,7 +282,15 @@ def masked_loss(
         loss = functional.binary_cross_entropy_with_logits(output, filled, reduction="none", pos_weight=positive_weight)
     else:
         loss = (output - filled) ** 2
-    return (loss * present).sum() / present.sum().clamp(min=1)
+    loss = loss * present
+    if bounds is not None:
+        known = ~torch.isnan(bounds)
+        beyond = torch.stack([bounds[0] - output, output - bounds[1]])
+        loss = loss + (torch.where(known, beyond, 0.0).clamp(min=0) ** 2).sum(dim=0)
+        present = present | known.any(dim=0)
+    if weights is None:
+        return loss.sum() / present.sum().clamp(min=1)
+    return (loss * weights[:, None]).sum() / (present * weights[:, None]).sum().clamp(min=1e-6)
 
 
 def fit(
@@ -286,6 +304,8 @@ def fit(
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
     components: int = 0,
+    bounds: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> FittedModel:
     """Train on the training part and return the weights with the best validation loss; the test part is not used.
 
@@ -300,15 +320,35 @@ def fit(
         device: to train on.
         after_epoch: called after each epoch.
         components: principal components of the LLM's states that the first layer learns from; 0 for the states.
+        bounds: (2, n, K) of labels of which only a bound is known, in the units of the targets; see masked_loss.
+        weights: (n,) of the molecules; None for 1.
 
     Raises:
         KFLM2Error: a target without a training label, or a loss that is not finite.
     """
     start = time.perf_counter()
+    if weights is not None:  # a label of weight 0 must not move the scale of the targets either
+        y_true = np.where(weights[:, None] > 0, y_true, np.nan)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     scaler = TargetScaler(y_true[split.train], task)
-    target = torch.from_numpy(scaler.scale(y_true)).float().to(device)
+
+    def loss_of(output: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        return masked_loss(
+            output,
+            target[rows],
+            task,
+            weight,
+            None if limits is None else limits[:, rows],
+            None if importance is None else importance[rows],
+        )
+
+    def on_device(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).float().to(device)
+
+    target = on_device(scaler.scale(y_true))
+    limits = None if bounds is None else on_device(scaler.scale(bounds))
+    importance = None if weights is None else on_device(weights)
     model = build().to(device)
     training = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
     reduced = model.use_components(components)
@@ -318,7 +358,7 @@ def fit(
         reduced.reads_components = True
     weight = None
     if task == "classification" and config.class_weight == "balanced":
-        weight = torch.from_numpy(positive_weights(y_true[split.train])).float().to(device)
+        weight = on_device(positive_weights(y_true[split.train]))
 
     # AdamW without weight decay is Adam
     optimizer = torch.optim.AdamW(
@@ -335,7 +375,7 @@ def fit(
         for rows in np.array_split(order, steps):
             head_outputs = model.head_outputs(features.batch(rows, device))
             # a loss for each head, not for their mean, so that no head learns to correct the errors of another
-            loss = torch.stack([masked_loss(output, target[rows], task, weight) for output in head_outputs]).mean()
+            loss = torch.stack([loss_of(output, rows) for output in head_outputs]).mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -343,7 +383,7 @@ def fit(
             schedule.step()
             total_loss += loss.item() * len(rows)
         valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)[0]).to(device)
-        valid_loss = masked_loss(valid_output, target[split.valid], task, weight).item()
+        valid_loss = loss_of(valid_output, split.valid).item()
         if not math.isfinite(total_loss + valid_loss):
             raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
         history["train"].append(total_loss / len(order))

@@ -143,6 +143,8 @@ def fit_voter(
     task: Task,
     seed: int,
     baseline: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    bounds: np.ndarray | None = None,
 ) -> SVMVoter:
     """Fit the machines of all inner folds and targets.
 
@@ -154,8 +156,13 @@ def fit_voter(
         task: of the targets.
         seed: of the molecules that are drawn where there are too many.
         baseline: (F, n, K) predictions of each fold's baseline, what it leaves of y_true is learnt; None for none.
+        weights: (n,) of the molecules; one of weight 0 is not learnt from. None for 1.
+        bounds: (2, n, K) of labels of which only a bound is known, see _fit; None for none.
     """
     rows = split.learned
+    if weights is not None:
+        y_true = np.where(weights[:, None] > 0, y_true, np.nan)
+        bounds = None if bounds is None else np.where(weights[:, None] > 0, bounds, np.nan)
     if len(rows) > _MOST:
         rows = np.sort(np.random.default_rng([seed, 2]).choice(rows, _MOST, replace=False))
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
@@ -172,32 +179,35 @@ def fit_voter(
     folds, targets = len(split.folds), y_true.shape[1]
     coefficients, intercepts = np.zeros((len(rows), folds, targets)), np.zeros((folds, targets))
     platt = np.repeat([[1.0], [0.0]], targets, axis=1)
-    # (F, m, K): what the machine of each fold learns
-    labels = np.broadcast_to(y_true[rows], (folds, len(rows), targets))
+    # (3, F, m, K): what the machine of each fold learns, labels and bounds
+    unknown = np.full((2, *y_true.shape), np.nan) if bounds is None else bounds
+    labels = np.concatenate([y_true[None], unknown])[:, None, rows].repeat(folds, axis=1)
     if baseline is not None:
         labels = labels - baseline[:, rows]
     for k in range(targets):
-        machine = _best(kernel, labels[:, :, k], fold, task)
+        machine = _best(kernel, labels[..., k], fold, task, None if weights is None else weights[rows])
         coefficients[:, :, k], intercepts[:, k], platt[:, k] = machine
     return SVMVoter(name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt)
 
 
-def _best(kernel: np.ndarray, y_true: np.ndarray, fold: np.ndarray, task: Task) -> tuple[np.ndarray, ...]:
+def _best(
+    kernel: np.ndarray, learnt: np.ndarray, fold: np.ndarray, task: Task, weights: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
     """(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of the penalty of the smallest out-of-fold error.
 
     Args:
         kernel: (m, m)
-        y_true: (F, m) what the machine of each fold learns, NaN where missing.
+        learnt: (3, F, m) what the machine of each fold learns, labels, lower and upper bounds, NaN where missing.
         fold: (m,) number of the fold of each molecule.
         task: of the target.
+        weights: (m,); None for 1.
     """
     best: tuple[float, tuple[np.ndarray, ...]] | None = None
-    labelled = ~np.isnan(y_true[0])
-    own = y_true[fold, np.arange(len(fold))]
+    labelled = ~np.isnan(learnt[0, 0])
+    own = learnt[0, fold, np.arange(len(fold))]
     for penalty in PENALTIES:
         machines = [
-            _fit(kernel, labels, np.flatnonzero(labelled & (fold != number)), penalty, task)
-            for number, labels in enumerate(y_true)
+            _fit(kernel, learnt[:, number], fold != number, penalty, task, weights) for number in range(learnt.shape[1])
         ]
         coefficients = np.stack([machine[0] for machine in machines], axis=1)
         intercepts = np.array([machine[1] for machine in machines])
@@ -218,17 +228,42 @@ def _best(kernel: np.ndarray, y_true: np.ndarray, fold: np.ndarray, task: Task) 
     return best[1]
 
 
-def _fit(kernel: np.ndarray, y_true: np.ndarray, rows: np.ndarray, penalty: float, task: Task) -> tuple[Any, float]:
-    """(m,) coefficients and the intercept of one machine."""
+def _fit(
+    kernel: np.ndarray, learnt: np.ndarray, seen: np.ndarray, penalty: float, task: Task, weights: np.ndarray | None
+) -> tuple[Any, float]:
+    """(m,) coefficients and the intercept of one machine.
+
+    It learns from the labels alone first. Bounds that it breaks are then learnt as values, with the labels, until it
+    breaks no further one.
+
+    Args:
+        kernel: (m, m)
+        learnt: (3, m) labels, lower and upper bounds, NaN where missing.
+        seen: (m,) which molecules it may learn from.
+        penalty: C.
+        task: of the target.
+        weights: (m,); None for 1.
+    """
+    y_true, (lower, upper) = learnt[0].copy(), learnt[1:]
+    rows = np.flatnonzero(seen & ~np.isnan(y_true))
     coefficients, labels = np.zeros(len(kernel)), y_true[rows]
     mean, std = labels.mean(), labels.std()
     if std == 0:
         return coefficients, float(mean if task == "regression" else 2 * mean - 1)
-    inside = kernel[np.ix_(rows, rows)]
-    if task == "regression":
-        machine = SVR(kernel="precomputed", C=penalty).fit(inside, (labels - mean) / std)
+    while True:
+        labels, importance = y_true[rows], None if weights is None else weights[rows]
+        inside = kernel[np.ix_(rows, rows)]
+        coefficients = np.zeros(len(kernel))
+        if task == "classification":
+            machine = SVC(kernel="precomputed", C=penalty).fit(inside, labels, importance)
+            coefficients[rows[machine.support_]] = machine.dual_coef_[0]
+            return coefficients, float(machine.intercept_[0])
+        machine = SVR(kernel="precomputed", C=penalty).fit(inside, (labels - mean) / std, importance)
         coefficients[rows[machine.support_]] = machine.dual_coef_[0] * std
-        return coefficients, float(machine.intercept_[0] * std + mean)
-    machine = SVC(kernel="precomputed", C=penalty).fit(inside, labels)
-    coefficients[rows[machine.support_]] = machine.dual_coef_[0]
-    return coefficients, float(machine.intercept_[0])
+        intercept = float(machine.intercept_[0] * std + mean)
+        y_pred = kernel @ coefficients + intercept
+        broken = seen & np.isnan(y_true) & ((y_pred < lower) | (y_pred > upper))
+        if not broken.any():
+            return coefficients, intercept
+        y_true[broken] = np.where(y_pred < lower, lower, upper)[broken]
+        rows = np.flatnonzero(seen & ~np.isnan(y_true))

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from kflm2.data.corpus import CorpusFilter, is_held_out, randomized
 from kflm2.data.datasets import locate
-from kflm2.data.molecules import parse_smiles, read_table
+from kflm2.data.molecules import parse_smiles
+from kflm2.data.reading import read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
 from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states, mean_pool, nll_sum, tokens_and_labels

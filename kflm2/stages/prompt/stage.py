@@ -62,7 +62,7 @@ def run(config: PromptConfig) -> list[PromptRun]:
     device = only_device(choose_device(config.device))
     (target,) = config.target_columns
     stage_2 = _stage_2(config)
-    molecules = load(config)
+    molecules = load(config).without_bounds()  # an answer is a number
     dataset = molecules.dataset
     path = config.prompts or resources.find("prompt", "prompts.toml")
     prompt_spec = read_prompt_spec(path, dataset.name, target, dataset.task)

@@ -17,7 +17,7 @@ from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.device import choose_device, choose_precision
-from kflm2.errors import MoleculeError
+from kflm2.errors import DataError, MoleculeError
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, without
@@ -111,6 +111,9 @@ def evaluate(
         std=std,
         calibration=calibration,
         coverage=coverage,
+        bounds={}
+        if molecules.bounds is None
+        else {part: _kept_bounds(molecules.bounds[:, rows], y_pred[rows]) for part, rows in split.measured.items()},
         ensemble=trained.ensemble,
         # the states of one run are enough for a map of them
         hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
@@ -118,6 +121,13 @@ def evaluate(
         seconds=seconds,
         without_xtb=prepared.without_xtb,
     )
+
+
+def _kept_bounds(bounds: np.ndarray, y_pred: np.ndarray) -> dict[str, int]:
+    """Labels of which only a bound is known, and how many of (m, K) predictions keep the (2, m, K) bounds."""
+    bounded = ~np.isnan(bounds).all(axis=0)
+    broken = (y_pred < bounds[0]) | (y_pred > bounds[1])  # of NaN neither is true
+    return {"labels": int(bounded.sum()), "kept": int((bounded & ~broken).sum())}
 
 
 def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | None = None) -> Prepared:
@@ -185,6 +195,8 @@ def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
 
 def _load(config: TrainConfig) -> Molecules:
     molecules = load(config)
+    for line in report.notes(molecules):
+        print(line, flush=True)
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)
     return molecules
@@ -266,24 +278,28 @@ def fit_member(
     """
     whole, (delta, number) = splits[member.seed], divmod(member.number, config.members)
     features, _ = scaled_features(config, prepared, whole)
-    split, sizes, y_true = whole.of_member(number), features.sizes(), prepared.molecules.y_true
+    split, sizes, molecules = whole.of_member(number), features.sizes(), prepared.molecules
+    y_true, bounds, weights = molecules.y_true, molecules.bounds, training_weights(molecules, whole)
     if delta or config.baseline_model == "ridge":
-        baseline = fit_ridge(config, features, y_true, whole)
+        baseline = fit_ridge(config, features, molecules, whole)
         assert features.unscaled is not None
-        y_true = y_true - baseline.predict(features.unscaled)[number]
+        base = baseline.predict(features.unscaled)[number]
+        y_true, bounds = y_true - base, None if bounds is None else bounds - base
     with _threads(config.threads):
         return fit(
             lambda: build(config.model, sizes, y_true.shape[1], config),
             features,
             y_true,
             split,
-            prepared.molecules.dataset.task,
+            molecules.dataset.task,
             config,
             # members of one run differ from each other and from all other runs' members
             seed=member.seed * 1000 + number,
             device=device,
             after_epoch=after_epoch,
             components=config.states_components,
+            bounds=bounds,
+            weights=weights,
         )
 
 
@@ -301,7 +317,7 @@ def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: lis
     first, second = members[: config.members], members[config.members :]
     ensemble = Ensemble(first, descriptor_scaler, features.sizes())
     if config.baseline_model != "none":
-        baseline = fit_ridge(config, features, prepared.molecules.y_true, split)
+        baseline = fit_ridge(config, features, prepared.molecules, split)
         if config.baseline_model == "ridge":
             ensemble = dataclasses.replace(ensemble, baseline=baseline)
         else:
@@ -318,13 +334,17 @@ def _assemble_folds(
 ) -> Trained:
     """The voters beside the networks of inner folds, the weights of all, and their predictions."""
     y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
+    importance = training_weights(prepared.molecules, split)
     start = time.perf_counter()
 
     def with_voters(networks: Ensemble) -> Ensemble:
         base = None
         if networks.baseline is not None and features.unscaled is not None:
             base = networks.baseline.predict(features.unscaled)
-        voters = tuple(fit_voter(name, features, y_true, split, task, seed, base) for name in config.read_voters)
+        voters = tuple(
+            fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
+            for name in config.read_voters
+        )
         delta = None if networks.delta is None else with_voters(networks.delta)
         return dataclasses.replace(networks, folds=True, voters=voters, delta=delta)
 
@@ -344,10 +364,21 @@ def _assemble_folds(
     return Trained(ensemble, features, y_pred, std, outputs.fused, round(seconds, 3))
 
 
-def fit_ridge(config: TrainConfig, features: Features, y_true: np.ndarray, split: Split) -> RidgeBaseline:
+def fit_ridge(config: TrainConfig, features: Features, molecules: Molecules, split: Split) -> RidgeBaseline:
     """The ridge of each fold, of the molecules that its network learns from."""
     assert features.unscaled is not None
-    return fit_baseline(features.unscaled, y_true, [split.of_member(number).train for number in range(config.members)])
+    rows = [split.of_member(number).train for number in range(config.members)]
+    return fit_baseline(features.unscaled, molecules.y_true, rows, training_weights(molecules, split))
+
+
+def training_weights(molecules: Molecules, split: Split) -> np.ndarray | None:
+    """(n,) weights of the molecules, with mean 1 over those that are learnt from; None for 1."""
+    if molecules.weights is None:
+        return None
+    mean = molecules.weights[split.learned].mean()
+    if mean == 0:
+        raise DataError("all molecules that are learnt from have weight 0")
+    return molecules.weights / mean
 
 
 def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:

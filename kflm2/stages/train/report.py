@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
 from kflm2.llm.resolve import LLMSource
@@ -43,6 +45,21 @@ def rejections(molecules: Molecules) -> str:
     )
 
 
+def notes(molecules: Molecules) -> list[str]:
+    """What was read otherwise than it stands in the table, and labels of which only a bound is known."""
+    lines = list(molecules.notes)
+    if molecules.bounds is not None:
+        lower, upper = (int(count) for count in (~np.isnan(molecules.bounds)).sum(axis=(1, 2)))
+        lines.append(
+            f"bounds    {lower} labels are lower bounds (>), {upper} upper bounds (<): in training a prediction that"
+            " breaks one is an error; metrics and intervals are of exact labels only"
+        )
+    if molecules.weights is not None:
+        low, high = molecules.weights.min(), molecules.weights.max()
+        lines.append(f"weights   {low:g} to {high:g} in training; metrics count every label alike")
+    return lines
+
+
 def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | None, folder: Path) -> str:
     """Mean ± standard deviation over the runs for every part of the split, and what the metrics were measured on.
 
@@ -72,6 +89,7 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
         *_left_out([run.result for run in runs]),
         *_weights([run.result for run in runs]),
         *_coverage(runs),
+        *_bounds([run.result for run in runs]),
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
         f"LLM       {_llm(source, [run.result for run in runs])}",
@@ -99,6 +117,13 @@ def _weights(runs: Sequence[RunResult]) -> list[str]:
         return []
     cells = [f"{name} {mean_and_std(*pair, digits=2)}" for name, pair in weights.items()]
     return ["", f"weights ({runs[0].config['weights']}): {', '.join(cells)}"]
+
+
+def _bounds(runs: Sequence[RunResult]) -> list[str]:
+    """How many predictions of test keep the bounds that are known of their labels."""
+    counts = [run.bounds["test"] for run in runs if "test" in run.bounds]
+    labels, kept = (sum(count[name] for count in counts) for name in ("labels", "kept"))
+    return [f"bounds    {kept} of {labels} predictions of test labels that are bounds keep them"] if labels else []
 
 
 def _development(runs: Sequence[RunResult]) -> list[str]:

@@ -145,6 +145,8 @@ def _only(molecules: Molecules, rows: np.ndarray) -> Molecules:
         rows=molecules.rows[rows],
         smiles=[molecules.smiles[i] for i in rows],
         y_true=molecules.y_true[rows],
+        bounds=None if molecules.bounds is None else molecules.bounds[:, rows],
+        weights=None if molecules.weights is None else molecules.weights[rows],
         parts=None,
         rejected=(),
     )
@@ -210,7 +212,7 @@ class Objective:
         features, _ = scaled_features(config, prepared, split)
         base = None
         if config.baseline_model == "ridge" and features.unscaled is not None:
-            base = fit_ridge(config, features, self.molecules.y_true, split).predict(features.unscaled)
+            base = fit_ridge(config, features, self.molecules, split).predict(features.unscaled)
         members, values = [], []
         for number, fold in enumerate(split.folds):
             members.append(fit_member(config, prepared, {0: split}, self.device, Member(0, number)))

@@ -269,4 +269,6 @@ def test_the_stages_are_listed() -> None:
         assert line.startswith(f"kflm2 {name} {stage.arguments}") and line.endswith(f"  {stage.summary}")
     completed = subprocess.run([KFLM2, "trian"], capture_output=True, text=True, timeout=100)
     assert completed.returncode == 2
-    assert completed.stderr.startswith("error: unknown stage 'trian'; choose one of: finetune, train, prompt, tune, ")
+    assert completed.stderr.startswith(
+        "error: unknown stage 'trian' (did you mean 'train'?); choose one of: finetune, train, prompt, tune, "
+    )

@@ -5,7 +5,8 @@ import pytest
 
 from kflm2.data import datasets
 from kflm2.data.datasets import DATASETS
-from kflm2.data.molecules import parse_smiles, read_table
+from kflm2.data.molecules import parse_smiles
+from kflm2.data.reading import read_table
 from kflm2.errors import DataError, SettingError
 
 # rows, rows RDKit cannot read, targets, molecules of one or two atoms, molecules of several fragments, longest SMILES

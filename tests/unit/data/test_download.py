@@ -213,7 +213,7 @@ def test_a_copy_is_checked_like_a_download(site: Site, tmp_path: Path) -> None:
 def test_names_are_checked_before_any_download(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"Tiny, ZINC, MOSES, ChEMBL, all"):
         download.get([], into=tmp_path)
-    with pytest.raises(SettingError, match=r"unknown dataset 'tiny'; choose one of: Tiny, ZINC"):
+    with pytest.raises(SettingError, match=r"unknown dataset 'tiny' .did you mean 'Tiny'..; choose one of: Tiny, ZINC"):
         download.get(["Tiny", "tiny"], into=tmp_path, mirror=site.url)
     assert not site.requests and not list(tmp_path.glob("*.csv*"))
 

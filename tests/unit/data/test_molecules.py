@@ -14,7 +14,8 @@ from rdkit import Chem
 
 from kflm2.data import datasets, sdf
 from kflm2.data.datasets import Dataset, File
-from kflm2.data.molecules import MAX_ATOMS, MAX_SMILES_LENGTH, parse_smiles, read_table
+from kflm2.data.molecules import MAX_ATOMS, MAX_SMILES_LENGTH, parse_smiles
+from kflm2.data.reading import read_table
 from kflm2.errors import DataError, MoleculeError, SettingError
 
 
@@ -87,13 +88,13 @@ def test_rows_read_are_rows_used_plus_rows_rejected(tmp_path: Path, smiles: list
     [
         ("", "is empty"),
         ("smiles,y\n", "no rows"),
-        ("SMILES,y\nCC,1\n", "no column 'smiles'; it has: 'SMILES', 'y'"),
+        ("SMILES,y\nCC,1\n", "no column 'smiles' (did you mean 'SMILES'?); it has: 'SMILES', 'y'"),
         ("smiles,z\nCC,1\n", "no column 'y'; it has: 'smiles', 'z'"),
         ("smiles,y\nCC,1\nCO,low\n", "row 2: column 'y' is 'low', not a number"),
         ("smiles,y\nCC,inf\n", "row 1: column 'y' is 'inf', not a number"),
         ("smiles,y\nCC,-inf\n", "row 1: column 'y' is '-inf', not a number"),
         ("smiles,y\nCC,1_0\n", "row 1: column 'y' is '1_0', not a number"),
-        ("smiles;y\nCC;1,5\n", "row 1: column 'y' is '1,5', not a number"),
+        ("smiles;y\nCC;1,5\nCO;1.5\n", "row 1: column 'y' is '1,5', and other rows have a decimal point"),
         ("smiles,y,y\nCC,1,2\n", "2 columns are named 'y'"),
         ("smiles,y\nCC,1\nCO,2,3\n", "row 2 (line 3) has 3 cells, the header 2"),
         ("smiles,y\nCC,1\nCO\n", "row 2 (line 3) has 1 cells, the header 2"),
@@ -118,7 +119,7 @@ def test_the_error_of_a_missing_file_names_it(tmp_path: Path) -> None:
 
 def test_a_class_is_0_or_1(tmp_path: Path) -> None:
     table = _table(tmp_path, "smiles,y\nCC,1\nCO,0.0\nCN,2\n", task="classification")
-    with pytest.raises(DataError, match="row 3: column 'y' is '2'; a class is 0 or 1"):
+    with pytest.raises(DataError, match=r"row 3: column 'y' is '2' beside '1' and '0\.0'; a class is 0 or 1"):
         read_table(table)
     assert read_table(table, limit=2).y_true[:, 0].tolist() == [1.0, 0.0]
 
@@ -306,7 +307,7 @@ def test_properties_are_those_that_rdkit_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "what"),
     [
-        ("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet or another ZIP file"),
+        ("a.csv", b"PK\x03\x04\x14\0", "a ZIP file"),
         ("a.csv", b"PAR1\x15\x04", "a Parquet file"),
         ("a.csv.gz", b"\x1f\x8b\x08", "a gzipped file"),
     ],

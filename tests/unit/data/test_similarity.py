@@ -7,7 +7,7 @@ from rdkit.Chem import rdFingerprintGenerator
 from rdkit.ML.Cluster import Butina
 
 from kflm2.data import datasets
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.data.similarity import butina, fingerprints, nearest
 
 SMILES = read_table(datasets.find("SAMPL")).smiles[::2]

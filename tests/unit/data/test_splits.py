@@ -13,7 +13,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.ML.Cluster import Butina
 
 from kflm2.data import datasets
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.data.similarity import fingerprints, nearest
 from kflm2.data.splits import Split, make_splits
 from kflm2.errors import DataError, SettingError

@@ -10,7 +10,8 @@ from rdkit import Chem
 
 from kflm2.data import structures
 from kflm2.data.datasets import Dataset, File, Task, locate
-from kflm2.data.molecules import Molecules, read_table
+from kflm2.data.molecules import Molecules
+from kflm2.data.reading import read_table
 from kflm2.data.structures import (
     deduplicate,
     degree_counts,

@@ -36,6 +36,18 @@ def test_it_is_scikit_learns_of_each_fold_and_target() -> None:
             np.testing.assert_allclose(predicted[number, :, k], expected, atol=1e-6)
 
 
+def test_weights_are_scikit_learns() -> None:
+    weights = np.where(np.arange(N) % 5 == 0, 0.0, 1.0 + np.arange(N) % 3)
+    predicted = fit_baseline(VALUES, Y, FOLDS, weights).predict(VALUES)
+    for number, rows in enumerate(FOLDS):
+        scaler = StandardScaler().fit(VALUES[rows].astype(float))
+        for k in range(2):
+            there = rows[~np.isnan(Y[rows, k]) & (weights[rows] > 0)]
+            x = scaler.transform(VALUES.astype(float))
+            ridge = RidgeCV(PENALTIES).fit(x[there], Y[there, k], weights[there])
+            np.testing.assert_allclose(predicted[number, :, k], ridge.predict(x), atol=1e-6)
+
+
 def test_a_fold_sees_no_label_of_its_own_and_a_missing_value_is_the_median() -> None:
     changed = Y.copy()
     changed[SPLIT.folds[1]] += 100

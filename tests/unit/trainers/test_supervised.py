@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from kflm2.config.train import ModelConfig, TrainingConfig
+from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
 from kflm2.featurize.features import Features
@@ -149,6 +150,55 @@ def test_missing_labels_are_left_out_of_loss_and_gradient(task: str) -> None:
     assert torch.isfinite(output.grad).all()
     torch.testing.assert_close(output.grad == 0, torch.isnan(target))
     assert masked_loss(output, torch.full((5, 3), torch.nan), task) == 0
+
+
+def test_a_bound_costs_only_what_breaks_it() -> None:
+    output = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], requires_grad=True)
+    target = torch.tensor([[1.5, torch.nan], [torch.nan, torch.nan], [torch.nan, torch.nan]])
+    bounds = torch.full((2, 3, 2), torch.nan)
+    bounds[0, 1, 0], bounds[0, 2, 0] = 4.0, 4.5  # not below: the first is broken by 1, the second is kept
+    bounds[1, 0, 1], bounds[1, 2, 1] = 2.0, 5.5  # not above: the first is just kept, the second broken by 0.5
+    loss = masked_loss(output, target, "regression", bounds=bounds)
+    loss.backward()
+    assert loss.item() == pytest.approx((0.5**2 + 1**2 + 0.5**2) / 5)
+    assert output.grad is not None
+    torch.testing.assert_close(output.grad, torch.tensor([[-1.0, 0.0], [-2.0, 0.0], [0.0, 1.0]]) / 5)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_a_weight_of_two_is_two_molecules_and_one_of_zero_is_none(task: Task) -> None:
+    torch.manual_seed(0)
+    output, target = torch.randn(4, 2), torch.randint(0, 2, (4, 2)).float()
+    target[0, 1] = torch.nan
+    bounds = torch.full((2, 4, 2), torch.nan)
+    if task == "regression":
+        bounds[1, 0, 1] = -1.0
+    repeated = torch.tensor([0, 0, 1, 3])
+    expected = masked_loss(output[repeated], target[repeated], task, bounds=bounds[:, repeated])
+    weights = torch.tensor([2.0, 1.0, 0.0, 1.0])
+    torch.testing.assert_close(masked_loss(output, target, task, bounds=bounds, weights=weights), expected)
+    torch.testing.assert_close(masked_loss(output, target, task, bounds=bounds, weights=0.1 * weights), expected)
+
+
+def test_a_model_learns_from_bounds_and_not_from_molecules_of_weight_zero() -> None:
+    """Of half of the molecules it is only known that the value is above 3; the labels of others are about 0."""
+    rng = np.random.default_rng(0)
+    y, bounds, weights = rng.normal(scale=0.3, size=(N, 1)), np.full((2, N, 1), np.nan), np.ones(N)
+    y[::2], bounds[0, ::2] = np.nan, 3.0
+    wrong = y.copy()
+    wrong[[1, 9, 17]], weights[[1, 9, 17]] = 50.0, 0.0
+    config = TrainingConfig(epochs=40, batch_size=8, learning_rate=3e-3)
+    features, build_model = _features(), _build(_features(), 1)
+    rows = SPLIT.train[::2]
+
+    def predicted(y_true: np.ndarray, **labels: np.ndarray) -> np.ndarray:
+        fitted = fit(build_model, features, y_true, SPLIT, "regression", config, 0, CPU, **labels)
+        return fitted.predict(features)[:, 0]
+
+    without, learnt = predicted(y), predicted(y, bounds=bounds)
+    assert np.abs(without[rows]).max() < 1.5
+    assert learnt[rows].mean() > without[rows].mean() + 1
+    np.testing.assert_array_equal(predicted(wrong, weights=weights), predicted(y, weights=weights))
 
 
 def test_balanced_classes_have_equal_weight_for_any_class_sizes() -> None:

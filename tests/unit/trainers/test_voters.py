@@ -51,6 +51,46 @@ def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fol
         np.testing.assert_allclose(predicted[:, :, k], candidates[min(candidates)], atol=1e-6)
 
 
+def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing() -> None:
+    weights = np.where(np.arange(N) % 7 == 3, 0.0, 1.0 + np.arange(N) % 3)
+    y = Y[:, :1]
+    predicted = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
+    candidates = {}
+    for penalty in PENALTIES:
+        values = []
+        for fold in SPLIT.folds:
+            rows = np.setdiff1d(SPLIT.learned, fold)
+            rows = rows[weights[rows] > 0]
+            mean, std = y[rows, 0].mean(), y[rows, 0].std()
+            machine = SVR(C=penalty, gamma=_gamma()).fit(X[rows], (y[rows, 0] - mean) / std, weights[rows])
+            values.append(machine.predict(X) * std + mean)
+        counted = weights[SPLIT.learned] > 0
+        own = np.array(values)[SPLIT.fold_of, SPLIT.learned]
+        candidates[float(np.mean((own - y[SPLIT.learned, 0])[counted] ** 2))] = np.array(values)
+    np.testing.assert_allclose(predicted, candidates[min(candidates)], atol=1e-6)
+    wrong = np.where(weights[:, None] > 0, y, 1e6)
+    again = fit_voter("svm", FEATURES, wrong, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
+    np.testing.assert_array_equal(again, predicted)
+
+
+def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
+    y, bounds = Y[:, :1].copy(), np.full((2, N, 1), np.nan)
+    hidden = np.arange(0, N, 6)
+    y[hidden] = np.nan
+    without = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0).predict(FEATURES)[:, :, 0]
+    bounds[1, hidden, 0] = 1e3
+    kept = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
+    np.testing.assert_array_equal(kept, without)
+    bounds[0, hidden, 0] = np.nanmax(Y) + 3
+    learnt = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
+    for number, fold in enumerate(SPLIT.folds):
+        seen = np.intersect1d(hidden, np.setdiff1d(SPLIT.learned, fold))
+        assert (learnt[number, seen] > without[number, seen]).all()
+    base = np.full((FOLDS, N, 1), 7.0)
+    shifted = fit_voter("svm", FEATURES, y + 7, SPLIT, "regression", 0, base, bounds=bounds + 7).predict(FEATURES)
+    np.testing.assert_allclose(shifted[:, :, 0], learnt, atol=1e-6)
+
+
 def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
     classes = (Y[:, :1] > 5).astype(float)
     voter = fit_voter("svm", FEATURES, classes, SPLIT, "classification", 0)

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold
 
 from kflm2.data.corpus import CorpusFilter
 from kflm2.data.datasets import find
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.llm.decoding import load_decoder
 from kflm2.stages.finetune import evaluation
 from kflm2.stages.finetune.evaluation import (

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.data import datasets
 from kflm2.data.corpus import CorpusFilter
-from kflm2.data.molecules import read_table
+from kflm2.data.reading import read_table
 from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.featurize.embeddings import Embedder
 from kflm2.llm import adapters
