@@ -502,8 +502,15 @@ class FusedModel(nn.Module):
         """The encoded views, which are the input of the fusion."""
         return [encoder(batch, self.fusion.needs_items) for encoder in self.encoders.values()]
 
-    def hidden(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """(B, H) vector of each view, and under `fused` the output of the fusion, which the head reads."""
+    def hidden(self, batch: Batch, view: str | None = None) -> dict[str, torch.Tensor]:
+        """(B, H) vector of each view, and under `fused` the output of the fusion, which the head reads.
+
+        Args:
+            batch: of B molecules.
+            view: the only one wanted; then the batch needs no other one. None for all.
+        """
+        if view is not None:
+            return {view: self.encoders[view](batch, False).vector}
         views = self.encode(batch)
         vectors = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
         return {**vectors, "fused": self.fusion(views)}

@@ -94,6 +94,18 @@ _ROWS = (
         "kflm2.stages.predict.stage:run",
     ),
     Stage(
+        "embed",
+        _USE,
+        "MODEL FILE|SMILES ... [options]",
+        "vectors of molecules from such a model, for a model of your own",
+        "Write vectors of molecules from a model that `kflm2 train --save` wrote: a row for every row, in order.\n\n"
+        "The output of the fusion, the LLM's mean hidden states or the vector of the graph encoder, in a column"
+        " `vector` of a Parquet file, for any model of your own. A molecule that cannot be read has no vector, and its"
+        " status says why; then it ends with status 3.",
+        "kflm2.config.embed:EmbedConfig",
+        "kflm2.stages.embed:run",
+    ),
+    Stage(
         "explain",
         _USE,
         "MODEL FILE|SMILES ... [options]",
@@ -184,5 +196,6 @@ STAGES = {row.name: row for row in _ROWS}
 # for thin scripts: from kflm2.cli import train
 finetune, train, prompt, tune = (STAGES[name] for name in ("finetune", "train", "prompt", "tune"))
 compare, ablate, predict, explain = (STAGES[name] for name in ("compare", "ablate", "predict", "explain"))
+embed = STAGES["embed"]
 distill, report, llms, knowledge = (STAGES[name] for name in ("distill", "report", "llms", "knowledge"))
 datasets, datasets_get, datasets_audit = (STAGES[name] for name in ("datasets", "datasets get", "datasets audit"))

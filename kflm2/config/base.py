@@ -107,6 +107,50 @@ class InferenceConfig(StageConfig):
             raise SettingError("give molecules: a .csv, .smi, .sdf or .parquet file, - for standard input, or SMILES")
 
 
+@dataclass(frozen=True)
+class StreamConfig(InferenceConfig):
+    """How a file of any size is read: an output row for each row of it."""
+
+    out: Path | None = None
+    """File to write; None for standard output."""
+    shard: str | None = None
+    """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
+    jobs: int | None = None
+    """Processes that work at once; the output is the same bytes for any number. Default: one for each core,
+    and one for standard input. With a GPU they compute descriptors and graphs, and one more process the rest."""
+    max_atoms: int = 600
+    """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no result. 600 take about
+    3 seconds where the model reads descriptors, and the time grows with the square."""
+    max_tokens: int = 2048
+    """Tokens of a SMILES where an LLM is read; a longer one has the status 'too large' and no result. 2,048 take the
+    embedded LLM about 3 seconds on two cores."""
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            SettingError: the first one found.
+        """
+        super().check()
+        check_at_least(self, 1, "max_atoms", "max_tokens", "jobs")
+        self.share()
+        if self.shard is not None and (self.molecules == ("-",) or self.out is None):
+            raise SettingError("--shard needs a file to read and --out, a file of its own to write")
+
+    def share(self) -> tuple[int, int]:
+        """Number of the share, from 1, and how many there are.
+
+        Raises:
+            SettingError: no such share.
+        """
+        if self.shard is None:
+            return 1, 1
+        number, slash, count = self.shard.partition("/")
+        if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise SettingError(f"shard {self.shard!r}: give I/N, such as 2/4")
+        return int(number), int(count)
+
+
 def check_at_least(config: object, low: int, *names: str) -> None:
     """Refuse a value below `low`; None, where a default is filled in later, passes."""
     for name in names:

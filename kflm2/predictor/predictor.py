@@ -166,28 +166,38 @@ class Predictor:
 
     def predict_read(self, read: ReadMolecules, confidence: float) -> Predictions:
         """Predict molecules that the featurizer has read; see predict."""
-        read = self._within_max_tokens(read)
-        states: list[Ragged | None] = [None]
-        if self._embedder is not None and read.rows:
-            first = self._embedder.embed_uncached(read.smiles, self._pooling)
-            read = read.without({int(i): TOO_LONG for i in np.flatnonzero(first.lengths == 0)})
-            states = [first.subset(np.flatnonzero(first.lengths)), *self._of_random_writings(read.smiles)]
-        return self._assemble(read, states, confidence)
+        read, first = self.read_states(read, self.pooling)
+        return self._assemble(read, [first, *self._of_random_writings(read.smiles)], confidence)
 
     @property
-    def _pooling(self) -> Pooling:
+    def pooling(self) -> Pooling:
+        """How the models read the LLM's states."""
         return "tokens" if self.bundle.config.wants_tokens else "mean"
+
+    def read_states(self, read: ReadMolecules, pooling: Pooling) -> tuple[ReadMolecules, Ragged | None]:
+        """Let the LLM read the molecules.
+
+        Returns:
+            The molecules without those that are too long for it, which get their status; and a row of states of each
+            of them, None where the models read no LLM or no molecule is left.
+        """
+        read = self._within_max_tokens(read)
+        if self._embedder is None or not read.rows:
+            return read, None
+        states = self._embedder.embed_uncached(read.smiles, pooling)
+        read = read.without({int(i): TOO_LONG for i in np.flatnonzero(states.lengths == 0)})
+        return read, states.subset(np.flatnonzero(states.lengths)) if read.rows else None
 
     def _of_random_writings(self, smiles: list[str]) -> list[Ragged | None]:
         """States of random SMILES of the molecules, the same ones in every call; of the given one where too long."""
-        assert self._embedder is not None
         states: list[Ragged | None] = []
         for number in range(1, self.writings if smiles else 1):
+            assert self._embedder is not None
             texts = [randomized(text, number) for text in smiles]
             counts, fits = self._embedder.token_counts(texts), self._embedder.fits(texts)
             usable = [fit and count <= self.max_tokens for fit, count in zip(fits, counts, strict=True)]
             texts = [new if use else old for new, old, use in zip(texts, smiles, usable, strict=True)]
-            states.append(self._embedder.embed_uncached(texts, self._pooling))
+            states.append(self._embedder.embed_uncached(texts, self.pooling))
         return states
 
     def _within_max_tokens(self, read: ReadMolecules) -> ReadMolecules:
@@ -202,7 +212,7 @@ class Predictor:
             }
         )
 
-    def _scaled(self, features: Features, states: Ragged | None) -> Features:
+    def scaled(self, features: Features, states: Ragged | None) -> Features:
         """The input of the models, from the features of molecules and the states of one writing of them."""
         return self.bundle.scale_features(with_taught(replace(features, states=states), self._head))
 
@@ -232,11 +242,11 @@ class Predictor:
                 nan if self.writings > 1 else None,
                 [""] * count if read.xtb is not None else None,
             )
-        features = self._scaled(read.features, states[0])
+        features = self.scaled(read.features, states[0])
         raw, std, fused = bundle.ensemble.predict_with_fused(features)
         writings_std = None
         if self.writings > 1:
-            further = [bundle.ensemble.predict(self._scaled(read.features, one)) for one in states[1:]]
+            further = [bundle.ensemble.predict(self.scaled(read.features, one)) for one in states[1:]]
             values = np.stack([raw, *(y_pred for y_pred, _ in further)])
             raw, std = values.mean(axis=0), np.mean([std, *(spread for _, spread in further)], axis=0)
             writings_std = expand(values.std(axis=0), np.nan)

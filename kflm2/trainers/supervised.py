@@ -102,14 +102,14 @@ class FittedModel:
         out = self.scaler.restore(outputs)
         return 1 / (1 + np.exp(-out)) if self.task == "classification" else out
 
-    def hidden(self, features: Features) -> dict[str, np.ndarray]:
-        """(n, H) float32 vectors of each view and of the fusion; see FusedModel.hidden."""
+    def hidden(self, features: Features, view: str | None = None) -> dict[str, np.ndarray]:
+        """(n, H) float32 vectors of each view and of the fusion, or of one view; see FusedModel.hidden."""
         self.model.eval()
         with torch.inference_mode():
             batches = [
                 {
                     name: vectors.float().cpu().numpy()
-                    for name, vectors in self.model.hidden(features.batch(rows, self.device)).items()
+                    for name, vectors in self.model.hidden(features.batch(rows, self.device), view).items()
                 }
                 for rows in _batches(np.arange(_count(features)), _items(features))
             ]

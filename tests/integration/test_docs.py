@@ -458,6 +458,22 @@ def test_the_walk_through_of_predictions_works(saved: Path, capsys: pytest.Captu
     assert len(predicted) == 100 and (predicted["status"] == "ok").all() and predicted["expt"].notna().all()
 
 
+def test_the_vectors_of_the_guide_fit_a_model(saved: Path) -> None:
+    section = _section(GUIDE / "predict.md", "## Vectors for a model of your own")
+    command, code = _code_and_text(section)[0]
+    # unchanged, except for fewer molecules; one of them cannot be read
+    table = pd.read_csv(saved / "dataset" / "SAMPL.csv").head(50)
+    table.loc[7, "smiles"] = "C1CC"
+    table.to_csv(saved / "few.csv", index=False)
+    assert "dataset/SAMPL.csv" in command and "dataset/SAMPL.csv" in code
+    with pytest.raises(AssertionError, match="status 3"):
+        _run(command.replace("dataset/SAMPL.csv", "few.csv"), saved)
+    columns = re.findall(r"^\| ([a-z, ]+) \|", section, re.MULTILINE)
+    assert set(pd.read_parquet(saved / "vectors.parquet")) == set(", ".join(columns).split(", ")) - {"name"}
+    (saved / "fit.py").write_text(code.replace("dataset/SAMPL.csv", "few.csv"))
+    assert len(re.findall(r"\d\.\d+", _shell(f"{sys.executable} fit.py", saved).stdout)) == 5
+
+
 def test_the_walk_through_of_explanations_works(saved: Path) -> None:
     _, command = _walk(GUIDE / "explain.md")
     _run(command, saved)

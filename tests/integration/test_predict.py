@@ -28,13 +28,15 @@ from kflm2.cli import stages
 from kflm2.config.predict import PredictConfig
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
+from kflm2.predictor import chunks as predict_chunks
+from kflm2.predictor import formats
 from kflm2.predictor.bundle import FORMAT, BundleError, _digest
 from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.predictor.chunks import ChunkReader
 from kflm2.predictor.predictor import Predictor, ReadMolecules
 from kflm2.predictor.readers import MoleculeReader
-from kflm2.stages.predict import chunks as predict_chunks
 from kflm2.stages.predict import stage as predict_stage
-from kflm2.stages.predict.chunks import ChunkPredictor, ChunkReader
+from kflm2.stages.predict.table import ChunkPredictor
 from kflm2.trainers.jobs import run_stream
 
 ROOT = Path(__file__).parents[2]
@@ -370,7 +372,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
 def test_parquet_has_whole_row_groups(
     model: Path, molecules_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict_stage, "_ROW_GROUP", 64)
+    monkeypatch.setattr(formats, "_ROW_GROUP", 64)
     _predict(model, molecules_file, "-o", tmp_path / "o.parquet")
     metadata = parquet.ParquetFile(tmp_path / "o.parquet").metadata
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [64, 64, 64, 9]

@@ -1,24 +1,25 @@
 """Rows of the input to rows of the output, a chunk at a time, in this process or in others."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 
 from kflm2.errors import MoleculeError
-from kflm2.predictor.bundle import Bundle
-from kflm2.predictor.predictor import OK, MoleculeFeaturizer, Predictions, Predictor, ReadMolecules
+from kflm2.predictor.predictor import MoleculeFeaturizer, ReadMolecules
 from kflm2.predictor.readers import InputRow, MoleculeReader
 from kflm2.trainers.jobs import run_stream
 
 CHUNK = 256
-"""Rows predicted at once. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
+"""Rows in a chunk. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
 CHUNK_OF_XTB = 16
 """The same where quantum chemistry is computed, which takes a thousand times the time."""
 _CHUNK_CHARACTERS = 1 << 17
 """Characters of input after which a chunk ends too: ten times those of 256 ordinary SMILES."""
-_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status", "xtb")
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class ReadChunk:
     chunk: Chunk
     smiles: list[str]
     """As the input has them; '' where it has none."""
-    problems: dict[int, str]
-    """Why a row of the chunk has no SMILES."""
     read: ReadMolecules
 
 
@@ -70,16 +69,35 @@ class ChunkReader:
             except MoleculeError as error:
                 smiles.append("")
                 problems[i] = str(error)
-        return ReadChunk(chunk, smiles, problems, self.featurizer(smiles))
+        read = self.featurizer(smiles)
+        for i, problem in problems.items():
+            read.status[i] = problem
+        return ReadChunk(chunk, smiles, read)
 
 
 @dataclass(frozen=True)
-class ChunkPredictor:
-    """Predicts the rows of a chunk."""
+class ChunkModel(ABC):
+    """Makes the output rows of a chunk with the networks of a saved model."""
 
     read: ChunkReader
-    predictor: Predictor
-    confidence: float
+
+    DOING: ClassVar[str]
+    """What it does, for a progress bar."""
+    DONE: ClassVar[str]
+    """What the molecules then are, for the summary."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Of the LLM and the networks."""
+
+    @abstractmethod
+    def table(self, done: ReadChunk) -> pd.DataFrame:
+        """The output of a chunk, a row per molecule; one column is `status`."""
+
+    def arrow_types(self) -> dict[str, Any]:
+        """Columns of the table that hold neither numbers nor text, with their Arrow types."""
+        return {}
 
     def __call__(self, chunk: Chunk) -> tuple[Chunk, pd.DataFrame]:
         """The chunk, and the output table of its rows."""
@@ -87,10 +105,7 @@ class ChunkPredictor:
 
     def finish(self, done: ReadChunk) -> tuple[Chunk, pd.DataFrame]:
         """The same of a chunk whose molecules have been read."""
-        chunk, predictions = done.chunk, self.predictor.predict_read(done.read, self.confidence)
-        for i, problem in done.problems.items():
-            predictions.status[i] = problem
-        frame = table(self.predictor.bundle, done.smiles, predictions)
+        chunk, frame = done.chunk, self.table(done)
         if self.read.reader.named:
             frame.insert(0, "name", np.array([row.name for row in chunk.rows], dtype=object))
         frame.insert(0, "row", np.arange(chunk.start + 1, chunk.start + len(chunk.rows) + 1))
@@ -105,54 +120,13 @@ class ChunkPredictor:
         """Chunks in order; see run_stream for the processes.
 
         On a CPU each process does all of a chunk, with one thread: no part of the work waits for another, and the bits
-        do not depend on the number of processes. With a GPU the processes read the molecules, and this one predicts.
+        do not depend on the number of processes. With a GPU the processes read the molecules, and this one does the
+        rest.
         """
-        if self.predictor.device.type == "cpu":
+        if self.device.type == "cpu":
             yield from run_stream(self, chunks, jobs, forked=True)
         else:
             yield from map(self.finish, run_stream(self.read, chunks, jobs, forked=False))
-
-
-def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.DataFrame:
-    """The output table, a row per molecule.
-
-    Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
-    `T_class` and `T_possible`, the classes that cannot be excluded; then `in_domain`, `nearest`, `similarity`,
-    `distance`, `status`, and of a model that reads xTB `xtb`: ok, or why the molecule has no such values. With several
-    writings `T_writings` too.
-    """
-    columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
-    ok = np.array([status == OK for status in predictions.status], dtype=bool)
-    for k, target in enumerate(_target_columns(bundle)):
-        columns[target] = predictions.y_pred[:, k]
-        if predictions.intervals is not None:
-            columns[f"{target}_low"], columns[f"{target}_high"] = predictions.intervals[:, k].T
-        if predictions.writings_std is not None:
-            columns[f"{target}_writings"] = predictions.writings_std[:, k]
-        if predictions.predicted_class is not None and predictions.sets is not None:
-            columns[f"{target}_class"] = pd.array(predictions.predicted_class[:, k], dtype="Int64")
-            labels = np.array(["none", "0", "1", "0 or 1"])
-            columns[f"{target}_possible"] = np.where(ok, labels[predictions.sets[:, k] @ np.array([1, 2])], "")
-    columns["in_domain"] = np.where(ok, np.where(predictions.domain.inside, "yes", "no"), "")
-    columns["nearest"] = np.array(predictions.nearest, dtype=object)
-    columns["similarity"], columns["distance"] = predictions.domain.similarity, predictions.domain.distance
-    columns["status"] = np.array(predictions.status, dtype=object)
-    if predictions.xtb is not None:
-        columns["xtb"] = np.where(ok, [failure or OK for failure in predictions.xtb], "")
-    return pd.DataFrame(columns)
-
-
-def _target_columns(bundle: Bundle) -> list[str]:
-    """The columns of the targets: their names, with a suffix where a column of that name exists."""
-    taken, names = set(_COLUMNS), []
-    for name in bundle.targets:
-        while taken & (
-            columns := {name, *(f"{name}_{end}" for end in ("low", "high", "writings", "class", "possible"))}
-        ):
-            name = f"{name}_predicted"
-        taken |= columns
-        names.append(name)
-    return names
 
 
 def _next_chunk(rows: Iterator[InputRow], size: int) -> list[InputRow]:
