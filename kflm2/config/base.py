@@ -89,9 +89,10 @@ class InferenceConfig(StageConfig):
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
     """Folder that `kflm2 train --save` wrote."""
     molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
-    """A .csv, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
-    smiles_column: str = "smiles"
-    """Of a table: its column of SMILES."""
+    """A .csv, .xlsx, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
+    smiles_column: str | None = None
+    """Of a table: its column of SMILES; default the one that the model was trained on, else smiles, or the only one
+    with this word in its name."""
     name_column: str | None = None
     """Of a table: a column that is copied to the output, such as an id."""
     llm: str | None = None
@@ -104,7 +105,9 @@ class InferenceConfig(StageConfig):
     def check(self) -> None:
         """Refuse values that cannot work."""
         if not self.molecules:
-            raise SettingError("give molecules: a .csv, .smi, .sdf or .parquet file, - for standard input, or SMILES")
+            raise SettingError(
+                "give molecules: a .csv, .xlsx, .smi, .sdf or .parquet file, - for standard input, or SMILES"
+            )
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class StreamConfig(InferenceConfig):
 
     out: Path | None = None
     """File to write; None for standard output."""
+    keep_columns: bool = True
+    """Copy the other columns of a table to the output; where a name is taken there, with _given after it."""
     shard: str | None = None
     """I/N: the I-th of N equal shares of the rows, for N processes with a file each."""
     jobs: int | None = None

@@ -28,6 +28,7 @@ from safetensors.numpy import save_file
 
 from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
+from kflm2.data.columns import SMILES
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error
 from kflm2.featurize import descriptors, graphs, xtb
@@ -99,6 +100,23 @@ class Bundle:
     def descriptor_names(self) -> tuple[str, ...]:
         """Names of the descriptors' columns."""
         return names_of(self.config.read_descriptors, self.source)
+
+    @property
+    def smiles_column(self) -> str:
+        """The column of SMILES of the table that the model was trained on."""
+        made = self.provenance.get("config")
+        column = made.get("smiles_column") if isinstance(made, dict) else None
+        return column if isinstance(column, str) else SMILES
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Of each target the words of class 0 and of class 1."""
+        made = self.provenance.get("dataset")
+        words = made.get("classes") if isinstance(made, dict) else None
+        if not isinstance(words, list) or len(words) != len(self.targets):
+            words = []
+        pairs = [tuple(map(str, pair)) if isinstance(pair, list) else () for pair in words]
+        return tuple((pair[0], pair[1]) if len(pair) == 2 else ("0", "1") for pair in pairs or [()] * len(self.targets))
 
     def embedder(self, device: torch.device) -> Embedder | None:
         """What computes the states that the models read; None for models without an LLM."""

@@ -108,8 +108,21 @@ class ChunkModel(ABC):
         chunk, frame = done.chunk, self.table(done)
         if self.read.reader.named:
             frame.insert(0, "name", np.array([row.name for row in chunk.rows], dtype=object))
+        self._insert_kept(frame, chunk)
         frame.insert(0, "row", np.arange(chunk.start + 1, chunk.start + len(chunk.rows) + 1))
         return chunk, frame
+
+    def _insert_kept(self, frame: pd.DataFrame, chunk: Chunk) -> None:
+        """Copy the other columns of the input, after the SMILES."""
+        place, taken = frame.columns.get_loc("smiles"), {"row", *frame.columns}
+        assert isinstance(place, int)
+        for i, name in enumerate(self.read.reader.keep):
+            while name in taken:
+                name += "_given"
+            taken.add(name)
+            # a row that does not fit the header has no cells
+            cells = [row.cells[i] if row.cells else "" for row in chunk.rows]
+            frame.insert(place := place + 1, name, np.array(cells, dtype=object))
 
     @property
     def chunk_size(self) -> int:
@@ -136,7 +149,7 @@ def _next_chunk(rows: Iterator[InputRow], size: int) -> list[InputRow]:
     for row in rows:
         chunk.append(row)
         # a line of an SDF stands for an atom or a bond, as a character of a SMILES does
-        characters += (row.text.count("\n") or len(row.text)) + len(row.name)
+        characters += (row.text.count("\n") or len(row.text)) + len(row.name) + sum(map(len, row.cells))
         if len(chunk) == size or characters >= _CHUNK_CHARACTERS:
             break
     return chunk

@@ -45,7 +45,9 @@ def open_input(config: StreamConfig, writings: int = 1) -> tuple[MoleculeReader,
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkModel.stream
     bundle = load_bundle(config.model, config.llm, device)
-    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    reader = MoleculeReader.of(
+        config.molecules, config.smiles_column, config.name_column, bundle.smiles_column, config.keep_columns
+    )
     if config.out is not None:
         _check_output(config.out, reader, config.model)
     return reader, Predictor(bundle, device, config.max_atoms, config.max_tokens, writings)
@@ -193,7 +195,9 @@ def _write_locked(
     out, digest = config.out, job.reader.digest()
     assert out is not None
     # of everything that the rows depend on: another command must not continue this one's file
-    shared = (config.shard, config.name_column, config.smiles_column, config.max_atoms, config.max_tokens)
+    reader = job.reader
+    columns = (reader.smiles_column, reader.name_column, reader.keep)
+    shared = (config.shard, *columns, config.max_atoms, config.max_tokens)
     inputs = [digest, sha256_file(config.model / "bundle.json"), version("rdkit"), *map(str, (*shared, *settings))]
     command_digest = sha256_texts(inputs)
     rows, size, statuses = _saved_progress(part, journal, command_digest if digest else "")

@@ -10,25 +10,28 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from kflm2.data import sdf
+from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.molecules import smiles_of_block
-from kflm2.data.tables import find_header
-from kflm2.errors import DataError, MoleculeError
+from kflm2.data.tables import column_names, find_header, read_xlsx
+from kflm2.errors import DataError, MoleculeError, did_you_mean
 from kflm2.files import sha256_file
 
-Format = Literal["csv", "smi", "sdf", "parquet", "words"]
+Format = Literal["csv", "xlsx", "smi", "sdf", "parquet", "words"]
 
 _SUFFIXES: dict[str, Format] = {
     **dict.fromkeys((".csv", ".tsv", ".txt"), "csv"),
+    **dict.fromkeys((".xlsx", ".xlsm"), "xlsx"),
     **dict.fromkeys((".smi", ".smiles"), "smi"),
     **dict.fromkeys((".sdf", ".sd"), "sdf"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
+_TABLES = ("csv", "xlsx", "parquet")
 _HEAD = 1 << 16
 _LONGEST_CELL = 1 << 26
 
@@ -43,6 +46,8 @@ class InputRow:
     """Name of the molecule in the input."""
     problem: str = ""
     """Reason why there is no text."""
+    cells: tuple[str, ...] = ()
+    """Of the columns that are copied to the output; () of a row that does not fit the header."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,28 @@ class MoleculeReader:
     """Column of a table."""
     name_column: str | None = None
     """Column of a table; None for no names."""
+    keep: tuple[str, ...] = ()
+    """Further columns of a table, whose cells the rows bring along."""
 
     @staticmethod
-    def of(words: tuple[str, ...], smiles_column: str, name_column: str | None) -> "MoleculeReader":
+    def of(
+        words: tuple[str, ...],
+        smiles_column: str | None,
+        name_column: str | None,
+        model_column: str = SMILES,
+        keep: bool = False,
+    ) -> "MoleculeReader":
         """The reader of command-line arguments: one file, `-` for standard input, or SMILES.
 
+        Args:
+            words: the arguments.
+            smiles_column: of a table; None to find it.
+            name_column: of a table.
+            model_column: the column of SMILES in the table that the model was trained on, which is tried first.
+            keep: whether the rows bring along the cells of all other columns.
+
         Raises:
-            DataError: a file that is missing, or of an unknown format.
+            DataError: a file that is missing, or of an unknown format, or a column that is not clear.
         """
         if words == ("-",):
             return MoleculeReader("smi")
@@ -78,11 +98,38 @@ class MoleculeReader:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
-            return MoleculeReader(file_format, path, smiles_column=smiles_column, name_column=name_column)
+            reader = MoleculeReader(file_format, path, (), smiles_column or model_column, name_column)
+            return reader._with_columns(smiles_column is not None, keep) if file_format in _TABLES else reader
         if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
         # the shell may pass bytes that are no UTF-8
         return MoleculeReader("words", words=tuple(os.fsencode(word).decode(errors="replace") for word in words))
+
+    def _with_columns(self, fixed: bool, keep: bool) -> "MoleculeReader":
+        """The same with the column of SMILES found, unless it is fixed, and the columns to keep."""
+        assert self.path is not None
+        names = self._column_names()
+        column = self.smiles_column if fixed or self.smiles_column in names else find_smiles(self.path, names)
+        others = [name for name in names if name and names.count(name) == 1 and name not in (column, self.name_column)]
+        return replace(self, smiles_column=column, keep=tuple(others) if keep else ())
+
+    def _column_names(self) -> list[str]:
+        assert self.path is not None
+        if self.format == "parquet":
+            with self._parquet_errors():
+                return [str(name) for name in parquet_file(self.path).schema_arrow.names]
+        if self.format == "xlsx":
+            return column_names(self.path)
+        with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
+            head = file.read(_HEAD)
+        if not head.strip():
+            raise DataError(f"{self.path} is empty")
+        # the delimiter is one that gives a column that is asked for
+        asked = [self.smiles_column, *([self.name_column] if self.name_column else [])]
+        try:
+            return find_header(self.path, head, asked)[1]
+        except DataError:
+            return find_header(self.path, head, [])[1]
 
     @property
     def named(self) -> bool:
@@ -119,6 +166,10 @@ class MoleculeReader:
             yield from map(InputRow, self.words)
         elif self.format == "parquet":
             yield from self._parquet_rows()
+        elif self.format == "xlsx":
+            assert self.path is not None
+            table = read_xlsx(self.path, self._wanted())
+            yield from map(self._row, zip(*(table.columns[name] for name in self._wanted()), strict=True))
         elif self.path is None:
             # invalid UTF-8 can only misspell a name
             yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
@@ -164,7 +215,7 @@ class MoleculeReader:
                     problem = f"a row of {len(cells)} cells, where the header has {len(header)}"
                     yield InputRow(name=name, problem=problem)
                 else:
-                    yield InputRow(*(cells[index] for index in indices))
+                    yield self._row([cells[index] for index in indices])
         except csv.Error as error:
             raise DataError(f"{self.path}: line {reader.line_num} cannot be read as CSV: {error}") from None
         finally:
@@ -176,19 +227,19 @@ class MoleculeReader:
             for batch in self._open_parquet().iter_batches(batch_size=1024, columns=wanted):
                 columns = [batch.column(name).to_pylist() for name in wanted]
                 for cells in zip(*columns, strict=True):
-                    yield InputRow(*map(_text, cells))
+                    yield self._row(list(map(_text, cells)))
 
     def _open_parquet(self) -> Any:
-        from pyarrow import parquet
-
         assert self.path is not None
         with self._parquet_errors():
-            file = parquet.ParquetFile(self.path)
+            file = parquet_file(self.path)
         names = file.schema_arrow.names
         for name in self._wanted():
             if (count := names.count(name)) != 1:
-                columns = f"{count} columns are" if count else "no column is"
-                raise DataError(f"{self.path}: {columns} named {name!r}; it has: {', '.join(map(repr, names))}")
+                there = f"it has: {', '.join(map(repr, names))}"
+                if count:
+                    raise DataError(f"{self.path}: {count} columns are named {name!r}; {there}")
+                raise DataError(f"{self.path}: no column {name!r}{did_you_mean(name, names)}; {there}")
         return file
 
     @contextlib.contextmanager
@@ -202,7 +253,19 @@ class MoleculeReader:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
     def _wanted(self) -> list[str]:
-        return [self.smiles_column, *([self.name_column] if self.name_column else [])]
+        return [self.smiles_column, *([self.name_column] if self.name_column else []), *self.keep]
+
+    def _row(self, cells: Sequence[str]) -> InputRow:
+        """Of the cells of the wanted columns."""
+        first = 1 + (self.name_column is not None)
+        return InputRow(cells[0], cells[1] if self.name_column else "", cells=tuple(cells[first:]))
+
+
+def parquet_file(path: Path) -> Any:
+    """pyarrow's reader of a Parquet file."""
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path)
 
 
 def _encoding(path: Path) -> str:

@@ -149,7 +149,8 @@ def settings_and_data(
         "task": dataset.task,
     }
     settings = method_settings(config)
-    settings.pop("target_columns", None)  # the targets, where they are not the default
+    for name in ("target_columns", "kind", "smiles_column"):
+        settings.pop(name, None)  # in the data, or in the split; older results have them only where they were given
     return {**data, **settings, "model": model, "LLM": None if llm is None else dataclasses.asdict(llm)}
 
 

@@ -120,24 +120,29 @@ def test_it_learns_labels_and_the_teachers_predictions_and_nothing_of_the_test_p
 
 def test_more_unlabelled_molecules_bring_a_student_nearer_to_its_teacher(tmp_path: Path) -> None:
     teacher = _train(
-        tmp_path / "model", "--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "200", "--epochs", "30"
+        tmp_path / "model", "--dataset", "SAMPL", "--model", "gcn_indepent", "--limit", "200", "--epochs", "60"
     )
     bundle = load_bundle(teacher)
-    config = DistillConfig(model=teacher, save=tmp_path / "s", epochs=30, graph_width=32, graph_depth=2)
+    config = DistillConfig(model=teacher, save=tmp_path / "s", epochs=60, graph_width=32, graph_depth=2)
     student = distill.student_config(bundle, config)
     molecules = distill.labelled(bundle, student, CPU)
     split = distill.same_split(bundle, student, molecules)
     prepared = Prepared(molecules, Features(graphs=build_graphs(molecules.smiles)), None, {})
     others = [text for text in SAMPL["smiles"][200:] if len(text) > 4]
     smiles, y_teacher = distill.taught(Predictor(bundle), others, jobs=1)
-    unseen, y_unseen = smiles[200:], y_teacher[200:]
-    distance = []
-    for count in (5, 200):
-        extended = distill.with_unlabelled(prepared, split, smiles[:count], y_teacher[:count])
-        (model,) = distill._fit(student, *extended, CPU)
-        y_pred = model.predict(Features(graphs=build_graphs(unseen)))
-        distance.append(np.sqrt(np.mean((y_pred - y_unseen) ** 2)))
-    assert distance[1] < 0.8 * distance[0]
+    # of one draw the ratio differs from machine to machine by more than what is to be shown
+    distance = np.zeros((2, 2))
+    for draw in range(2):
+        order = np.random.default_rng(draw).permutation(len(smiles))
+        unseen = order[200:]
+        for i, count in enumerate((5, 200)):
+            rows = order[:count]
+            extended = distill.with_unlabelled(prepared, split, [smiles[row] for row in rows], y_teacher[rows])
+            (model,) = distill._fit(student, *extended, CPU)
+            y_pred = model.predict(Features(graphs=build_graphs([smiles[row] for row in unseen])))
+            distance[draw, i] = np.sqrt(np.mean((y_pred - y_teacher[unseen]) ** 2))
+    few, many = distance.mean(axis=0)
+    assert many < 0.8 * few
 
 
 def test_classes_are_learnt_from_probabilities(tmp_path: Path, corpus: Path) -> None:

@@ -108,6 +108,29 @@ def test_a_bundle_gives_the_predictions_of_its_run(tmp_path: Path, pipeline: lis
     assert np.array_equal(result.intervals[:, 0].mean(axis=1).round(6), result.y_pred[:, 0].round(6))
 
 
+def test_a_table_is_predicted_with_its_columns_and_words_of_classes(tmp_path: Path) -> None:
+    words = np.where(np.arange(60) % 3 == 0, "active", "inactive")
+    table = pd.DataFrame({"Mol_SMILES": SMILES[:60], "outcome": words, "batch": np.arange(60)})
+    table.to_csv(tmp_path / "t.csv", index=False, sep=";")
+    folder = _train(
+        tmp_path / "model", "--model", "gcn_indepent", "--target-columns", "outcome", csv=tmp_path / "t.csv"
+    )
+    (tmp_path / "new.csv").write_text("Mol_SMILES,outcome,batch,status,smiles_2\nCCO,active,5,a,C\nC(,,6,b,C\n1,2\n")
+    assert _predict(folder, tmp_path / "new.csv", "-o", tmp_path / "out.csv") == 3
+    predicted = pd.read_csv(tmp_path / "out.csv", dtype=str, keep_default_na=False)
+    assert list(predicted.columns)[:8] == (
+        ["row", "smiles", "outcome_given", "batch", "status_given", "smiles_2", "outcome", "outcome_class"]
+    )
+    assert predicted["smiles"].tolist() == ["CCO", "C(", ""]
+    assert predicted["outcome_given"].tolist() == ["active", "", ""] and predicted["batch"].tolist() == ["5", "6", ""]
+    assert predicted["outcome_class"].isin(["active", "inactive", ""]).all() and predicted["outcome_class"][1] == ""
+    assert predicted["outcome_possible"][0] in ("none", "active", "inactive", "inactive or active")
+    assert _predict(folder, tmp_path / "new.csv", "--no-keep-columns", "-o", tmp_path / "few.csv") == 3
+    few = pd.read_csv(tmp_path / "few.csv", dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(few, predicted[few.columns])
+    assert "batch" not in few
+
+
 def test_classification_with_missing_labels_and_its_model_card(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, size=(80, 2)).astype(object)
@@ -119,7 +142,10 @@ def test_classification_with_missing_labels_and_its_model_card(tmp_path: Path) -
     assert _predict(folder, "CCO", "C((", "c1ccccc1", "-o", tmp_path / "out.csv") == 3
     predictions = pd.read_csv(tmp_path / "out.csv", dtype={"b_class": "Int64"})
     # a target with the name of a column of the output is renamed
-    assert list(predictions.columns[2:5]) == ["status_predicted", "status_predicted_class", "status_predicted_possible"]
+    names = [f"status_predicted{end}" for end in ("", "_class", "_threshold", "_possible")]
+    assert list(predictions.columns[2:6]) == names
+    threshold = load_bundle(folder).thresholds[0]
+    np.testing.assert_allclose(predictions[names[2]], [threshold, np.nan, threshold], rtol=1e-5)
     assert predictions["status"].str.startswith("ok").tolist() == [True, False, True]
     assert predictions["b"].dropna().between(0, 1).all() and predictions["b"].isna().tolist() == [False, True, False]
     assert set(predictions["b_possible"].dropna()) <= {"none", "0", "1", "0 or 1"}

@@ -64,7 +64,7 @@ def run(config: ExplainConfig) -> int:
     device = choose_device(config.device)
     bundle = load_bundle(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
-    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column)
+    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column, bundle.smiles_column)
     limit = None if reader.format == "words" else config.limit
     _clear(config.out)
     frames, records = [pd.DataFrame(columns=list(_COLUMNS))], []

@@ -36,7 +36,8 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     """The output table, a row per molecule.
 
     Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
-    `T_class` and `T_possible`, the classes that cannot be excluded; then `in_domain`, `nearest`, `similarity`,
+    `T_class`, the probability `T_threshold` from which class 1 is called, and `T_possible`, the classes that cannot be
+    excluded; then `in_domain`, `nearest`, `similarity`,
     `distance`, `status`, and of a model that reads xTB `xtb`: ok, or why the molecule has no such values. With several
     writings `T_writings` too.
     """
@@ -49,8 +50,10 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
         if predictions.writings_std is not None:
             columns[f"{target}_writings"] = predictions.writings_std[:, k]
         if predictions.predicted_class is not None and predictions.sets is not None:
-            columns[f"{target}_class"] = pd.array(predictions.predicted_class[:, k], dtype="Int64")
-            labels = np.array(["none", "0", "1", "0 or 1"])
+            first, second = bundle.classes[k]
+            labels = np.array(["none", first, second, f"{first} or {second}"])
+            columns[f"{target}_class"] = _classes(predictions.predicted_class[:, k], (first, second))
+            columns[f"{target}_threshold"] = np.where(ok, bundle.thresholds[k], np.nan)
             columns[f"{target}_possible"] = np.where(ok, labels[predictions.sets[:, k] @ np.array([1, 2])], "")
     columns["in_domain"] = np.where(ok, np.where(predictions.domain.inside, "yes", "no"), "")
     columns["nearest"] = np.array(predictions.nearest, dtype=object)
@@ -61,12 +64,23 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     return pd.DataFrame(columns)
 
 
+def _classes(called: np.ndarray, words: tuple[str, str]) -> object:
+    """0 and 1 as numbers, other classes as their words; missing where there is no prediction."""
+    numbers = pd.array(called, dtype="Int64")
+    if words == ("0", "1"):
+        return numbers
+    return np.array(["" if number is pd.NA else words[number] for number in numbers], dtype=object)
+
+
 def _target_columns(bundle: Bundle) -> list[str]:
     """The columns of the targets: their names, with a suffix where a column of that name exists."""
     taken, names = set(_COLUMNS), []
     for name in bundle.targets:
         while taken & (
-            columns := {name, *(f"{name}_{end}" for end in ("low", "high", "writings", "class", "possible"))}
+            columns := {
+                name,
+                *(f"{name}_{end}" for end in ("low", "high", "writings", "class", "threshold", "possible")),
+            }
         ):
             name = f"{name}_predicted"
         taken |= columns

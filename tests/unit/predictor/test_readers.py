@@ -27,6 +27,26 @@ def _rows(reader: MoleculeReader) -> list[tuple[str, str]]:
     return rows
 
 
+def test_the_column_of_smiles_is_the_models_or_the_only_one_and_the_others_come_along(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id": [7, 8], "Canonical_SMILES": ["CCO", "C,C"], "mol": ["CN", "CC"], "y": [0.5, None]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    for name in ("a.csv", "a.parquet", "a.xlsx"):
+        words = (str(tmp_path / name),)
+        reader = MoleculeReader.of(words, None, "id", "mol", keep=True)
+        assert (_rows(reader), reader.keep) == ([("CN", "7"), ("CC", "8")], ("Canonical_SMILES", "y"))
+        assert [row.cells[0] for row in reader.rows()] == ["CCO", "C,C"]
+        found = MoleculeReader.of(words, None, None, "other", keep=True)
+        assert (_rows(found), found.keep) == ([("CCO", ""), ("C,C", "")], ("id", "mol", "y"))
+        assert MoleculeReader.of(words, "mol", None).keep == ()
+        with pytest.raises(DataError, match=r"no column 'smile'"):
+            list(MoleculeReader.of(words, "smile", None).rows())
+    frame.assign(smiles_2="C").to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(DataError, match=r"which column holds the SMILES: 'Canonical_SMILES', 'smiles_2'\?"):
+        MoleculeReader.of((str(tmp_path / "b.csv"),), None, None)
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_of_any_delimiter_and_encoding(tmp_path: Path, delimiter: str, encoding: str) -> None:
@@ -112,10 +132,11 @@ def test_command_line_arguments_are_smiles() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("a.csv", "SMILES,x\nC,1\n", "no column 'smiles'; it has: 'SMILES', 'x'"),
+        ("a.csv", "SMILES,x\nC,1\n", "no column 'smiles' (did you mean 'SMILES'?); it has: 'SMILES', 'x'"),
         ("a.csv", "", "is empty"),
         ("a.csv", 'smiles\n"C\n', "line 2 cannot be read as CSV: unexpected end of data"),
-        ("a.xlsx", "no", "unknown format; .csv, "),
+        ("a.xlsx", "no", "cannot be read as a spreadsheet"),
+        ("a.ods", "no", "unknown format; .csv, "),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
@@ -130,7 +151,7 @@ def test_an_unreadable_parquet_file_is_an_error_of_count(tmp_path: Path) -> None
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         _reader(tmp_path / "a.parquet").count()
     pd.DataFrame({"s": ["C"]}).to_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="no column is named 'smiles'; it has: 's'"):
+    with pytest.raises(DataError, match="no column 'smiles'; it has: 's'"):
         _reader(tmp_path / "b.parquet").count()
 
 
