@@ -168,7 +168,7 @@ def _decode(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
+def find_header(path: Path | str, text: str, wanted: list[str]) -> tuple[str, list[str]]:
     """The delimiter and the column names; see read_csv."""
     headers, problem = {}, ""
     for delimiter in _DELIMITERS:

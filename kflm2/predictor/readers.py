@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from kflm2.data import sdf
 from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import find_header
 from kflm2.errors import DataError, MoleculeError
-from kflm2.files import sha256_file
+from kflm2.files import sha256_file, sha256_texts
 
 Format = Literal["csv", "smi", "sdf", "parquet", "words"]
 
@@ -47,17 +47,19 @@ class InputRow:
 
 @dataclass(frozen=True)
 class MoleculeReader:
-    """A source of molecules: a file, standard input, or the command line."""
+    """A source of molecules: a file, a text, standard input, or the command line."""
 
     format: Format
     path: Path | None = None
-    """None for standard input."""
+    """None for a text and for standard input."""
     words: tuple[str, ...] = ()
     """SMILES on the command line."""
     smiles_column: str = "smiles"
     """Column of a table."""
     name_column: str | None = None
     """Column of a table; None for no names."""
+    text: str | None = None
+    """What a .csv, .smi or .sdf file would hold, where there is no file."""
 
     @staticmethod
     def of(words: tuple[str, ...], smiles_column: str, name_column: str | None) -> "MoleculeReader":
@@ -91,6 +93,8 @@ class MoleculeReader:
 
     def digest(self) -> str:
         """SHA-256 of the input; '' for standard input, which cannot be read twice."""
+        if self.text is not None:
+            return sha256_texts([self.text])
         if self.format == "words":
             return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
         return "" if self.path is None else sha256_file(self.path)
@@ -103,7 +107,7 @@ class MoleculeReader:
         """
         if self.format == "words":
             return len(self.words)
-        if self.path is None:
+        if self.path is None and self.text is None:
             return None
         if self.format == "parquet":
             return int(self._open_parquet().metadata.num_rows)
@@ -119,15 +123,14 @@ class MoleculeReader:
             yield from map(InputRow, self.words)
         elif self.format == "parquet":
             yield from self._parquet_rows()
+        elif self.text is not None:
+            yield from self._text_rows(io.StringIO(self.text, newline=""))
         elif self.path is None:
             # invalid UTF-8 can only misspell a name
             yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
         else:
             with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
-                if self.format == "csv":
-                    yield from self._csv_rows(file)
-                else:
-                    yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
+                yield from self._text_rows(file)
 
     def smiles(self, row: InputRow) -> str:
         """The SMILES of a row.
@@ -139,13 +142,18 @@ class MoleculeReader:
             raise MoleculeError(row.problem)
         return smiles_of_block(row.text) if self.format == "sdf" else row.text.strip()
 
-    def _csv_rows(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
-        assert self.path is not None
-        wanted = self._wanted()
+    def _text_rows(self, file: TextIO) -> Iterator[InputRow]:
+        if self.format == "csv":
+            yield from self._csv_rows(file)
+        else:
+            yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
+
+    def _csv_rows(self, file: TextIO) -> Iterator[InputRow]:
+        source, wanted = self.path or "the table", self._wanted()
         head = file.read(_HEAD)
         if not head.strip():
-            raise DataError(f"{self.path} is empty")
-        delimiter, header = find_header(self.path, head, wanted)
+            raise DataError(f"{source} is empty")
+        delimiter, header = find_header(source, head, wanted)
         file.seek(0)
         indices = [header.index(name) for name in wanted]
         old_limit = csv.field_size_limit(_LONGEST_CELL)
@@ -166,7 +174,7 @@ class MoleculeReader:
                 else:
                     yield InputRow(*(cells[index] for index in indices))
         except csv.Error as error:
-            raise DataError(f"{self.path}: line {reader.line_num} cannot be read as CSV: {error}") from None
+            raise DataError(f"{source}: line {reader.line_num} cannot be read as CSV: {error}") from None
         finally:
             csv.field_size_limit(old_limit)
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -26,12 +25,11 @@ from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, Predictor
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.predict.chunks import Chunk, ChunkPredictor, ChunkReader, chunks
+from kflm2.stages.predict.formats import as_arrow, as_csv
 from kflm2.trainers.jobs import default_jobs
 
 _ROW_GROUP = 65_536
 """Rows in a row group of a Parquet file."""
-_SPECIAL = re.compile(r'[",\r\n]')
-"""Characters for which a cell of a CSV file is quoted."""
 _MOST_REASONS = 5
 """Reasons for missing predictions that are printed."""
 Encode = Callable[[pd.DataFrame, bool], bytes]
@@ -87,7 +85,7 @@ def _print_rows(job: "_PredictionJob") -> Counter[str]:
         sys.stdout.write(data.decode())
         sys.stdout.flush()
 
-    return job.write(write, _as_csv, job.first, Counter())
+    return job.write(write, as_csv, job.first, Counter())
 
 
 class _PredictionJob:
@@ -140,38 +138,6 @@ class _PredictionJob:
                     journal(end if self.last is None else min(end, self.last), statuses)
                 bar.update(len(rows))
         return statuses
-
-
-def _as_csv(table: pd.DataFrame, header: bool) -> bytes:
-    """CSV, UTF-8; a cell with a comma, a quote or a line break, which a carriage return is too, is quoted."""
-    columns = [_csv_cells(table[name]) for name in table]
-    rows = [table.columns.tolist()] if header else []
-    rows += zip(*columns, strict=True)
-    return "".join(",".join(map(_quoted, cells)) + "\n" for cells in rows).encode()
-
-
-def _csv_cells(column: pd.Series) -> list[str]:
-    if column.dtype.kind == "f":
-        # six digits are more than the accuracy of any model
-        return ["" if math.isnan(value) else f"{value:.6g}" for value in column.tolist()]
-    return ["" if value is pd.NA else str(value) for value in column.tolist()]
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if _SPECIAL.search(cell) else cell
-
-
-def _as_arrow(table: pd.DataFrame, header: bool) -> bytes:
-    """Messages of an Arrow stream, which can be appended to a file and cut off; numbers have the digits of the CSV."""
-    import pyarrow as pa
-
-    types = {"i": pa.int64(), "f": pa.float64()}
-    schema = pa.schema([(name, types.get(table[name].dtype.kind, pa.string())) for name in table])
-    if header:
-        return schema.serialize().to_pybytes()
-    numbers = [name for name in table if table[name].dtype.kind == "f"]
-    rounded = table.assign(**{name: [float(f"{value:.6g}") for value in table[name].tolist()] for name in numbers})
-    return pa.RecordBatch.from_pandas(rounded, schema, preserve_index=False).serialize().to_pybytes()
 
 
 class _ProgressJournal:
@@ -233,7 +199,7 @@ def _write_locked(config: PredictConfig, job: _PredictionJob, part: Path, journa
             if rows:
                 print(f"going on after row {rows} of {part}", file=sys.stderr)
             record = _ProgressJournal(journal, command_digest, file)
-            encode = _as_csv if out.suffix.lower() == ".csv" else _as_arrow
+            encode = as_csv if out.suffix.lower() == ".csv" else as_arrow
             job.write(file.write, encode, rows or job.first, statuses, record)
         _finish_output(part, out)
     except OSError as error:
