@@ -124,7 +124,7 @@ class MoleculeReader:
         elif self.format == "parquet":
             yield from self._parquet_rows()
         elif self.text is not None:
-            yield from self._text_rows(io.StringIO(self.text, newline=""))
+            yield from self._text_rows(io.StringIO(self.text.removeprefix("\ufeff"), newline=""))
         elif self.path is None:
             # invalid UTF-8 can only misspell a name
             yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))

@@ -1,11 +1,8 @@
-// The molecules of the dataset that is shown; an image of SVG can run no script, whatever it holds.
+"use strict";
+// The molecules of the dataset that is shown.
 let molecules = { smiles: [], svg: {}, size: [1, 1], scale: 1 };
 function picture(mol) {
-  const inside = molecules.svg[mol];
-  if (!inside) return null;
-  const box = molecules.size.map((side) => side * molecules.scale).join(" ");
-  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${molecules.size[0]}" height="${molecules.size[1]}" fill-rule="evenodd">${inside}</svg>`;
-  return el("img", { class: "mol", alt: `structure of ${molecules.smiles[mol]}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
+  return drawing(molecules.svg[mol], molecules.size, molecules.scale, molecules.smiles[mol]);
 }
 
 // One card for all dots of all plots.

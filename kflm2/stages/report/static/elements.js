@@ -33,7 +33,7 @@ function pairs(list) {
 }
 
 /** A table that is sorted by the buttons in its head.
- *  columns: {label, number, long, text(row), value(row), node(row)}; the first one names the row.
+ *  columns: {label, number, long, cell, text(row), value(row), node(row)}; the first one names the row; cell is a class.
  *  sorted: [column, whether downwards] to begin with. Returns the table and a hint that is shown where it is too wide. */
 function table(label, columns, rows, { tall = false, on = () => false, sorted = null } = {}) {
   const body = el("tbody");
@@ -43,7 +43,7 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
   const lines = rows.map((row) => el("tr", { class: on(row) ? "on" : null }, columns.map((column, index) => {
     const inside = column.node ? column.node(row) : column.text(row);
     if (index === 0) return el("th", { scope: "row" }, inside);
-    return el("td", { class: column.number ? "number" : column.long ? "long" : null }, inside);
+    return el("td", { class: column.number ? "number" : column.long ? "long" : column.cell || null }, inside);
   })));
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   function sort(index, way) {
@@ -67,4 +67,12 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
   const hint = el("p", { class: "hint", hidden: true }, "Scroll the table sideways for more columns \u2192");
   new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth; }).observe(box);
   return [hint, box];
+}
+
+/** A molecule from the paths that the program drew; an image of SVG can run no script, whatever it holds. */
+function drawing(paths, size, scale, smiles) {
+  if (!paths) return null;
+  const box = size.map((side) => side * scale).join(" ");
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${size[0]}" height="${size[1]}" fill-rule="evenodd">${paths}</svg>`;
+  return el("img", { class: "mol", alt: `structure of ${smiles}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
 }
