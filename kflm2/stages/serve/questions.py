@@ -1,8 +1,19 @@
 """The JSON of requests and replies; FastAPI checks and documents it."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can write half of a surrogate pair, which no answer can repeat
+        raise ValueError("a character that is not of Unicode") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 
 
 class _Question(BaseModel):
@@ -12,13 +23,13 @@ class _Question(BaseModel):
 class PredictQuestion(_Question):
     """Molecules to predict: `smiles`, or a `text` of a `format`."""
 
-    smiles: list[str] | None = Field(None, description="SMILES, one for each molecule", examples=[["CCO", "c1ccccc1"]])
-    text: str | None = Field(None, description="the content of a table, instead of smiles")
+    smiles: list[Text] | None = Field(None, description="SMILES, one for each molecule", examples=[["CCO", "c1ccccc1"]])
+    text: Text | None = Field(None, description="the content of a table, instead of smiles")
     format: Literal["smi", "csv", "sdf"] = Field(
         "smi", description="of text: smi (one SMILES a line, a name after a blank), csv (with a header) or sdf"
     )
-    smiles_column: str = Field("smiles", description="of a csv: its column of SMILES")
-    name_column: str | None = Field(None, description="of a csv: its column of names; null for none")
+    smiles_column: Text = Field("smiles", description="of a csv: its column of SMILES")
+    name_column: Text | None = Field(None, description="of a csv: its column of names; null for none")
     drawings: bool = Field(False, description="whether each row has the paths of a drawing, as SVG")
 
     @model_validator(mode="after")
@@ -38,9 +49,9 @@ class PredictQuestion(_Question):
 class ExplainQuestion(_Question):
     """A molecule whose prediction is explained."""
 
-    smiles: str = Field(description="of the molecule", examples=["CCO"])
-    name: str = Field("", description="shown in the picture", max_length=1000)
-    target: str | None = Field(None, description="one of the model's targets; null for the first")
+    smiles: Text = Field(description="of the molecule", examples=["CCO"])
+    name: Text = Field("", description="shown in the picture", max_length=1000)
+    target: Text | None = Field(None, description="one of the model's targets; null for the first")
 
 
 class Predictions(BaseModel):

@@ -59,6 +59,8 @@ class Worker:
             BrokenError: the process ended, or has a fault.
         """
         with self._lock:
+            if self._closed:
+                raise BrokenError("kflm2 serve has ended")
             try:
                 if not self._ready:
                     self._load()
@@ -88,6 +90,7 @@ class Worker:
         if self._lock.acquire(blocking=False):
             self._pipe.close()  # nobody waits for an answer: the process ends by itself
             self._process.join(_GRACE)
+            self._lock.release()
         self._process.kill()
         self._process.join()
 
