@@ -480,6 +480,14 @@ def test_the_walk_through_of_the_server_works_until_ctrl_c(saved: Path) -> None:
     server = subprocess.Popen(
         [sys.executable, "-c", command, *arguments, "--port", "0"], cwd=saved, stdout=subprocess.PIPE, text=True
     )
+    try:
+        _check_server(server)
+    finally:
+        server.kill()
+
+
+def _check_server(server: subprocess.Popen[str]) -> None:
+    """Send the documented request, and end the server as Ctrl-C does."""
     assert server.stdout is not None
     (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", server.stdout.readline() + server.stdout.readline())
     request = next(block for block in _code_and_text(_section(GUIDE / "serve.md", "## From a program"))[0])

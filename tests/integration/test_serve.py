@@ -314,13 +314,16 @@ def address(model: Path, llm: str, tmp_path_factory: pytest.TempPathFactory) -> 
             [sys.executable, "-c", command, *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
         )
     assert server.stdout is not None
-    lines = [server.stdout.readline() for _ in range(2)]
-    found = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
-    assert found, f"{lines} {error.read_text()}"
-    yield found.group()
-    server.send_signal(signal.SIGINT)
-    assert server.wait(20) == 0
-    assert server.stdout.read() == "" and error.read_text() == ""
+    try:
+        lines = [server.stdout.readline() for _ in range(2)]
+        found = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
+        assert found, f"{lines} {error.read_text()}"
+        yield found.group()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0
+        assert server.stdout.read() == "" and error.read_text() == ""
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")

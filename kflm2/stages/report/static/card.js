@@ -1,4 +1,3 @@
-"use strict";
 // The molecules of the dataset that is shown.
 let molecules = { smiles: [], svg: {}, size: [1, 1], scale: 1 };
 function picture(mol) {

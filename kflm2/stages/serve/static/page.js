@@ -1,3 +1,4 @@
+"use strict";
 // The page: a question, its answers as a table, and the explanation of one of them. It keeps nothing.
 
 const part = (id) => document.getElementById(id);
