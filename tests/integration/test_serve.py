@@ -377,7 +377,9 @@ def test_pasted_smiles_have_their_rows_and_a_hostile_name_is_text(tab: Any) -> N
     assert re.fullmatch(r"\S+ to \S+", _cells(tab, "90 % interval")[0])
     assert set(_cells(tab, "domain")) <= {"inside", "outside", "-"}
     pictures = tab.locator("#answers tbody img")
-    assert pictures.count() == 3 and pictures.first.evaluate("image => image.naturalWidth") > 0
+    assert (
+        pictures.count() == 3 and pictures.first.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    )
 
 
 @needs_chromium

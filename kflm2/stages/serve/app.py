@@ -30,6 +30,8 @@ _FILES = {
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure} for status in (400, 403, 413, 415, 422, 500, 503, 504)
 }
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""Variables of the environment could make FastAPI report requests to another host."""
 _LONGEST = 80
 """Characters of the name of a wrong field that are repeated to the client."""
 
@@ -78,7 +80,9 @@ def make_app(config: ServeConfig, worker: Worker) -> FastAPI:
         worker.close()
 
     # FastAPI's own pages of documentation load scripts from other hosts
-    app = FastAPI(title="KFLM2", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="KFLM2", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan, telemetry=_NO_TELEMETRY
+    )
     app.add_middleware(Guard, config=config)
     _add_failures(app)
     _add_files(app, config)

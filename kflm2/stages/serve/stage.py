@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import sys
+from typing import Any
 
 from kflm2.config.serve import ServeConfig
 from kflm2.errors import SettingError
@@ -39,7 +40,7 @@ def run(config: ServeConfig) -> None:
             )
         print(f"loading {config.model}", flush=True)
         with contextlib.closing(Worker(config)) as worker:
-            server = uvicorn.Server(
+            server = _server_class(worker)(
                 uvicorn.Config(
                     make_app(config, worker),
                     loop="asyncio",
@@ -56,6 +57,18 @@ def run(config: ServeConfig) -> None:
             print(f"open {_address(config, listener)} in a browser; Ctrl-C ends it", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 server.run(sockets=[listener])
+
+
+def _server_class(worker: Worker) -> Any:
+    """uvicorn's server, which at Ctrl-C ends the worker first: answers under way end at once, as failures."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            worker.close()
+            super().handle_exit(sig, frame)
+
+    return Server
 
 
 def _listen(config: ServeConfig) -> socket.socket:

@@ -17,8 +17,6 @@ from typing import Any
 from kflm2.config.serve import ServeConfig
 from kflm2.errors import KFLM2Error
 
-_GRACE = 1
-"""Seconds in which an idle process ends."""
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -73,7 +71,8 @@ class Worker:
                 kind, value = self._pipe.recv()
             except (EOFError, OSError):
                 self._start_again()
-                raise BrokenError("the process of the model ended; it starts again") from None
+                ended = "kflm2 serve has ended" if self._closed else "the process of the model ended; it starts again"
+                raise BrokenError(ended) from None
             except KFLM2Error:
                 self._start_again()
                 raise
@@ -85,12 +84,8 @@ class Worker:
         return value
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; whoever waits for its answer gets a BrokenError."""
         self._closed = True
-        if self._lock.acquire(blocking=False):
-            self._pipe.close()  # nobody waits for an answer: the process ends by itself
-            self._process.join(_GRACE)
-            self._lock.release()
         self._process.kill()
         self._process.join()
 

@@ -70,9 +70,9 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
 }
 
 /** A molecule from the paths that the program drew; an image of SVG can run no script, whatever it holds. */
-function drawing(paths, size, scale, smiles) {
+function drawing(paths, size, scale, smiles, loading = "eager") {
   if (!paths) return null;
   const box = size.map((side) => side * scale).join(" ");
   const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${size[0]}" height="${size[1]}" fill-rule="evenodd">${paths}</svg>`;
-  return el("img", { class: "mol", alt: `structure of ${smiles}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
+  return el("img", { class: "mol", loading, alt: `structure of ${smiles}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
 }
