@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from rdkit import Chem
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+import httpx2
 from starlette.testclient import TestClient
 
 from kflm2.cli import stages
@@ -305,7 +308,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.fixture(scope="module")
 def address(model: Path, llm: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`kflm2 serve`, which ends quietly at Ctrl-C."""
+    """`kflm2 serve`, which ends quietly at Ctrl-C, also with a request under way that would take for ever."""
     command = "import sys; from kflm2.cli.main import main; sys.argv[0] = 'kflm2'; main()"
     arguments = ["serve", str(model), "--llm", llm, "--port", "0", "--limit", str(LIMIT)]
     error = tmp_path_factory.mktemp("server") / "error"
@@ -319,7 +322,13 @@ def address(model: Path, llm: str, tmp_path_factory: pytest.TempPathFactory) -> 
         found = re.search(r"http://127\.0\.0\.1:\d+/", lines[1])
         assert found, f"{lines} {error.read_text()}"
         yield found.group()
-        server.send_signal(signal.SIGINT)
+        with ThreadPoolExecutor(1) as pool:
+            (worker,) = [one for one in psutil.Process(server.pid).children() if "spawn_main" in str(one.cmdline())]
+            worker.suspend()
+            under_way = pool.submit(httpx2.post, f"{found.group()}api/predict", json={"smiles": ["C"]}, timeout=30)
+            time.sleep(1)
+            server.send_signal(signal.SIGINT)
+            assert under_way.result().json() == {"error": "kflm2 serve has ended"}
         assert server.wait(20) == 0
         assert server.stdout.read() == "" and error.read_text() == ""
     finally:
