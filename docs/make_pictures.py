@@ -1,4 +1,4 @@
-"""Make docs/report.png and docs/explain-*.png: the output of `kflm2 report` and `kflm2 explain` for SAMPL.
+"""Make docs/report.png, explain-*.png and serve.png: what `kflm2 report`, `explain` and `serve` show for SAMPL.
 
     python docs/make_pictures.py [FOLDER]
 
@@ -6,7 +6,9 @@ Trains and saves crossAtt, trains a graph network on two splits, and audits the 
 temporary one), in about 15 minutes on 2 cores; existing results are not computed again. Needs Chromium.
 """
 
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,8 @@ DOCS = Path(__file__).parent
 KFLM2 = Path(sys.executable).with_name("kflm2")
 MOLECULES = {"aspirin": "CC(=O)Oc1ccccc1C(=O)O", "caffeine": "Cn1cnc2c1c(=O)n(C)c(=O)n2C"}
 WIDTH, HEIGHT = 1280, 1950
+SERVED = "\n".join([*(f"{smiles} {name}" for name, smiles in MOLECULES.items()), "C1CC broken", "CCO ethanol"])
+"""What is pasted into the page."""
 
 
 def main() -> None:
@@ -55,6 +59,25 @@ def make(folder: Path) -> None:
         page.get_by_role("heading", name="One method closely").evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=DOCS / "report.png")
         browser.close()
+    picture_of_server(folder / "model")
+
+
+def picture_of_server(model: Path) -> None:
+    """Make docs/serve.png with a saved model."""
+    server = subprocess.Popen([KFLM2, "serve", model, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = next(found.group() for line in server.stdout if (found := re.search(r"http://\S+", line)))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 1250})
+        page.goto(address)
+        page.get_by_label("SMILES, one a line").fill(SERVED)
+        page.get_by_role("button", name="Predict", exact=True).click()
+        page.wait_for_selector("#answers table")
+        page.screenshot(path=DOCS / "serve.png")
+        browser.close()
+    server.send_signal(signal.SIGINT)
+    server.wait()
 
 
 if __name__ == "__main__":

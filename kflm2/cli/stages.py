@@ -140,6 +140,18 @@ _ROWS = (
         "kflm2.stages.report.stage:run",
     ),
     Stage(
+        "serve",
+        _USE,
+        "MODEL [options]",
+        "a page for a browser on this machine: paste molecules, see predictions",
+        "Answer in a browser: a page on which molecules are pasted or dropped, predicted, explained and downloaded.\n\n"
+        "Prints the page's address, and runs until Ctrl-C. The page uses no network, and is reached from this machine"
+        " only, unless --host says otherwise; there is no login. Other programs send JSON to /api/predict. Needs"
+        " `pip install kflm2[serve]`.",
+        "kflm2.config.serve:ServeConfig",
+        "kflm2.stages.serve.stage:run",
+    ),
+    Stage(
         "datasets",
         _ABOUT,
         "[NAME ...]",
@@ -198,4 +210,5 @@ finetune, train, prompt, tune = (STAGES[name] for name in ("finetune", "train", 
 compare, ablate, predict, explain = (STAGES[name] for name in ("compare", "ablate", "predict", "explain"))
 embed = STAGES["embed"]
 distill, report, llms, knowledge = (STAGES[name] for name in ("distill", "report", "llms", "knowledge"))
+serve = STAGES["serve"]
 datasets, datasets_get, datasets_audit = (STAGES[name] for name in ("datasets", "datasets get", "datasets audit"))

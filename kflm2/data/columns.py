@@ -15,7 +15,7 @@ from kflm2.errors import DataError, SettingError
 SMILES = "smiles"
 
 
-def find_smiles(path: Path, names: Sequence[str]) -> str:
+def find_smiles(path: Path | str, names: Sequence[str]) -> str:
     """The column of SMILES: `smiles`, else the only one that has this word in its name, in any case.
 
     Args:

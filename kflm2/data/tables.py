@@ -196,7 +196,7 @@ def _decode(data: bytes) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str]]:
+def find_header(path: Path | str, text: str, wanted: list[str]) -> tuple[str, list[str]]:
     """The delimiter and the column names; see read_csv. Without wanted columns, the delimiter of the most columns."""
     headers: dict[str, list[str]] = {}
     problem = ""
@@ -218,7 +218,7 @@ def find_header(path: Path, text: str, wanted: list[str]) -> tuple[str, list[str
     return delimiter, headers[delimiter]
 
 
-def _check_header(path: Path, header: list[str], wanted: list[str]) -> None:
+def _check_header(path: Path | str, header: list[str], wanted: list[str]) -> None:
     """Refuse a header that lacks a wanted column, or has two of it."""
     for name in wanted:
         if (count := header.count(name)) == 0:

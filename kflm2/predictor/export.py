@@ -105,7 +105,7 @@ def card(bundle: Bundle, name: str) -> str:
             "| | |",
             "|---|---|",
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
-            f"| models | {_models(bundle)} |",
+            f"| models | {describe_models(bundle)} |",
             f"| LLM | {llm}{adapter} |",
             *_taught_by(record.get("teacher")),
             f"| trained on | {record['dataset']['name']}, SHA-256 {record['dataset']['sha256']} |",
@@ -134,7 +134,7 @@ def card(bundle: Bundle, name: str) -> str:
     )
 
 
-def _models(bundle: Bundle) -> str:
+def describe_models(bundle: Bundle) -> str:
     """How many there are, and how they make a prediction."""
     ensemble = bundle.ensemble
     text = f"{len(ensemble.all_members)}{' of inner folds' if ensemble.folds else ''}, whose mean predicts"

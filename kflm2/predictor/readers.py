@@ -13,14 +13,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from kflm2.data import sdf
 from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import column_names, find_header, read_xlsx
 from kflm2.errors import DataError, MoleculeError, did_you_mean
-from kflm2.files import sha256_file
+from kflm2.files import sha256_file, sha256_texts
 
 Format = Literal["csv", "xlsx", "smi", "sdf", "parquet", "words"]
 
@@ -52,11 +52,11 @@ class InputRow:
 
 @dataclass(frozen=True)
 class MoleculeReader:
-    """A source of molecules: a file, standard input, or the command line."""
+    """A source of molecules: a file, a text, standard input, or the command line."""
 
     format: Format
     path: Path | None = None
-    """None for standard input."""
+    """None for a text and for standard input."""
     words: tuple[str, ...] = ()
     """SMILES on the command line."""
     smiles_column: str = "smiles"
@@ -65,6 +65,8 @@ class MoleculeReader:
     """Column of a table; None for no names."""
     keep: tuple[str, ...] = ()
     """Further columns of a table, whose cells the rows bring along."""
+    text: str | None = None
+    """What a .csv, .smi or .sdf file would hold, where there is no file."""
 
     @staticmethod
     def of(
@@ -99,37 +101,54 @@ class MoleculeReader:
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             reader = MoleculeReader(file_format, path, (), smiles_column or model_column, name_column)
-            return reader._with_columns(smiles_column is not None, keep) if file_format in _TABLES else reader
+            return reader.with_columns(smiles_column is not None, keep)
         if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
         # the shell may pass bytes that are no UTF-8
         return MoleculeReader("words", words=tuple(os.fsencode(word).decode(errors="replace") for word in words))
 
-    def _with_columns(self, fixed: bool, keep: bool) -> "MoleculeReader":
-        """The same with the column of SMILES found, unless it is fixed, and the columns to keep."""
-        assert self.path is not None
+    def with_columns(self, fixed: bool, keep: bool) -> "MoleculeReader":
+        """The same with its columns, where it is of a table.
+
+        Args:
+            fixed: whether the column of SMILES is certain; else it is found, if the table has none of that name.
+            keep: whether the rows bring along the cells of all other columns.
+
+        Raises:
+            DataError: the table cannot be read, or it is not clear which column is meant.
+        """
+        if self.format not in _TABLES:
+            return self
         names = self._column_names()
-        column = self.smiles_column if fixed or self.smiles_column in names else find_smiles(self.path, names)
+        column = self.smiles_column if fixed or self.smiles_column in names else find_smiles(self._source, names)
         others = [name for name in names if name and names.count(name) == 1 and name not in (column, self.name_column)]
         return replace(self, smiles_column=column, keep=tuple(others) if keep else ())
 
+    @property
+    def _source(self) -> Path | str:
+        """For errors."""
+        return self.path or "the table"
+
     def _column_names(self) -> list[str]:
-        assert self.path is not None
-        if self.format == "parquet":
-            with self._parquet_errors():
-                return [str(name) for name in parquet_file(self.path).schema_arrow.names]
-        if self.format == "xlsx":
-            return column_names(self.path)
-        with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
-            head = file.read(_HEAD)
+        if self.text is not None:
+            head = self.text.removeprefix("\ufeff")[:_HEAD]
+        else:
+            assert self.path is not None
+            if self.format == "parquet":
+                with self._parquet_errors():
+                    return [str(name) for name in parquet_file(self.path).schema_arrow.names]
+            if self.format == "xlsx":
+                return column_names(self.path)
+            with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
+                head = file.read(_HEAD)
         if not head.strip():
-            raise DataError(f"{self.path} is empty")
+            raise DataError(f"{self._source} is empty")
         # the delimiter is one that gives a column that is asked for
         asked = [self.smiles_column, *([self.name_column] if self.name_column else [])]
         try:
-            return find_header(self.path, head, asked)[1]
+            return find_header(self._source, head, asked)[1]
         except DataError:
-            return find_header(self.path, head, [])[1]
+            return find_header(self._source, head, [])[1]
 
     @property
     def named(self) -> bool:
@@ -138,6 +157,8 @@ class MoleculeReader:
 
     def digest(self) -> str:
         """SHA-256 of the input; '' for standard input, which cannot be read twice."""
+        if self.text is not None:
+            return sha256_texts([self.text])
         if self.format == "words":
             return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
         return "" if self.path is None else sha256_file(self.path)
@@ -150,7 +171,7 @@ class MoleculeReader:
         """
         if self.format == "words":
             return len(self.words)
-        if self.path is None:
+        if self.path is None and self.text is None:
             return None
         if self.format == "parquet":
             return int(self._open_parquet().metadata.num_rows)
@@ -170,15 +191,14 @@ class MoleculeReader:
             assert self.path is not None
             table = read_xlsx(self.path, self._wanted())
             yield from map(self._row, zip(*(table.columns[name] for name in self._wanted()), strict=True))
+        elif self.text is not None:
+            yield from self._text_rows(io.StringIO(self.text.removeprefix("\ufeff"), newline=""))
         elif self.path is None:
             # invalid UTF-8 can only misspell a name
             yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
         else:
             with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
-                if self.format == "csv":
-                    yield from self._csv_rows(file)
-                else:
-                    yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
+                yield from self._text_rows(file)
 
     def smiles(self, row: InputRow) -> str:
         """The SMILES of a row.
@@ -190,13 +210,18 @@ class MoleculeReader:
             raise MoleculeError(row.problem)
         return smiles_of_block(row.text) if self.format == "sdf" else row.text.strip()
 
-    def _csv_rows(self, file: io.TextIOWrapper) -> Iterator[InputRow]:
-        assert self.path is not None
-        wanted = self._wanted()
+    def _text_rows(self, file: TextIO) -> Iterator[InputRow]:
+        if self.format == "csv":
+            yield from self._csv_rows(file)
+        else:
+            yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
+
+    def _csv_rows(self, file: TextIO) -> Iterator[InputRow]:
+        source, wanted = self._source, self._wanted()
         head = file.read(_HEAD)
         if not head.strip():
-            raise DataError(f"{self.path} is empty")
-        delimiter, header = find_header(self.path, head, wanted)
+            raise DataError(f"{source} is empty")
+        delimiter, header = find_header(source, head, wanted)
         file.seek(0)
         indices = [header.index(name) for name in wanted]
         old_limit = csv.field_size_limit(_LONGEST_CELL)
@@ -217,7 +242,7 @@ class MoleculeReader:
                 else:
                     yield self._row([cells[index] for index in indices])
         except csv.Error as error:
-            raise DataError(f"{self.path}: line {reader.line_num} cannot be read as CSV: {error}") from None
+            raise DataError(f"{source}: line {reader.line_num} cannot be read as CSV: {error}") from None
         finally:
             csv.field_size_limit(old_limit)
 

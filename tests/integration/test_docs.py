@@ -9,11 +9,14 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -406,7 +409,7 @@ WALKS = {
 
 
 def test_every_guide_page_has_a_walk_through_that_is_tested() -> None:
-    tested_elsewhere = {"predict", "explain", "clusters", "python-api"}
+    tested_elsewhere = {"predict", "explain", "serve", "clusters", "python-api"}
     assert {page.stem for page in GUIDE.glob("*.md")} == tested_elsewhere | set(WALKS)
 
 
@@ -480,6 +483,39 @@ def test_the_walk_through_of_explanations_works(saved: Path) -> None:
     for name in ("001.svg", "001.png", "001-attention.png", "attributions.csv", "explained.json"):
         assert (saved / "explained" / name).stat().st_size > 0
         assert f"`{name}`" in _section(GUIDE / "explain.md", "## Walk-through")
+
+
+def test_the_walk_through_of_the_server_works_until_ctrl_c(saved: Path) -> None:
+    train, serve = _walk(GUIDE / "serve.md")
+    assert train == _walk(GUIDE / "predict.md")[0]
+    text = _section(GUIDE / "serve.md", "## Walk-through")
+    assert "`http://127.0.0.1:8000/`" in text
+    ((_, *arguments),) = _programs(serve)
+    # a free port: the usual one may be taken on this machine
+    command = "import sys; from kflm2.cli.main import main; main()"
+    server = subprocess.Popen(
+        [sys.executable, "-c", command, *arguments, "--port", "0"], cwd=saved, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        _check_server(server)
+    finally:
+        server.kill()
+
+
+def _check_server(server: subprocess.Popen[str]) -> None:
+    """Send the documented request, and end the server as Ctrl-C does."""
+    assert server.stdout is not None
+    (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", server.stdout.readline() + server.stdout.readline())
+    request = next(block for block in _code_and_text(_section(GUIDE / "serve.md", "## From a program"))[0])
+    assert request.startswith("curl http://127.0.0.1:8000/api/predict ")
+    # the documented request, unchanged but for the port
+    _, _, _, header, _, body = shlex.split(request)
+    asked = urllib.request.Request(f"{address}api/predict", body.encode(), dict([header.split(": ")]))
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        rows = json.load(answer)["rows"]
+    assert [(row["smiles"], row["status"]) for row in rows] == [("CCO", "ok"), ("c1ccccc1", "ok")]
+    server.send_signal(signal.SIGINT)
+    assert server.wait(20) == 0
 
 
 def test_the_walk_through_of_clusters_works(tmp_path: Path) -> None:

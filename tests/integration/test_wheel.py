@@ -51,6 +51,9 @@ def test_the_wheel_contains_the_package_and_its_files(wheel: Path) -> None:
         f"{adapter}/kflm2.json",
     } <= resources
     assert "kflm2/stages/report/static/page.html" in names
+    assert {f"kflm2/stages/serve/static/{name}" for name in ("page.html", "page.js", "page.css", "api.txt")} <= set(
+        names
+    )
     assert not [name for name in names if name.startswith(("tests", "benchmark", "docs", "dataset"))]
 
 

@@ -80,7 +80,7 @@ def run(config: ExplainConfig) -> int:
             continue
         files = _draw(explanation, maps, config.out / f"{number:03d}")
         frames.append(_table(number, explanation))
-        values = _values(explanation)
+        values = explained_values(explanation)
         records.append({**record, "smiles": explanation.smiles, "status": OK, **values, "files": files})
         print(f"{number:>4}  {_line(explanation)}", flush=True)
     write_csv(config.out / "attributions.csv", pd.concat(frames, ignore_index=True))
@@ -253,7 +253,7 @@ def _table(number: int, explanation: Explanation) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _values(explanation: Explanation) -> dict[str, Any]:
+def explained_values(explanation: Explanation) -> dict[str, Any]:
     """The values of a molecule in explained.json."""
     attribution = explanation.attribution
     return {

@@ -43,7 +43,7 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in predictions.status], dtype=bool)
-    for k, target in enumerate(_target_columns(bundle)):
+    for k, target in enumerate(target_columns(bundle)):
         columns[target] = predictions.y_pred[:, k]
         if predictions.intervals is not None:
             columns[f"{target}_low"], columns[f"{target}_high"] = predictions.intervals[:, k].T
@@ -72,7 +72,7 @@ def _classes(called: np.ndarray, words: tuple[str, str]) -> object:
     return np.array(["" if number is pd.NA else words[number] for number in numbers], dtype=object)
 
 
-def _target_columns(bundle: Bundle) -> list[str]:
+def target_columns(bundle: Bundle) -> list[str]:
     """The columns of the targets: their names, with a suffix where a column of that name exists."""
     taken, names = set(_COLUMNS), []
     for name in bundle.targets:

@@ -25,7 +25,7 @@ _DRAWINGS = (150, 700, 2000)
 _REJECTED = 5
 """Maximum rejected rows, and reasons, that are shown."""
 _FILES = "static"
-_SCRIPTS = ("base.js", "plots.js", "page.js")
+_SCRIPTS = ("elements.js", "card.js", "plots.js", "page.js")
 
 
 class _Molecules:

@@ -175,3 +175,19 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("name", "text"), [("csv", "\ufeffid;smiles\r\n1;CCO\r\n2\r\n"), ("smi", "CCO 1\n\nC")])
+def test_a_text_has_the_rows_of_a_file(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(text.encode())
+    column = "id" if name == "csv" else None
+    of_text = MoleculeReader("csv" if name == "csv" else "smi", text=text, name_column=column)
+    assert _rows(of_text) == _rows(_reader(path, column)) and len(_rows(of_text)) == 2
+    other = MoleculeReader(of_text.format, text=f"{text} ", name_column=column)
+    assert of_text.digest() != other.digest()
+
+
+def test_an_error_of_a_text_names_no_file() -> None:
+    with pytest.raises(DataError, match=r"^the table: no column 'smiles'; it has: 'x'$"):
+        list(MoleculeReader("csv", text="x\n1\n").rows())

@@ -33,7 +33,7 @@ function pairs(list) {
 }
 
 /** A table that is sorted by the buttons in its head.
- *  columns: {label, number, long, text(row), value(row), node(row)}; the first one names the row.
+ *  columns: {label, number, long, cell, text(row), value(row), node(row)}; the first one names the row; cell is a class.
  *  sorted: [column, whether downwards] to begin with. Returns the table and a hint that is shown where it is too wide. */
 function table(label, columns, rows, { tall = false, on = () => false, sorted = null } = {}) {
   const body = el("tbody");
@@ -43,7 +43,7 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
   const lines = rows.map((row) => el("tr", { class: on(row) ? "on" : null }, columns.map((column, index) => {
     const inside = column.node ? column.node(row) : column.text(row);
     if (index === 0) return el("th", { scope: "row" }, inside);
-    return el("td", { class: column.number ? "number" : column.long ? "long" : null }, inside);
+    return el("td", { class: column.number ? "number" : column.long ? "long" : column.cell || null }, inside);
   })));
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
   function sort(index, way) {
@@ -69,58 +69,10 @@ function table(label, columns, rows, { tall = false, on = () => false, sorted = 
   return [hint, box];
 }
 
-// The molecules of the dataset that is shown; an image of SVG can run no script, whatever it holds.
-let molecules = { smiles: [], svg: {}, size: [1, 1], scale: 1 };
-function picture(mol) {
-  const inside = molecules.svg[mol];
-  if (!inside) return null;
-  const box = molecules.size.map((side) => side * molecules.scale).join(" ");
-  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${molecules.size[0]}" height="${molecules.size[1]}" fill-rule="evenodd">${inside}</svg>`;
-  return el("img", { class: "mol", alt: `structure of ${molecules.smiles[mol]}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
+/** A molecule from the paths that the program drew; an image of SVG can run no script, whatever it holds. */
+function drawing(paths, size, scale, smiles, loading = "eager") {
+  if (!paths) return null;
+  const box = size.map((side) => side * scale).join(" ");
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${box}" width="${size[0]}" height="${size[1]}" fill-rule="evenodd">${paths}</svg>`;
+  return el("img", { class: "mol", loading, alt: `structure of ${smiles}`, src: `data:image/svg+xml,${encodeURIComponent(text)}` });
 }
-
-// One card for all dots of all plots.
-const card = {
-  node: document.getElementById("card"),
-  pinned: false,
-  // shows the dot again where it is now: Tab brings a plot into view, and the page hears of that only later
-  follow: null,
-  show(dot, x, y, follow = null) {
-    this.follow = follow;
-    this.node.replaceChildren(...[
-      dot.mol === undefined ? null : picture(dot.mol),
-      dot.mol === undefined ? null : el("code", {}, molecules.smiles[dot.mol]),
-      pairs(dot.lines),
-    ].filter(Boolean));
-    this.node.hidden = false;
-    const { offsetWidth: width, offsetHeight: height } = this.node;
-    const [wide, high] = [document.documentElement.clientWidth, window.innerHeight];
-    const left = x + 16 + width > wide ? x - 16 - width : x + 16;
-    this.node.style.left = `${Math.max(8, Math.min(left, wide - width - 8))}px`;
-    // on a phone there is no room beside a finger: above it, or else below
-    const narrow = wide < 560;
-    const top = narrow ? (y - height - 22 > 8 ? y - height - 22 : y + 22) : y - height / 2;
-    this.node.style.top = `${Math.max(8, Math.min(top, high - height - 8))}px`;
-    for (const plot of plots) plot.mark(dot);
-  },
-  pin(on) {
-    this.pinned = on;
-    this.node.classList.toggle("pinned", on);
-  },
-  hide() {
-    this.pin(false);
-    this.node.hidden = true;
-    for (const plot of plots) plot.mark(null);
-  },
-};
-/** Plots with dots that are on the page; a molecule that is pointed at in one is marked in all. */
-let plots = [];
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") card.hide(); });
-document.addEventListener("pointerdown", (event) => {
-  if (!event.target.closest("svg.plot, #card")) card.hide();
-});
-document.addEventListener("scroll", () => {
-  if (card.pinned) return;
-  if (card.follow) card.follow();
-  else card.hide();
-}, { passive: true });

@@ -1,0 +1,1 @@
+"""A page for a browser: predictions by a saved model."""
