@@ -141,7 +141,7 @@ def _named(args: list[str]) -> set[str]:
 
 
 def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[str, Any]:
-    """Settings of a JSON file; a key that is no setting is an error."""
+    """Settings of a JSON file, or those in a result.json; a key that is no setting is an error."""
     if name is None:
         return {}
     path = Path(name)
@@ -153,6 +153,8 @@ def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[st
         raise SettingError(f"--config {path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise SettingError(f"--config {path}: not an object of settings")
+    if isinstance(values.get("config"), dict):
+        values = values["config"]
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.OLD_NAMES.values())
     if unknown := sorted(set(values) - known):
         raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")

@@ -23,7 +23,7 @@ class StageConfig:
     """Settings that a JSON file may give too."""
 
     config: Path | None = None
-    """JSON file of settings; the command line overrides it."""
+    """JSON file of settings, or a result.json; the command line overrides it."""
 
     GROUP: ClassVar[str] = ""
     """Title of these fields on the help page; each class has its own."""

@@ -221,6 +221,9 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     """Folder of the results, OUT/<dataset>/NAME; default the pipeline's name."""
     save: Path | None = field(default=None, metadata={"group": "output"})
     """Folder in which the first run's model is saved, for kflm2 predict."""
+    refit: bool = field(default=False, metadata={"group": "output"})
+    """With --save: after its run was measured, train once more on all molecules, those of test too, and keep that
+    model. Its card has the metrics that were measured before."""
     again: bool = field(default=False, metadata={"group": "output"})
     """Make all runs anew, and replace what is there already: runs of other settings or data in the folder of the
     results, and another model in the folder of --save. Without it runs of these settings are kept, and a command that
@@ -260,6 +263,8 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         self.check_pipeline()
         if self.name is not None and (self.name.strip() in ("", "..") or Path(self.name).name != self.name):
             raise SettingError(f"name {self.name!r} is no name of a folder")
+        if self.refit and self.save is None:
+            raise SettingError("--refit is of the model that is kept; name a folder for it by --save")
         check_at_least(self, 1, "runs")
         self.check_seeds(self.runs or 1)
         self.check_model()

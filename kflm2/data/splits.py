@@ -154,6 +154,14 @@ def groups_of(kind: str, smiles: list[str]) -> list[list[int]] | None:
     return _groups(keys, smiles)
 
 
+def with_test_learned(split: Split, smiles: list[str], seed: int) -> Split:
+    """The split whose models learn from the test part too: it joins train, and inner folds are made anew."""
+    none = np.zeros(0, dtype=int)
+    train = np.sort(np.concatenate([split.train, split.test]))
+    whole = replace(split, train=train, test=none, test_sets={}, folds=())
+    return with_folds(whole, len(split.folds), seed, groups_of(split.kind, smiles)) if split.folds else whole
+
+
 def with_folds(split: Split, count: int, seed: int, groups: list[list[int]] | None = None) -> Split:
     """A split with inner folds.
 

@@ -85,7 +85,15 @@ def _without_metal_bonds(mol: Chem.Mol) -> Chem.Mol:
 
 def structure_digests(smiles: Sequence[str]) -> list[str]:
     """A short digest of each structure, equal for all SMILES of it; of a million, two agree with p = 0.2 %."""
-    return [hashlib.sha256(identity(text).encode()).hexdigest()[:12] for text in smiles]
+
+    def compute() -> list[str]:
+        bar = tqdm(smiles, desc="structures", unit="mol", leave=False, delay=2)
+        return [hashlib.sha256(identity(text).encode()).hexdigest()[:12] for text in bar]
+
+    digests: list[str] = cached_json(
+        "structures", {"rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}, compute
+    )
+    return digests
 
 
 def murcko_scaffold(smiles: str) -> str:

@@ -1,5 +1,6 @@
 """A run of stage 2 as a bundle, with a card that states its metrics and limits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from kflm2.results.runs import Run, result
 from kflm2.results.schema import to_json
 
 
-def export_bundle(run: Run, folder: Path) -> None:
+def export_bundle(run: Run, folder: Path, measured: Run | None = None) -> None:
     """Write a run's models, and everything that prediction needs, into a folder.
 
     Args:
         run: with its hidden states.
         folder: see Bundle.save.
+        measured: the run with the same settings whose metrics the card states, where the models of `run` learnt from
+            its test molecules too; None where `run` was measured itself.
     """
     bundle = make_bundle(run)
+    if measured is not None:
+        refit = {"refit": len(run.split.train) + len(run.split.valid)}
+        bundle = replace(bundle, provenance={**make_bundle(measured).provenance, **refit})
     bundle.save(folder, card(bundle, folder.name))
 
 
@@ -122,6 +128,7 @@ def card(bundle: Bundle, name: str) -> str:
             *coverage,
             f"{worth[0].upper()}{worth[1:]}.",
             "",
+            *_refit(record.get("refit")),
             "## How far to trust it",
             "",
             f"The split is {record['split']['kind']}. Molecules of another kind than those are predicted worse, and",
@@ -154,6 +161,16 @@ def _taught_by(teacher: dict[str, Any] | None) -> list[str]:
         return []
     predictions = f"its predictions of {teacher['molecules']} molecules of {teacher['corpus']} without labels"
     return [f"| distilled from | {teacher['model']}: {predictions} |"]
+
+
+def _refit(molecules: int | None) -> list[str]:
+    if molecules is None:
+        return []
+    return [
+        f"After that the models were trained once more, on all {molecules} molecules, those of test too. These are the",
+        "models in the folder; they cannot be measured on the table any more. Intervals and domain are theirs.",
+        "",
+    ]
 
 
 def _number(value: float | None) -> str:

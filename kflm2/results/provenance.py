@@ -13,7 +13,7 @@ from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 
 _PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
-_OF_A_RUN = tuple("seed runs out name save again device jobs precision csv development search".split())
+_OF_A_RUN = tuple("seed runs out name save refit again device jobs precision csv development search".split())
 """Settings in which the runs of a method may differ. A table is known by its SHA-256, wherever it lies; in which
 precision the LLM was read, its record says."""
 

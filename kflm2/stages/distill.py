@@ -93,6 +93,11 @@ def student_config(teacher: Bundle, config: DistillConfig) -> TrainConfig:
         BundleError: the teacher does not say what it was trained on.
         SettingError: the teacher's table is not in the registry, and none is given.
     """
+    if teacher.provenance.get("refit"):
+        raise SettingError(
+            "the teacher learnt from all molecules (--refit), so no student of it could be measured: take one that did"
+            " not"
+        )
     made = teacher.provenance.get("config")
     if not isinstance(made, dict):
         raise BundleError("the teacher was made by an earlier version, which did not keep its settings: train it again")

@@ -131,6 +131,26 @@ def test_a_table_is_predicted_with_its_columns_and_words_of_classes(tmp_path: Pa
     assert "batch" not in few
 
 
+@pytest.mark.parametrize("inner", ["folds", "holdout"])
+def test_a_refitted_model_has_learnt_from_the_test_part_too_and_states_the_metrics_of_before(
+    tmp_path: Path, inner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--views", "graph", "descriptors", "--inner", inner)
+    plain = _train(tmp_path / "plain", *options)
+    refit = _train(tmp_path / "refit", *options, "--refit")
+    first, second = (json.loads((folder / "bundle.json").read_text())["made"] for folder in (plain, refit))
+    assert second.pop("refit") == 60 and second == first
+    assert "on all 60 molecules, those of test too" in (refit / "README.md").read_text()
+    seen = [set(pd.read_csv(folder / "training.csv")["smiles"]) for folder in (plain, refit)]
+    # with a holdout the validation part stays what it was
+    assert len(seen[0]) == (48 if inner == "folds" else 36) and len(seen[1]) == (60 if inner == "folds" else 48)
+    y_pred = [Predictor(load_bundle(folder)).predict(SMILES[:60]).y_pred for folder in (plain, refit)]
+    assert not np.allclose(*y_pred)
+    with pytest.raises(SystemExit):
+        stages.distill.from_command_line([str(refit), "--save", str(tmp_path / "student")])
+    assert "the teacher learnt from all molecules (--refit)" in capsys.readouterr().err
+
+
 def test_classification_with_missing_labels_and_its_model_card(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, size=(80, 2)).astype(object)

@@ -7,6 +7,8 @@ import numpy as np
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
+from kflm2.data.splits import Split
+from kflm2.data.structures import structure_digests
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import promise
 from kflm2.metrics.scores import (
@@ -58,6 +60,19 @@ def notes(molecules: Molecules) -> list[str]:
         low, high = molecules.weights.min(), molecules.weights.max()
         lines.append(f"weights   {low:g} to {high:g} in training; metrics count every label alike")
     return lines
+
+
+def shared_structures(smiles: list[str], seed: int, split: Split) -> str:
+    """How many test molecules of a split are learnt from under another SMILES or row; '' for none."""
+    digests = structure_digests(smiles)
+    learnt = {digests[i] for i in (*split.train, *split.valid)}
+    count = sum(digests[i] in learnt for i in split.test)
+    return (
+        f"note: {count} of {len(split.test)} test molecules (seed {seed}) have the structure of one that is learnt from;"
+        " --deduplicate makes one row of each"
+        if count
+        else ""
+    )
 
 
 def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | None, folder: Path) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 from kflm2.data.molecules import Molecules
-from kflm2.data.splits import Split, make_splits
+from kflm2.data.splits import Split, make_splits, with_test_learned
 from kflm2.device import choose_device
 from kflm2.errors import DataError, SettingError
 from kflm2.predictor.bundle import check_destination, saved_as
@@ -47,7 +48,10 @@ def run(config: TrainConfig) -> list[SavedRun]:
     runs = [SavedRun(folder, schema.read_run_result(folder)) for folder in map(plan.folder_of, plan.splits)]
     print(report.table(runs, plan.prepared.molecules, plan.prepared.source, plan.folder))
     if plan.config.save is not None and first is not None:
-        export_bundle(first, plan.config.save)
+        if plan.config.refit:
+            export_bundle(_refit(plan, first), plan.config.save, measured=first)
+        else:
+            export_bundle(first, plan.config.save)
         print(f"model     {plan.config.save}: kflm2 predict {plan.config.save} molecules.csv -o predicted.csv")
     return runs
 
@@ -101,6 +105,8 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts, folds=config.folds)
     by_seed = dict(zip(seeds, splits, strict=True))
+    if note := report.shared_structures(molecules.smiles, config.seed, splits[0]):
+        print(note, flush=True)
     seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
@@ -191,16 +197,30 @@ def _missing(plan: _Plan, everything: bool) -> dict[int, Split]:
 
 def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
     """Train, measure and write; the first run is returned."""
+    first = None
+    for run in _runs(plan, splits, plan.config.name or plan.config.model):
+        write_run(run, plan.folder_of(run.seed))
+        plots.draw_run(run, plan.folder_of(run.seed))
+        first = first or run
+    return first
+
+
+def _refit(plan: _Plan, measured: Run) -> Run:
+    """The same run once more, on all molecules."""
+    split = with_test_learned(measured.split, plan.prepared.molecules.smiles, measured.seed)
+    (run,) = _runs(plan, {measured.seed: split}, "refit")
+    return run
+
+
+def _runs(plan: _Plan, splits: dict[int, Split], name: str) -> Iterator[Run]:
+    """Train and measure, in processes; name: for the progress bar."""
     config, prepared = plan.config, plan.prepared
     work = functools.partial(fit_member, config, prepared, splits, plan.device)
     tasks = [Member(seed, number) for seed in splits for number in range(config.networks)]
     jobs = config.jobs or (default_jobs(config.threads) if plan.device.type == "cpu" else 1)
     forked = plan.device.type == "cpu" and config.threads == 1
-    first = None
     with (
-        tqdm(
-            total=len(tasks) * config.epochs, desc=config.name or config.model, unit="epoch", disable=not splits
-        ) as bar,
+        tqdm(total=len(tasks) * config.epochs, desc=name, unit="epoch", disable=not splits) as bar,
         contextlib.closing(run_jobs(work, tasks, jobs, forked, bar.update)) as members,
     ):
         for done, (seed, split) in enumerate(splits.items(), start=1):
@@ -211,12 +231,9 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
                 **prepared.seconds,
                 "training": round(sum(model.seconds for model in models) + trained.seconds, 3),
             }
-            run = replace(evaluate(config, prepared, split, seed, trained, seconds), development=plan.seen.get(seed))
+            run = evaluate(config, prepared, split, seed, trained, seconds)
             bar.set_postfix_str(report.validation_metric(run.scores["valid"]))
-            write_run(run, plan.folder_of(seed))
-            plots.draw_run(run, plan.folder_of(seed))
-            first = first or run
-    return first
+            yield replace(run, development=plan.seen.get(seed))
 
 
 def _is_done(plan: _Plan, seed: int, split: Split) -> bool:

@@ -101,6 +101,13 @@ def test_the_default_split_and_runs_depend_on_the_dataset_and_each_other() -> No
     assert resolved(*table, dataset=None) == ("given", 10)
 
 
+def test_a_result_is_a_file_of_settings(tmp_path: Path) -> None:
+    settings = {"dataset": "SAMPL", "kind": "regression", "epochs": 7}
+    (tmp_path / "result.json").write_text(json.dumps({"metrics": {"test": {}}, "config": settings}))
+    config = STAGES["train"].read(["--config", str(tmp_path / "result.json"), "--runs", "2"], {})
+    assert (config.dataset, config.task, config.epochs, config.runs) == ("SAMPL", "regression", 7, 2)
+
+
 def test_the_config_in_a_result_can_be_read_back(tmp_path: Path) -> None:
     first = _read(
         "--limit",
