@@ -68,8 +68,8 @@ def shared_structures(smiles: list[str], seed: int, split: Split) -> str:
     learnt = {digests[i] for i in (*split.train, *split.valid)}
     count = sum(digests[i] in learnt for i in split.test)
     return (
-        f"note: {count} of {len(split.test)} test molecules (seed {seed}) have the structure of one that is learnt from;"
-        " --deduplicate makes one row of each"
+        f"note: {count} of {len(split.test)} test molecules (seed {seed}) have the structure of one that is learnt"
+        " from; --deduplicate makes one row of each"
         if count
         else ""
     )
