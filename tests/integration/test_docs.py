@@ -557,13 +557,15 @@ def test_the_quickstart_works(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("embedded")
 def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
     page = GUIDE / "python-api.md"
-    (first,), (second,) = (
-        _code_and_text(_section(page, heading))[0] for heading in ("## Walk-through", "## Fit, predict, save")
+    (first,), (second,), (notebook,) = (
+        _code_and_text(_section(page, heading))[0]
+        for heading in ("## Walk-through", "## Fit, predict, save", "## In a notebook")
     )
     assert "cross_val_score(KFLM2Regressor(" in first
     # unchanged, except for fewer molecules, epochs and models
-    code = f"{first}\n{second}\n"
+    code = f"{first}\n{second}\nprint('notebook')\n{notebook}\n"
     for original, replacement in (
+        ("epochs=10", "epochs=2, ensemble=2"),
         ('read_csv("dataset/SAMPL.csv")', 'read_csv("dataset/SAMPL.csv").head(40)'),
         ("KFLM2Regressor(),", "KFLM2Regressor(epochs=2),"),
         ("epochs=50, ensemble=5", "epochs=2, ensemble=2"),
@@ -573,8 +575,36 @@ def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
         code = code.replace(original, replacement)
     project = _project(tmp_path)
     (project / "example.py").write_text(code)
-    out = _shell(f"{sys.executable} example.py", project).stdout
+    out, _, shown = _shell(f"{sys.executable} example.py", project).stdout.partition("notebook")
+    assert "RMSE" in shown and "CC(=O)Oc1ccccc1C(=O)O" in shown
     numbers = re.findall(r"-?\d+\.\d*", out)
     # five scores, six predictions, six intervals, and one prediction of the loaded model
     assert len(numbers) == 5 + 6 + 2 * 6 + 1 or "inf" in out
     assert (project / "model" / "bundle.json").is_file()
+
+
+@pytest.mark.usefixtures("embedded")
+def test_the_notebook_runs_and_its_outputs_are_those_of_its_cells(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|tmp|work|Users)/", text)  # nothing of the machine that made the outputs
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    lines = ["def show(value):", "    print('<shown>', getattr(value, '_repr_html_', value.__repr__)())"]
+    for cell in cells:
+        tree = ast.parse("".join(cell["source"]))
+        *_, last = tree.body
+        assert isinstance(last, ast.Expr) == bool(cell["outputs"])
+        if isinstance(last, ast.Expr):
+            last.value = ast.Call(ast.Name("show", ast.Load()), [last.value], [])
+        lines.append(ast.unparse(ast.fix_missing_locations(tree)))
+    # unchanged, except for fewer molecules, epochs and models
+    code = "\n".join(lines)
+    for original, replacement in (("head(200)", "head(60)"), ("epochs=10", "epochs=2, ensemble=2")):
+        assert original in code
+        code = code.replace(original, replacement)
+    project = _project(tmp_path)
+    (project / "docs").mkdir(exist_ok=True)
+    (project / "docs" / "notebook.py").write_text(code)
+    shown = _shell(f"cd docs && {sys.executable} notebook.py", project).stdout.split("<shown>")[1:]
+    assert len(shown) == sum(bool(cell["outputs"]) for cell in cells)
+    assert "<img" in shown[0] and "<svg" in shown[2] and "RDKit cannot read it" in shown[2]
+    assert (project / "results" / "notebook-model" / "bundle.json").is_file()
