@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm import tqdm
 
 from kflm2.data.datasets import DATASETS, File
 from kflm2.data.wheels import member_of_wheel
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import atomic, project_folder, sha256_file
+from kflm2.progress import Progress
 
 DATASETS_URL = "https://raw.githubusercontent.com/xlxgit/KFLM2/8a5f088a7d229d57f3b3355f63cb4fda78d1155b/dataset"
 """The paper's tables, at the commit that the digests in the registry belong to."""
@@ -167,7 +167,7 @@ def _receive(response: http.client.HTTPResponse, part: Path) -> None:
         start = file.tell()
         length = response.headers["Content-Length"]
         total = start + int(length) if length else None
-        with tqdm(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True, leave=False) as bar:
+        with Progress(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True, leave=False) as bar:
             while block := response.read(BLOCK):
                 file.write(block)
                 bar.update(len(block))
@@ -254,7 +254,7 @@ def _write_smiles(chemreps: Path, path: Path) -> int:
         with (
             atomic(path) as temporary,
             open(chemreps, "rb") as file,
-            tqdm.wrapattr(file, "read", total=size, desc=path.name, leave=False) as gzipped,
+            Progress.wrapattr(file, "read", total=size, desc=path.name, leave=False) as gzipped,
             gzip.open(gzipped, "rt", encoding="utf-8") as lines,
             open(temporary, "w", encoding="utf-8") as out,
         ):

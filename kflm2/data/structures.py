@@ -12,11 +12,11 @@ import rdkit
 from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
-from tqdm import tqdm
 
 from kflm2.data.molecules import MAX_ATOMS, Molecules, Rejection, parse_smiles, rdkit_errors
 from kflm2.errors import MoleculeError
 from kflm2.files import cached_json, sha256_texts
+from kflm2.progress import Progress
 
 VERSION = 2
 """Of the standard forms and of the reasons for refusal; a change of either needs a new one."""
@@ -87,7 +87,7 @@ def structure_digests(smiles: Sequence[str]) -> list[str]:
     """A short digest of each structure, equal for all SMILES of it; of a million, two agree with p = 0.2 %."""
 
     def compute() -> list[str]:
-        bar = tqdm(smiles, desc="structures", unit="mol", leave=False, delay=2)
+        bar = Progress(smiles, desc="structures", unit="mol", leave=False, delay=2)
         return [hashlib.sha256(identity(text).encode()).hexdigest()[:12] for text in bar]
 
     digests: list[str] = cached_json(
@@ -160,7 +160,7 @@ def standardize(molecules: Molecules, how: Standardization) -> Molecules:
         key,
         lambda: [
             _standard_or_reason(text, how)
-            for text in tqdm(smiles, desc=f"standardize: {how}", unit="mol", leave=False, delay=2)
+            for text in Progress(smiles, desc=f"standardize: {how}", unit="mol", leave=False, delay=2)
         ],
     )
     reasons = {index: reason for index, (_, reason) in enumerate(results) if reason}

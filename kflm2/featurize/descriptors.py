@@ -11,7 +11,6 @@ import rdkit
 from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from sklearn.preprocessing import QuantileTransformer
-from tqdm import tqdm
 
 from kflm2.config.train import DescriptorSet
 from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
@@ -19,6 +18,7 @@ from kflm2.errors import one_of
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
+from kflm2.progress import Progress
 
 DESCRIPTOR_SETS: tuple[str, ...] = get_args(DescriptorSet)
 MORGAN_RADIUS = 2
@@ -88,7 +88,7 @@ def _cached_descriptors(kind: str, smiles: list[str], progress: bool) -> np.ndar
     cache = FeatureCache(f"descriptors-{kind}", {"descriptors": kind, "rdkit": rdkit.__version__, "version": VERSION})
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
-        with tqdm(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
+        with Progress(total=len(missing), desc=f"{kind} descriptors", unit="mol", disable=not progress) as bar:
             for group, values in descriptor_groups(kind, missing):
                 bar.update(len(group))
                 yield group, Ragged(values, np.arange(len(group) + 1))

@@ -5,11 +5,11 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from kflm2.featurize.cache import FeatureCache, StoredRows
 from kflm2.featurize.ragged import Ragged
 from kflm2.llm.loading import LoadedLLM, load
+from kflm2.progress import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ class Embedder:
             yield too_long, Ragged(np.zeros((0, width), dtype), np.zeros(len(too_long) + 1, dtype=np.int64))
         group: list[str] = []
         rows: list[np.ndarray] = []
-        with tqdm(total=len(fits), desc=f"{self.source.name} states", unit="mol", disable=not progress) as bar:
+        with Progress(total=len(fits), desc=f"{self.source.name} states", unit="mol", disable=not progress) as bar:
             for batch in self.batches([len(ids[i]) for i in fits]):
                 indices = [fits[i] for i in batch]
                 for i, states in zip(indices, self._states([ids[i] for i in indices]), strict=True):

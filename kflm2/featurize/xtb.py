@@ -20,12 +20,12 @@ from joblib import Parallel, cpu_count, delayed
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdFreeSASA, rdMolDescriptors
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
 from kflm2.errors import SettingError
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
+from kflm2.progress import Progress
 
 XTB_COLUMNS: dict[str, str] = {
     "xtb_dG_water": "kcal/mol",
@@ -131,7 +131,7 @@ def compute_xtb(smiles: Sequence[str], progress: bool = True) -> tuple[np.ndarra
     cache = FeatureCache("xtb", versions())
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
-        with tqdm(total=len(missing), desc="xTB", unit="mol", disable=not progress) as bar:
+        with Progress(total=len(missing), desc="xTB", unit="mol", disable=not progress) as bar:
             done: list[tuple[list[str], np.ndarray]] = []
             for group, rows in xtb_groups(missing):
                 bar.update(len(group))

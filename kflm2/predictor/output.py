@@ -14,7 +14,6 @@ from typing import IO
 
 import torch
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from kflm2.config.base import StreamConfig
 from kflm2.device import choose_device
@@ -25,6 +24,7 @@ from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkModel, chunks
 from kflm2.predictor.predictor import OK, Predictor
 from kflm2.predictor.readers import MoleculeReader
+from kflm2.progress import Progress
 from kflm2.trainers.jobs import default_jobs
 
 _MOST_REASONS = 5
@@ -132,10 +132,10 @@ class _RowsJob:
         Returns:
             statuses.
         """
-        total = None if self.last is None else self.last - self.first
+        total, doing = None if self.last is None else self.last - self.first, self.model.DOING
         stream = self.model.stream(chunks(self.reader, start, self.last, self.model.chunk_size), self.jobs)
         with (
-            tqdm(total=total, initial=start - self.first, desc=self.model.DOING, unit="mol", disable=total == 0) as bar,
+            Progress(total=total, initial=start - self.first, desc=doing, unit="mol", disable=total == 0) as bar,
             contextlib.closing(stream),
         ):
             if start == self.first:

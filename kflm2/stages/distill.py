@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from kflm2.config.distill import DistillConfig
 from kflm2.config.table import DataConfig, SplitConfig
@@ -28,6 +27,7 @@ from kflm2.predictor.bundle import Bundle, BundleError, check_destination, saved
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG, Predictor
+from kflm2.progress import Progress
 from kflm2.results import schema
 from kflm2.results.runs import Run
 from kflm2.results.schema import RunResult
@@ -180,7 +180,7 @@ def taught(predictor: Predictor, smiles: list[str], jobs: int | None) -> tuple[l
     kept: list[str] = []
     y_teacher: list[np.ndarray] = []
     stream = run_stream(functools.partial(_predict, predictor), blocks, jobs, forked=True)
-    with tqdm(total=len(smiles), desc="teacher", unit="mol") as bar, contextlib.closing(stream):
+    with Progress(total=len(smiles), desc="teacher", unit="mol") as bar, contextlib.closing(stream):
         for block, (y_pred, ok) in zip(blocks, stream, strict=True):
             kept += [text for text, known in zip(block, ok, strict=True) if known]
             y_teacher.append(y_pred[ok])
@@ -217,7 +217,7 @@ def _fit(config: TrainConfig, prepared: Prepared, split: Split, device: torch.de
     members = [Member(config.seed, number) for number in range(config.members)]
     jobs = (config.jobs or default_jobs()) if device.type == "cpu" else 1
     with (
-        tqdm(total=len(members) * config.epochs, desc="student", unit="epoch") as bar,
+        Progress(total=len(members) * config.epochs, desc="student", unit="epoch") as bar,
         contextlib.closing(run_jobs(work, members, jobs, device.type == "cpu", bar.update)) as models,
     ):
         return list(models)

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 from transformers import (
     PrinterCallback,
     Trainer,
@@ -16,6 +15,7 @@ from transformers import (
 from kflm2.errors import LLMError
 from kflm2.llm.decoding import IGNORE
 from kflm2.llm.prompter import Prompter, Row
+from kflm2.progress import Progress
 from kflm2.trainers.lora.model import LoRAModel
 
 
@@ -26,7 +26,7 @@ class _Best(TrainerCallback):
         self.model, self.prompter, self.valid = model, prompter, valid
         self.losses: list[float] = []
         self.best: dict[str, torch.Tensor] = {}
-        self.bar = tqdm(total=epochs, desc="prompts", unit="epoch")
+        self.bar = Progress(total=epochs, desc="prompts", unit="epoch")
 
     def on_epoch_end(self, *_: object, **__: object) -> None:
         labels = sum(label != IGNORE for row in self.valid for label in row.labels[1:])

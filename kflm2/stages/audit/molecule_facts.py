@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import rdkit
 from rdkit import Chem
-from tqdm import tqdm
 
 from kflm2.data.molecules import parse_smiles
 from kflm2.data.structures import identity
 from kflm2.files import cached_json, sha256_texts
+from kflm2.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class MoleculeFacts:
         rows = cached_json(
             "facts",
             {"rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)},
-            lambda: [_fact(text) for text in tqdm(smiles, desc="audit", unit="mol", leave=False)],
+            lambda: [_fact(text) for text in Progress(smiles, desc="audit", unit="mol", leave=False)],
         )
         structure, canonical, atoms, mixture, undefined = zip(*rows, strict=True)
         return MoleculeFacts(list(structure), list(canonical), np.array(atoms), np.array(mixture), np.array(undefined))

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from kflm2.config.compare import CompareConfig
 from kflm2.errors import DataError
 from kflm2.files import write_csv, write_text
 from kflm2.metrics.scores import SMALLER_IS_BETTER, choose_thresholds, score
 from kflm2.metrics.statistics import compare
+from kflm2.progress import Progress
 from kflm2.results import methods, schema
 from kflm2.results.methods import Fold, Method
 from kflm2.results.provenance import commit, peak_memory_mb, versions
@@ -101,7 +101,7 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
     beside = folds[0][1].folder.parents[1] / name
     # descriptors are computed once for all folds with the same molecules, as the folds of one command have
     tables: dict[str, Baselines] = {}
-    for fold, run in tqdm(folds, desc=f"{reference.dataset} {name}", unit="run"):
+    for fold, run in Progress(folds, desc=f"{reference.dataset} {name}", unit="run"):
         folder = beside / run.folder.name
         if _is_done(folder, fold, name):
             continue

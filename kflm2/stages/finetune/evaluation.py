@@ -15,7 +15,6 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tqdm import tqdm
 
 from kflm2.data.corpus import CorpusFilter, is_held_out, randomized
 from kflm2.data.datasets import locate
@@ -24,6 +23,7 @@ from kflm2.data.reading import read_table
 from kflm2.errors import MoleculeError
 from kflm2.files import atomic
 from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states, mean_pool, nll_sum, tokens_and_labels
+from kflm2.progress import Progress
 from kflm2.trainers.lora.knowledge import KnowledgeTargets
 from kflm2.trainers.lora.model import LoRAModel
 
@@ -115,7 +115,7 @@ def sample(
     with (
         eval_mode(llm),
         torch.random.fork_rng(devices),
-        tqdm(total=math.ceil(number / _SAMPLED) * _LONGEST, desc="sampling", unit="token", leave=False) as bar,
+        Progress(total=math.ceil(number / _SAMPLED) * _LONGEST, desc="sampling", unit="token", leave=False) as bar,
     ):
         torch.manual_seed(seed)
 
@@ -212,7 +212,7 @@ def mean_states(
 ) -> np.ndarray:
     """(n, D) float32 mean hidden states of the last layer before the final norm, over a SMILES' tokens."""
     means = np.zeros((len(smiles), llm.config.hidden_size), dtype=np.float32)
-    with eval_mode(llm), tqdm(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
+    with eval_mode(llm), Progress(total=len(smiles), desc=title, unit="mol", leave=False) as bar:
         for rows in by_length([len(text) for text in smiles], _BATCH):
             batch = tokens_and_labels(tokenizer, [smiles[i] for i in rows], context)
             ids, labels = (batch[name].to(llm.device) for name in ("input_ids", "labels"))

@@ -6,8 +6,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from kflm2.config.base import StageConfig, to_arguments, to_json
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.report import ReportConfig
@@ -16,6 +14,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.errors import DataError
 from kflm2.files import read_json, write_text
 from kflm2.metrics.scores import SMALLER_IS_BETTER, summarize
+from kflm2.progress import Progress
 from kflm2.results import methods, schema
 from kflm2.results.saved_runs import SavedRun, split_kinds
 from kflm2.stages.report import page
@@ -42,7 +41,7 @@ def run(config: ReportConfig) -> Path:
     datasets, left_out = collect(config.results)
     names = distinct_names(datasets)
     method_count = sum(len(dataset.methods) for dataset in datasets)
-    with tqdm(total=method_count, desc="report", unit="method") as bar:
+    with Progress(total=method_count, desc="report", unit="method") as bar:
         pages = [
             page.data(dataset, name, len(datasets), bar.update) for dataset, name in zip(datasets, names, strict=True)
         ]

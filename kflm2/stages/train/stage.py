@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
@@ -20,6 +19,7 @@ from kflm2.device import choose_device
 from kflm2.errors import DataError, SettingError
 from kflm2.predictor.bundle import check_destination, saved_as
 from kflm2.predictor.export import export_bundle
+from kflm2.progress import Progress
 from kflm2.results import methods, schema
 from kflm2.results.runs import Run, write_run, write_summary
 from kflm2.results.saved_runs import SavedRun
@@ -220,7 +220,7 @@ def _runs(plan: _Plan, splits: dict[int, Split], name: str) -> Iterator[Run]:
     jobs = config.jobs or (default_jobs(config.threads) if plan.device.type == "cpu" else 1)
     forked = plan.device.type == "cpu" and config.threads == 1
     with (
-        tqdm(total=len(tasks) * config.epochs, desc=name, unit="epoch", disable=not splits) as bar,
+        Progress(total=len(tasks) * config.epochs, desc=name, unit="epoch", disable=not splits) as bar,
         contextlib.closing(run_jobs(work, tasks, jobs, forked, bar.update)) as members,
     ):
         for done, (seed, split) in enumerate(splits.items(), start=1):

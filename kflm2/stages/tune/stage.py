@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from tqdm import tqdm
 
 from kflm2 import resources
 from kflm2.config.base import to_json
@@ -19,6 +18,7 @@ from kflm2.device import choose_device
 from kflm2.errors import SettingError
 from kflm2.files import write_json
 from kflm2.metrics.scores import SCALED_RMSE, score, summarize
+from kflm2.progress import Progress
 from kflm2.results.provenance import commit, versions
 from kflm2.results.schema import DatasetRecord
 from kflm2.stages.train.development import search_record
@@ -122,7 +122,7 @@ def _search(
         flush=True,
     )
     try:
-        with tqdm(total=config.trials, initial=done, desc="trials", unit="trial") as bar:
+        with Progress(total=config.trials, initial=done, desc="trials", unit="trial") as bar:
             for _ in search.run(config.trials, objective):
                 bar.update(len(search.finished()) - bar.n)
                 bar.set_postfix_str(report.best_so_far(search.study, metric))

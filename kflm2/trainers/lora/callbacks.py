@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from kflm2.files import write_text
+from kflm2.progress import Progress
 
 
 class RandomState(TrainerCallback):
@@ -65,7 +65,7 @@ class Curve(TrainerCallback):
 
     def __init__(self, losses: Callable[[], dict[str, float]], names: Sequence[str], path: Path, step: int) -> None:
         self.losses, self.names, self.path, self.step = losses, names, path, step
-        self.bar: tqdm | None = None
+        self.bar: Progress | None = None
         self.labels: dict[str, str] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
@@ -75,7 +75,7 @@ class Curve(TrainerCallback):
                 finished = [line for line in lines[1:] if int(line.partition(",")[0]) <= state.global_step]
                 write_text(self.path, "".join(f"{line}\n" for line in lines[:1] + finished))
             total, done = state.max_steps * self.step, state.global_step * self.step
-            self.bar = tqdm(total=total, initial=done, desc="fine-tuning", unit="mol")
+            self.bar = Progress(total=total, initial=done, desc="fine-tuning", unit="mol")
 
     def on_train_end(self, *_: object, **__: object) -> None:
         if self.bar is not None:
