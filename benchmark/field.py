@@ -10,8 +10,9 @@ Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000
 actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt and the paper's five
 pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules. The baselines have
 crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist: `kflm2 datasets get
-all`. FILE has the columns method, dataset, split, metric, run, value. Tables go to OUT/field.md, every run to
-docs/data/field.csv, pictures to docs/.
+all`. FILE has the columns method, dataset, split, metric, run, value. Every run goes to docs/data/field.csv as soon as
+its dataset and split are complete; what is there is not run again, on this machine or on another. Tables go to
+OUT/field.md, pictures to docs/.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,16 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.load import load
 from kflm2.data.parts import LEAST_RUNS
+from kflm2.data.splits import make_splits
 from kflm2.errors import KFLM2Error
 from kflm2.files import write_csv, write_text
 from kflm2.metrics import statistics
-from kflm2.metrics.scores import SMALLER_IS_BETTER
-from kflm2.metrics.statistics import Pair, holm
+from kflm2.metrics.scores import IN_UNITS, SMALLER_IS_BETTER
+from kflm2.metrics.statistics import Design, Pair, holm
 from kflm2.plotting import BLUE, GREY, INK, ORANGE, SHADE, save_figure, styled
 from kflm2.results import methods, schema
-from kflm2.stages.compare.comparison import Comparison
-from kflm2.stages.compare.pairing import pair, published_of, read_published
+from kflm2.stages.compare.comparison import conclude
+from kflm2.stages.compare.pairing import published_of, read_published
 from kflm2.stages.compare.stage import run_baseline
 from kflm2.stages.train.stage import run_missing
 from kflm2.text_table import markdown
@@ -146,20 +148,63 @@ def main() -> None:
     published = None if options.published is None else read_published(options.published)
     as_written = [] if published is None else list(_as_written(names, published, options.trial))
     baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
+    docs = options.out if options.quick or options.trial else DOCS
     if not options.show:
-        print(hours(parts, as_written, baselines, options.jobs), flush=True)
+        left = [part for part in parts if missing(part, baselines, docs / "data" / "field.csv")]
+        print(hours(left, as_written, baselines, options.jobs), flush=True)
         if options.hours:
             return
         start = time.perf_counter()
-        # the networks first: the baselines read their molecules and their folds
-        _in_parallel(_train, ((part, "crossAtt", options.out) for part in [*parts, *as_written]), options.jobs)
-        _in_parallel(_train, ((part, model, options.out) for model in PIPELINES for part in parts), options.jobs)
-        tasks = ((part, name, options.out, options.chemprop) for name in baselines for part in parts)
-        _in_parallel(_baseline, tasks, options.jobs)
+        for part in parts:
+            run_part(part, baselines, docs / "data" / "field.csv", options)
+        _in_parallel(_train, ((part, "crossAtt", options.out) for part in as_written), options.jobs)
         print(f"ran for {(time.perf_counter() - start) / 3600:.1f} hours, {options.jobs} at a time")
-    show(parts, options.out, options.out if options.quick or options.trial else DOCS)
+    show(parts, options.out, docs)
     if published is not None:
         print("\n".join(_beside_published(as_written, options.out, published)))
+
+
+def run_part(part: Part, baselines: Iterable[str], store: Path, options: argparse.Namespace) -> None:
+    """Run what is missing of one dataset and kind of split, and add it to the store of all runs.
+
+    crossAtt is run again where its runs are in the store and not in the folder, since the others read their molecules
+    and folds from there; on another machine the digits may then differ a little from those in the store, which stay.
+    """
+    if not (wanted := missing(part, baselines, store)):
+        print(f"{part.dataset}, {part.split}: all runs are in {store}", flush=True)
+        return
+    # of one method several runs at a time; then several methods
+    _in_parallel(_train, [(part, "crossAtt", options.out, options.jobs)], 1)
+    models = ((part, name, options.out) for name in PIPELINES if name in wanted)
+    _in_parallel(_train, models, options.jobs)
+    others = ((part, name, options.out, options.chemprop) for name in baselines if name in wanted)
+    _in_parallel(_baseline, others, options.jobs)
+    save_runs(part, options.out, store)
+
+
+def missing(part: Part, baselines: Iterable[str], store: Path) -> list[str]:
+    """The methods of which the store has not all runs."""
+    known = stored(store)
+    known = known[(known["dataset"] == part.dataset) & (known["split"] == part.split)]
+    seeds = known.groupby("method")["seed"].nunique() if len(known) else {}
+    return [name for name in ("crossAtt", *PIPELINES, *baselines) if seeds.get(name, 0) < part.runs]
+
+
+def stored(store: Path) -> pd.DataFrame:
+    """Every run that was measured, here or on another machine, a line each."""
+    return pd.read_csv(store) if store.is_file() else pd.DataFrame(columns=["dataset", "split", "method", "seed"])
+
+
+def save_runs(part: Part, out: Path, store: Path) -> None:
+    """Add the runs of a part that are in a folder and not in the store."""
+    if not part.folder("crossAtt", out).is_dir():
+        return
+    found = _complete(methods.find(str(out / part.dataset), part.split))
+    rows = pd.DataFrame([row for method in found for row in _runs(part, method)])
+    table = pd.concat([known for known in (stored(store), rows) if len(known)] or [rows])
+    if len(table):
+        store.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(store, table.drop_duplicates(["dataset", "split", "method", "seed"], keep="first"))
 
 
 def plan(names: Iterable[str], repeats: int = 5, trial: bool = False) -> Iterator[Part]:
@@ -222,8 +267,8 @@ def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
     print(f"{part.dataset}, {part.split}, {method}: {end}", flush=True)
 
 
-def _train(part: Part, model: str, out: Path) -> None:
-    run_missing(part.config(model, out))
+def _train(part: Part, model: str, out: Path, jobs: int = 1) -> None:
+    run_missing(replace(part.config(model, out), jobs=jobs))
 
 
 def _baseline(part: Part, name: str, out: Path, program: Path | None) -> None:
@@ -245,40 +290,36 @@ def _hiv(out: Path) -> Path:
 
 
 def show(parts: list[Part], out: Path, docs: Path) -> None:
-    """Print the tables, write every run, draw the pictures; of what is there."""
-    runs, lines = [], []
+    """Print the tables and draw the pictures, of what is there."""
+    for part in parts:
+        save_runs(part, out, docs / "data" / "field.csv")
+    runs = stored(docs / "data" / "field.csv")
+    lines, shown = [], []
     for split in dict.fromkeys(part.split for part in parts):
-        tables: dict[str, pd.DataFrame] = {}
+        ranks: dict[str, pd.DataFrame] = {}
         judged: list[Judged] = []
         for part in parts:
-            if part.split != split or not part.folder("crossAtt", out).is_dir():
+            mine = runs[(runs["dataset"] == part.dataset) & (runs["split"] == split)]
+            if part.split != split or mine.empty:
                 continue
-            found = _complete(methods.find(str(out / part.dataset), split))
-            if not found:
-                continue
-            runs += [row for method in found for row in _runs(part, method)]
+            shown.append(mine)
             if split == "given":  # all runs of it test the same molecules, and give no verdict
                 continue
-            reference = next(method for method in found if method.name == "crossAtt")
-            table = pair(found, reference.record.primary_metric)
-            judged += _judged(part, reference, table)
-            smaller = reference.record.primary_metric in SMALLER_IS_BETTER
-            tables[part.dataset] = table.rank(axis=1, ascending=smaller)
+            metric = str(mine["metric"].iloc[0])
+            table = mine.pivot(index="seed", columns="method", values="value").dropna(axis=1)
+            judged += _judged(part, metric, table, out)
+            ranks[part.dataset] = table.rank(axis=1, ascending=metric in SMALLER_IS_BETTER)
         if judged:
             p_values = holm([entry.pair.p for entry in judged])
             verdicts = {
-                (entry.rival, entry.comparison.reference.dataset): entry.comparison.verdict(entry.pair, p)
-                for entry, p in zip(judged, p_values, strict=True)
+                (entry.rival, entry.dataset): entry.verdict(p) for entry, p in zip(judged, p_values, strict=True)
             }
             lines += [f"\n### {split}\n", *_counts(verdicts)]
-            draw_ranks(tables, docs / f"field-ranks-{split}.png")
+            draw_ranks(ranks, docs / f"field-ranks-{split}.png")
             draw_pairs(judged, verdicts, docs / f"field-pairs-{split}.png")
-    if not runs:
+    if not shown:
         sys.exit(f"nothing is complete yet in {out}")
-    table = pd.DataFrame(runs)
-    (docs / "data").mkdir(parents=True, exist_ok=True)
-    write_csv(docs / "data" / "field.csv", table)
-    text = "\n".join([*_means(table), *lines])
+    text = "\n".join([*_means(pd.concat(shown)), *lines])
     write_text(out / "field.md", text + "\n")
     print(text)
 
@@ -298,19 +339,37 @@ def _complete(found: list[methods.Method]) -> list[methods.Method]:
 class Judged:
     """crossAtt and a rival on one dataset."""
 
+    dataset: str
+    unit: str
+    """Of the metric."""
     rival: str
-    comparison: Comparison
+    practical: float
+    smaller_is_better: bool
+    design: Design
     pair: Pair
     """crossAtt minus the rival; p of the pair by itself."""
 
+    def verdict(self, p: float) -> str:
+        """What can be said of the two; p: corrected."""
+        return conclude(self.pair, self.design, self.practical, self.smaller_is_better, p)
 
-def _judged(part: Part, reference: methods.Method, table: pd.DataFrame) -> Iterator[Judged]:
-    practical, metric = PRACTICAL.get(part.dataset, PRACTICAL_AUC), reference.record.primary_metric
-    design = reference.design(table.index)
-    for rival in [name for name in RIVALS if name in table]:
-        both = table[["crossAtt", rival]]
-        (only,) = statistics.compare(both, design, practical)
-        yield Judged(rival, Comparison(reference, metric, practical, both, design, [only], []), only)
+
+def _judged(part: Part, metric: str, table: pd.DataFrame, out: Path) -> Iterator[Judged]:
+    practical = PRACTICAL.get(part.dataset, PRACTICAL_AUC)
+    unit = (DATASETS[part.dataset].unit or metric) if metric in IN_UNITS else metric
+    design = _design(part, table.index.tolist(), out)
+    for rival in [name for name in RIVALS if name in table and "crossAtt" in table]:
+        (only,) = statistics.compare(table[["crossAtt", rival]], design, practical)
+        yield Judged(part.dataset, unit, rival, practical, metric in SMALLER_IS_BETTER, design, only)
+
+
+def _design(part: Part, seeds: list[int], out: Path) -> Design:
+    """What the runs have in common; the splits are made once more, as the runs may be of another machine."""
+    config = part.config("crossAtt", out).resolved()
+    assert config.split is not None
+    molecules = load(config)
+    splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    return Design.of([split.test for split in splits], [len(split.train) for split in splits], len(molecules.smiles))
 
 
 def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
@@ -413,7 +472,7 @@ def draw_ranks(tables: dict[str, pd.DataFrame], path: Path) -> None:
 @styled
 def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path: Path) -> None:
     """How much crossAtt's error is smaller than each rival's, in units of what matters; a panel a dataset."""
-    datasets = list(dict.fromkeys(entry.comparison.reference.dataset for entry in judged))
+    datasets = list(dict.fromkeys(entry.dataset for entry in judged))
     rivals = [name for name in RIVALS if any(entry.rival == name for entry in judged)]
     figure = Figure(figsize=(9, 0.7 + (0.6 + 0.2 * len(rivals)) * -(-len(datasets) // 3)), layout="constrained")
     axes = figure.subplots(-(-len(datasets) // 3), 3, sharey=True, squeeze=False).ravel()
@@ -421,9 +480,9 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
         axis.axvspan(-1, 1, color=SHADE, lw=0)
         axis.axvline(0, color=INK, lw=0.8)
         for entry in judged:
-            if entry.comparison.reference.dataset != dataset:
+            if entry.dataset != dataset:
                 continue
-            sign = (-1 if entry.comparison.smaller_is_better else 1) / entry.comparison.practical
+            sign = (-1 if entry.smaller_is_better else 1) / entry.practical
             verdict = verdicts[entry.rival, dataset]
             color = BLUE if verdict == "crossAtt is better" else ORANGE if verdict.endswith("is better") else GREY
             row = rivals.index(entry.rival)
@@ -444,8 +503,8 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
 
 def _matters(judged: list[Judged], dataset: str) -> str:
     """`1 is 0.1 kcal/mol`, of a dataset."""
-    comparison = next(entry.comparison for entry in judged if entry.comparison.reference.dataset == dataset)
-    return f"1 is {comparison.practical:g} {comparison.unit or comparison.metric}"
+    entry = next(entry for entry in judged if entry.dataset == dataset)
+    return f"1 is {entry.practical:g} {entry.unit}"
 
 
 if __name__ == "__main__":

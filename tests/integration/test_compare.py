@@ -655,7 +655,18 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     field.main()
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    # nor one on another machine, which has the file of runs and not the folders
+    page = (tmp_path / "field.md").read_text()
+    for folder in ("SAMPL", "logs"):
+        (tmp_path / folder).rename(tmp_path / f"{folder}-elsewhere")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path)])
+    field.main()
+    assert "SAMPL, cv5x5: all runs are in" in capsys.readouterr().out
+    assert not (tmp_path / "SAMPL").exists() and (tmp_path / "field.md").read_text() == page
     # what was stopped on its way is left out, and said
+    (tmp_path / "SAMPL-elsewhere").rename(tmp_path / "SAMPL")
+    (tmp_path / "data" / "field.csv").unlink()
     shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])

@@ -11,6 +11,32 @@ from kflm2.results.methods import Method
 NO_VERDICT = "no verdict"
 
 
+def conclude(pair: Pair, design: Design, practical: float, smaller_is_better: bool, p: float | None = None) -> str:
+    """What can be said of two methods.
+
+    One is called better where the test says so and the difference matters; they are alike where the whole interval lies
+    within what does not matter. Runs that test too few different molecules give no verdict.
+
+    Args:
+        pair: the difference of the two.
+        design: of the runs.
+        practical: the smallest difference that matters.
+        smaller_is_better: of the metric.
+        p: default the pair's own.
+    """
+    if not design.is_sound:
+        return NO_VERDICT
+    p = pair.p if p is None else p
+    first = (pair.difference < 0) == smaller_is_better
+    better = pair.first if first else pair.second
+    small = -practical <= pair.low and pair.high <= practical
+    if p < ALPHA:
+        if abs(pair.difference) >= practical:
+            return f"{better} is better"
+        return "differ by less than matters" if small else f"{better} may be better"
+    return "alike" if small else "not told apart"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A comparison on one dataset."""
@@ -43,26 +69,13 @@ class Comparison:
         return list(self.table.columns)
 
     def verdict(self, pair: Pair, p: float | None = None) -> str:
-        """What can be said of two methods.
-
-        One is called better where the test says so and the difference matters; they are alike where the whole interval
-        lies within what does not matter. Runs that test too few different molecules give no verdict.
+        """What can be said of two methods; see conclude.
 
         Args:
             pair: of this comparison.
             p: default the pair's own.
         """
-        if not self.design.is_sound:
-            return NO_VERDICT
-        p = pair.p if p is None else p
-        first = (pair.difference < 0) == self.smaller_is_better
-        better = pair.first if first else pair.second
-        small = -self.practical <= pair.low and pair.high <= self.practical
-        if p < ALPHA:
-            if abs(pair.difference) >= self.practical:
-                return f"{better} is better"
-            return "differ by less than matters" if small else f"{better} may be better"
-        return "alike" if small else "not told apart"
+        return conclude(pair, self.design, self.practical, self.smaller_is_better, p)
 
     def against_best(self, name: str) -> Pair:
         """The pair of the best method, which is its first, and another."""
