@@ -25,7 +25,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.datasets import Task
 from kflm2.device import choose_device
-from kflm2.errors import DataError
+from kflm2.errors import DataError, SettingError
 from kflm2.files import write_csv
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.metrics.scores import summarize
@@ -99,7 +99,10 @@ class Model:
 
         Raises:
             DataError: it is not clear which column of a table holds the SMILES.
+            SettingError: the confidence is not between 0 and 1.
         """
+        if not 0 < confidence < 1:
+            raise SettingError(f"confidence is {confidence}; it must be between 0 and 1, such as 0.9")
         index: pd.Index | None = None
         if isinstance(molecules, pd.DataFrame):
             names, column = [str(name) for name in molecules], self.predictor.bundle.smiles_column
@@ -260,8 +263,10 @@ def _file_of(table: pd.DataFrame | str | Path, folder: Path, smiles: str | None)
         raise DataError(f"the table has no column {column!r}; it has: {', '.join(map(repr, names))}")
     written = table.set_axis(names, axis=1)
     written[column] = [_smiles_of(molecule) for molecule in written[column]]
-    write_csv(folder / "table.csv", written)
-    return folder / "table.csv"
+    path = folder / "kflm2-input" / "table.csv"  # a folder of its own: `out` may hold a table of this name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(path, written)
+    return path
 
 
 def _smiles_of(molecule: Any) -> str:

@@ -307,7 +307,8 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
         super()._set_bundle(bundle)
         if len(bundle.targets) > 1:
             raise ValueError(f"the bundle predicts {len(bundle.targets)} targets; kflm2 predict reads it")
-        self.classes_ = np.array(bundle.provenance.get("classes", [0, 1]))
+        (words,) = bundle.classes
+        self.classes_ = np.array(bundle.provenance.get("classes", [0, 1] if words == ("0", "1") else words))
 
     def __sklearn_tags__(self) -> Any:
         """More than two classes are not allowed."""

@@ -222,8 +222,8 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     save: Path | None = field(default=None, metadata={"group": "output"})
     """Folder in which the first run's model is saved, for kflm2 predict."""
     refit: bool = field(default=False, metadata={"group": "output"})
-    """With --save: after its run was measured, train once more on all molecules, those of test too, and keep that
-    model. Its card has the metrics that were measured before."""
+    """With --save: after its run was measured, train once more, on the molecules of test too, and keep that model. Its
+    card has the metrics that were measured before. Without inner folds the validation part stays apart."""
     again: bool = field(default=False, metadata={"group": "output"})
     """Make all runs anew, and replace what is there already: runs of other settings or data in the folder of the
     results, and another model in the folder of --save. Without it runs of these settings are kept, and a command that

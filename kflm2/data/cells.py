@@ -183,7 +183,8 @@ def _ordered(found: list[str]) -> tuple[str, str]:
     """Class 0 and class 1 of at most two values; '' for one that does not occur."""
     if len(found) == 1:
         (only,) = found
-        return (only, "") if only in _NEGATIVE or _NEGATION.match(only) else ("", only)
+        says_no = only in _NEGATIVE or _NEGATION.match(only) is not None
+        return (only, "") if says_no and only not in _POSITIVE else ("", only)
     first, second = sorted(found, key=lambda key: (float(key), "") if _is_number(key) else (math.inf, key))
     for negative, positive in ((first, second), (second, first)):
         if positive in _POSITIVE or negative in _NEGATIVE or _NEGATION.sub("", negative, count=1) == positive:

@@ -33,10 +33,10 @@ def find_smiles(path: Path | str, names: Sequence[str]) -> str:
         return (exact or found)[0]
     if found:
         raise DataError(
-            f"{path}: which column holds the SMILES: {', '.join(map(repr, found))}? Name it by --smiles-column"
+            f"{path}: which column holds the SMILES: {', '.join(map(repr, found))}? Name it (--smiles-column)"
         )
     raise DataError(
-        f"{path}: no column 'smiles'; name the column of SMILES by --smiles-column; it has:"
+        f"{path}: no column 'smiles'; name the column of SMILES (--smiles-column); it has:"
         f" {', '.join(map(repr, names))}"
     )
 
@@ -85,7 +85,7 @@ def find_columns(
             f"--csv needs --target-columns, the columns to predict; {path} has: {_possible(path, smiles)}"
         )
     if smiles is None and not sdf.is_sdf(path):
-        smiles = find_smiles(path, column_names(path))
+        smiles = find_smiles(path, column_names(path, [*targets, *others]))
         if smiles != SMILES:
             print(f"SMILES: column {smiles!r}", flush=True)
     table = read_columns(path, list(dict.fromkeys([smiles or SMILES, *targets, *others])), smiles or SMILES)

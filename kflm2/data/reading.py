@@ -111,7 +111,11 @@ def _labels(dataset: Dataset, table: Table, qualifier_columns: Sequence[str]) ->
 
 def _weights(table: Table, column: str) -> np.ndarray:
     """(n,) weights of the rows; a blank one is 0."""
-    values = np.nan_to_num(read_numbers(table.columns[column], column, str(table.path)).values)
+    labels = read_numbers(table.columns[column], column, str(table.path))
+    for row in np.flatnonzero(~np.isnan(labels.lower) | ~np.isnan(labels.upper)):
+        cell = table.columns[column][row]
+        raise DataError(f"{table.path}: row {row + 1}: column {column!r} is {cell!r}; a weight is a number")
+    values = np.nan_to_num(labels.values)
     for row in np.flatnonzero(values < 0):
         raise DataError(f"{table.path}: row {row + 1}: column {column!r} is {values[row]:g}; a weight is 0 or more")
     if not values.any():

@@ -195,12 +195,14 @@ def deduplicate(molecules: Molecules) -> Molecules:
         for indices in _by_part(molecules, remaining):
             first = indices[0]
             first_row = int(molecules.rows[first])
-            merged.append(molecules.y_true[indices])
-            y_true[first] = _merged_labels(y_true[indices], molecules.dataset.task == "classification")
+            # a row of weight 0 says nothing, unless all of them have it
+            counted = indices if weights is None else [i for i in indices if weights[i]] or indices
+            merged.append(molecules.y_true[counted])
+            y_true[first] = _merged_labels(y_true[counted], molecules.dataset.task == "classification")
             if bounds is not None:
-                bounds[:, first] = np.where(np.isnan(y_true[first]), _narrowest(bounds[:, indices]), np.nan)
+                bounds[:, first] = np.where(np.isnan(y_true[first]), _narrowest(bounds[:, counted]), np.nan)
             if weights is not None:
-                weights[first] = weights[indices].mean()
+                weights[first] = weights[counted].mean()
             contradiction = bool(np.isnan(y_true[first]).all()) and (bounds is None or np.isnan(bounds[:, first]).all())
             for i in indices if contradiction else indices[1:]:
                 reasons[i] = (

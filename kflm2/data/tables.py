@@ -47,8 +47,12 @@ def read_columns(path: Path, wanted: list[str], structure: str) -> Table:
     return read_xlsx(path, wanted) if is_xlsx(path) else read_csv(path, wanted)
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Path, wanted: list[str] | None = None) -> list[str]:
     """The names of all columns of a table; of an SDF its properties.
+
+    Args:
+        path: of the file.
+        wanted: names that the delimiter of a CSV file should give, if one does.
 
     Raises:
         DataError: it cannot be read.
@@ -59,7 +63,11 @@ def column_names(path: Path) -> list[str]:
         )
     if is_xlsx(path):
         return _sheet(path)[0]
-    return find_header(path, _read_text(path), [])[1]
+    text = _read_text(path)
+    try:
+        return find_header(path, text, wanted or [])[1]
+    except DataError:
+        return find_header(path, text, [])[1]
 
 
 def is_xlsx(path: Path) -> bool:

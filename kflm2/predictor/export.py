@@ -27,7 +27,7 @@ def export_bundle(run: Run, folder: Path, measured: Run | None = None) -> None:
     """
     bundle = make_bundle(run)
     if measured is not None:
-        refit = {"refit": len(run.split.train) + len(run.split.valid)}
+        refit = {"refit": len(run.split.learned)}
         bundle = replace(bundle, provenance={**make_bundle(measured).provenance, **refit})
     bundle.save(folder, card(bundle, folder.name))
 
@@ -167,8 +167,8 @@ def _refit(molecules: int | None) -> list[str]:
     if molecules is None:
         return []
     return [
-        f"After that the models were trained once more, on all {molecules} molecules, those of test too. These are the",
-        "models in the folder; they cannot be measured on the table any more. Intervals and domain are theirs.",
+        f"After that the models were trained once more, on {molecules} molecules, those of test among them. These are",
+        "the models in the folder; they cannot be measured on the table any more. Intervals and domain are theirs.",
         "",
     ]
 

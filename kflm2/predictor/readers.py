@@ -282,7 +282,7 @@ class MoleculeReader:
 
     def _row(self, cells: Sequence[str]) -> InputRow:
         """Of the cells of the wanted columns."""
-        first = 1 + (self.name_column is not None)
+        first = 1 + bool(self.name_column)
         return InputRow(cells[0], cells[1] if self.name_column else "", cells=tuple(cells[first:]))
 
 

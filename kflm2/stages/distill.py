@@ -199,11 +199,18 @@ def with_unlabelled(
     prepared: Prepared, split: Split, smiles: list[str], y_teacher: np.ndarray
 ) -> tuple[Prepared, Split]:
     """A table and its split, with further molecules in the training part whose labels are the teacher's predictions."""
-    count = len(prepared.molecules.smiles)
+    table, count = prepared.molecules, len(prepared.molecules.smiles)
+    bounds, weights = table.bounds, table.weights
+    if bounds is not None:
+        bounds = np.concatenate([bounds, np.full((2, *y_teacher.shape), np.nan)], axis=1)
+    if weights is not None:  # on the scale of the table's own
+        weights = np.concatenate([weights, np.full(len(smiles), weights[split.train].mean())])
     molecules = replace(
-        prepared.molecules,
-        smiles=[*prepared.molecules.smiles, *smiles],
-        y_true=np.concatenate([prepared.molecules.y_true, y_teacher]),
+        table,
+        smiles=[*table.smiles, *smiles],
+        y_true=np.concatenate([table.y_true, y_teacher]),
+        bounds=bounds,
+        weights=weights,
         rows=np.arange(1, count + len(smiles) + 1),
         parts=None,
     )

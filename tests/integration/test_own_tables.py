@@ -77,6 +77,37 @@ def test_bounds_and_weights_change_the_predictions(table: pd.DataFrame) -> None:
     assert all(not np.allclose(first, second) for i, first in enumerate(arrays) for second in arrays[:i])
 
 
+def test_a_table_with_bounds_and_weights_is_audited_distilled_and_prompted_for(
+    table: pd.DataFrame, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table["cell"] = [f"{sign.strip('=')}{value}" for sign, value in zip(table["relation"], table["dG"], strict=True)]
+    table.to_csv("own.csv", index=False)
+    columns = ["--csv", "own.csv", "--target-columns", "cell"]
+    stages.datasets_audit.from_command_line(columns)
+    weighted = [*columns, "--weight-column", "reliability"]
+    stages.train.from_command_line([*weighted, "--model", "gcn_indepent", "--epochs", "1", "--save", "teacher"])
+    Path("more.smi").write_text("\n".join(["CCCCCl", "CCCCBr", "CCCCO", "CCOCC"]))
+    stages.distill.from_command_line(
+        ["teacher", "--csv", "own.csv", "--corpus", "more.smi", "--epochs", "1", "--save", "student"]
+    )
+    assert Path("student/bundle.json").is_file()
+    with pytest.raises(SystemExit):
+        stages.prompt.from_command_line(weighted)
+    assert "--weight-column is of stage 2" in capsys.readouterr().err
+
+
+def test_a_part_whose_weights_are_all_zero_is_refused(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    table["part"] = np.where(np.arange(90) < 60, "train", np.where(np.arange(90) < 75, "valid", "test"))
+    table["reliability"] = (table["part"] == "train").astype(float)
+    table.to_csv("own.csv", index=False)
+    with pytest.raises(SystemExit):
+        _train(
+            *("--csv", "own.csv", "--target-columns", "dG", "--weight-column", "reliability"),
+            *("--split-column", "part", "--inner", "holdout"),
+        )
+    assert "by which the epoch is chosen, has molecules of weight 0 only" in capsys.readouterr().err
+
+
 def test_words_become_classes_and_are_kept(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     table.to_csv("own.csv", index=False)
     folder = _train("--csv", "own.csv", "--target-columns", "polar")

@@ -1,5 +1,6 @@
 """`kflm2 serve`: its JSON is what `kflm2 predict` and `kflm2 explain` write, and its page works in a browser."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +29,12 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
 import httpx2
+import uvicorn
 from starlette.testclient import TestClient
 
 from kflm2.cli import stages
 from kflm2.config.serve import ServeConfig
+from kflm2.stages.serve import stage
 from kflm2.stages.serve.answers import Answers, json_value
 from kflm2.stages.serve.app import make_app
 from kflm2.stages.serve.worker import BrokenError, Worker
@@ -303,6 +307,37 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert warning.startswith("warning: there is no login") and "is no bundle" in error
 
 
+def test_a_connection_that_asks_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a few dozen of them would keep everybody out."""
+    monkeypatch.setattr(stage, "IDLE_SECONDS", 0.3)
+
+    async def answer(_: Any, __: Any, send: Any) -> None:
+        await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(answer, http=stage._protocol_class(), lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost:"):
+            with socket.create_connection(listener.getsockname(), timeout=10) as idle:
+                idle.sendall(sent)
+                assert idle.recv(1) == b""
+        with socket.create_connection(listener.getsockname(), timeout=10) as asking:
+            asking.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            received = b""
+            while part := asking.recv(1000):  # closed after the answer, not before
+                received += part
+            assert received.endswith(b"ok")
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
 # in a browser, with the command itself
 
 
@@ -443,7 +478,10 @@ def test_a_mistake_is_told_in_a_sentence(tab: Any, tmp_path: Path) -> None:
     tab.wait_for_selector("#columns:not([hidden])")
     tab.get_by_role("button", name="Predict", exact=True).click()
     tab.wait_for_selector("#error:not([hidden])")
-    assert "no column 'smiles'; it has: 'structure', 'x'" in alert.inner_text()
+    assert (
+        "no column 'smiles'; name the column of SMILES (--smiles-column); it has: 'structure', 'x'"
+        in alert.inner_text()
+    )
     tab.get_by_label("column of SMILES").fill("structure")
     tab.get_by_role("button", name="Predict", exact=True).click()
     tab.wait_for_selector("#answers table")

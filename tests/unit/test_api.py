@@ -63,6 +63,11 @@ def test_predictions_are_those_of_the_command_line(table: pd.DataFrame, result: 
     assert (model.targets, model.task) == (("dG",), "regression") and "kflm2 predict" in model.card
 
 
+def test_a_confidence_is_between_0_and_1(result: TrainingResult) -> None:
+    with pytest.raises(KFLM2Error, match="confidence is 90"):
+        result.model.predict("CCO", confidence=90)
+
+
 def test_molecules_may_be_of_rdkit_and_missing(result: TrainingResult, table: pd.DataFrame) -> None:
     mols = [Chem.MolFromSmiles("OCC"), None, Chem.MolFromSmiles("c1ccccc1")]
     predicted = result.model.predict(mols)
@@ -102,5 +107,10 @@ def test_what_cannot_be_used_is_said(table: pd.DataFrame, tmp_path: Path) -> Non
         kflm2.train(table, targets="dG", epoch=3)
     with pytest.raises(KFLM2Error):
         kflm2.load(tmp_path)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    before = (tmp_path / "table.csv").read_bytes()
+    with pytest.raises(DataError):
+        kflm2.train(table.iloc[:2], targets="dg", out=tmp_path)
+    assert (tmp_path / "table.csv").read_bytes() == before
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         kflm2.trian  # noqa: B018

@@ -44,7 +44,7 @@ def _draw_targets(axis: Axes, molecules: Molecules, split: Split) -> None:
     dataset, y_true = molecules.dataset, molecules.y_true
     if dataset.task == "regression":
         if len(dataset.targets) == 1:
-            bins = np.histogram_bin_edges(y_true[:, 0], bins=40)
+            bins = np.histogram_bin_edges(y_true[~np.isnan(y_true[:, 0]), 0], bins=40)
             for part, color in (("train", _COLORS["other"]), ("test", _COLORS["test"])):
                 values = y_true[getattr(split, part), 0]
                 axis.hist(values, bins=bins.tolist(), density=True, color=color, alpha=0.7, label=part)

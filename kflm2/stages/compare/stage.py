@@ -99,6 +99,8 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
     """
     folds = [(fold, fold.run) for fold in reference.folds.values() if fold.run is not None]
     beside = folds[0][1].folder.parents[1] / name
+    if folds[0][1].result.bounds or folds[0][1].result.config.get("weight_column"):
+        print(f"note: {name} learns from exact labels, all of one weight; the models had bounds or weights", flush=True)
     # descriptors are computed once for all folds with the same molecules, as the folds of one command have
     tables: dict[str, Baselines] = {}
     for fold, run in Progress(folds, desc=f"{reference.dataset} {name}", unit="run"):

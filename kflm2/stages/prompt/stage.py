@@ -108,7 +108,7 @@ def _one_target(config: PromptConfig) -> PromptConfig:
         targets = DATASETS[config.dataset].targets
     if len(targets) > 1:
         print(f"target: {targets[0]}, the first of {len(targets)}; --target-columns takes another", flush=True)
-    return dataclasses.replace(config, target_columns=targets[:1])
+    return dataclasses.replace(config, target_columns=targets[:1], qualifier_columns=config.qualifier_columns[:1])
 
 
 def _stage_2(config: PromptConfig) -> TrainConfig | None:
@@ -267,7 +267,7 @@ def _robustness(run: PromptRun, answer: _Answerer) -> dict[str, dict[str, float 
 
 def _compare(stage_2: TrainConfig, molecules: Molecules, run: PromptRun) -> None:
     """Add the metrics of a pipeline of stage 2 on the same seed and split."""
-    (trained,) = run_training(stage_2)
+    (trained,) = run_training(stage_2, molecules)
     for part, rows in run.split.parts.items():
         if sorted(molecules.rows[rows]) != sorted(trained.table.loc[trained.table["part"] == part, "row"]):
             print(f"note: stage 2 rejects other rows, so its {part} part is another and it is left out", flush=True)

@@ -11,6 +11,8 @@ from kflm2.stages.serve.worker import Worker
 
 _CONNECTIONS = 64
 """Connections at once; a browser opens six."""
+IDLE_SECONDS = 30.0
+"""After which a connection that asks nothing is closed; a browser opens another one."""
 _GRACE = 1
 """Seconds for answers under way, after Ctrl-C."""
 
@@ -44,7 +46,7 @@ def run(config: ServeConfig) -> None:
                 uvicorn.Config(
                     make_app(config, worker),
                     loop="asyncio",
-                    http="h11",
+                    http=_protocol_class(),
                     ws="none",
                     log_level="warning",
                     access_log=False,
@@ -69,6 +71,28 @@ def _server_class(worker: Worker) -> Any:
             super().handle_exit(sig, frame)
 
     return Server
+
+
+def _protocol_class() -> Any:
+    """uvicorn's protocol, which closes a connection that has asked nothing for a while: few may be open at once."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(IDLE_SECONDS, self.close_if_idle, self.cycle)
+
+        def close_if_idle(self, before: Any) -> None:
+            """Close it where it is still as it was: nothing asked, or nothing since the last answer."""
+            if self.transport.is_closing():
+                return
+            idle = self.cycle is None or self.cycle.response_complete
+            if idle and self.cycle is before:
+                self.transport.close()
+            else:
+                self.loop.call_later(IDLE_SECONDS, self.close_if_idle, self.cycle)
+
+    return Protocol
 
 
 def _listen(config: ServeConfig) -> socket.socket:

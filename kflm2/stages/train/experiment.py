@@ -375,10 +375,13 @@ def training_weights(molecules: Molecules, split: Split) -> np.ndarray | None:
     """(n,) weights of the molecules, with mean 1 over those that are learnt from; None for 1."""
     if molecules.weights is None:
         return None
-    mean = molecules.weights[split.learned].mean()
-    if mean == 0:
-        raise DataError("all molecules that are learnt from have weight 0")
-    return molecules.weights / mean
+    weights = molecules.weights
+    for part in (split.train, split.valid, *split.folds):
+        if len(part) and not weights[part].any():
+            raise DataError(
+                "a part that is learnt from, or by which the epoch is chosen, has molecules of weight 0 only"
+            )
+    return weights / weights[split.learned].mean()
 
 
 def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:

@@ -30,11 +30,12 @@ from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, 
 from kflm2.trainers.jobs import default_jobs, run_jobs
 
 
-def run(config: TrainConfig) -> list[SavedRun]:
+def run(config: TrainConfig, molecules: Molecules | None = None) -> list[SavedRun]:
     """Train and measure one pipeline for every seed, and write the results; runs that are there already are kept.
 
     Args:
         config: checked. With the setting `again`, and for a model that is saved, all runs are made.
+        molecules: default those of the table.
 
     Returns:
         The runs, one a seed.
@@ -42,7 +43,7 @@ def run(config: TrainConfig) -> list[SavedRun]:
     Raises:
         KFLM2Error: the input cannot be used.
     """
-    plan = _plan(config)
+    plan = _plan(config, molecules)
     first = _make(plan, _missing(plan, config.again or plan.config.save is not None))
     write_summary(plan.folder, plan.config.resolved_split)
     runs = [SavedRun(folder, schema.read_run_result(folder)) for folder in map(plan.folder_of, plan.splits)]

@@ -242,7 +242,7 @@ def test_the_options_of_train_are_grouped() -> None:
         ("training", "epochs"),
     ):
         assert option in options[title]
-    assert options["output"] == {"out", "name", "save", "again"}
+    assert options["output"] == {"out", "name", "save", "refit", "again"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["--version"], ["trian"]])

@@ -89,6 +89,11 @@ def test_two_words_are_two_classes(cells: tuple[str, str], classes: tuple[str, s
     assert labels.notes == (f"y: {classes[1]} is class 1, {classes[0]} is class 0",)
 
 
+@pytest.mark.parametrize(("word", "value"), [("inhibitor", 1.0), ("inactive", 0.0), ("no", 0.0), ("blue", 1.0)])
+def test_a_single_word_is_the_class_that_it_names(word: str, value: float) -> None:
+    assert read_classes([word, word], "y", "t").values.tolist() == [value, value]
+
+
 def test_0_and_1_are_classes_without_a_note() -> None:
     labels = read_classes(["1", "0.0", "", "1.0"], "y", "t")
     np.testing.assert_array_equal(labels.values, [1.0, 0.0, NAN, 1.0])

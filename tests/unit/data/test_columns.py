@@ -31,7 +31,7 @@ def test_the_column_of_smiles_is_found(names: list[str], found: str) -> None:
 def test_an_unclear_column_of_smiles_is_asked_about() -> None:
     with pytest.raises(DataError, match=r"which column holds the SMILES: 'parent_smiles', 'salt_smiles'\?"):
         find_smiles(Path("t.csv"), ["parent_smiles", "salt_smiles"])
-    with pytest.raises(DataError, match=r"no column 'smiles'; name .* by --smiles-column; it has: 'structure', 'y'$"):
+    with pytest.raises(DataError, match=r"no column 'smiles'; name .* \(--smiles-column\); it has: 'structure', 'y'$"):
         find_smiles(Path("t.csv"), ["structure", "y"])
 
 
@@ -46,6 +46,11 @@ def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert find_columns(path, "SMILES", ["active"], [], "regression") == ("SMILES", "regression")
     assert find_columns(path, "SMILES", ["z"], [], None) == ("SMILES", "regression")
     assert capsys.readouterr().out == ""
+
+
+def test_the_delimiter_is_one_that_gives_the_targets(tmp_path: Path) -> None:
+    path = _table(tmp_path, "smiles;pIC50;note, free, text\nCC;5;a, b, c\nCO;6;d, e, f\n")
+    assert find_columns(path, None, ["pIC50"], [], None) == ("smiles", "regression")
 
 
 def test_a_mixture_and_a_missing_target_are_asked_about(tmp_path: Path) -> None:

@@ -44,7 +44,11 @@ def test_weights_are_read_and_checked(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, "smiles,y,w\nCC,1,2\nC(,1,9\nCO,2,\nCN,3,0.5\n")
     molecules = read_table(dataset, weight_column="w")
     assert molecules.weights is not None and molecules.weights.tolist() == [2.0, 0.0, 0.5]
-    for cells, message in (("-1", "row 1: column 'w' is -1; a weight is 0 or more"), ("0", "all weights .* are 0")):
+    for cells, message in (
+        (">5", "row 1: column 'w' is '>5'; a weight is a number"),
+        ("-1", "row 1: column 'w' is -1; a weight is 0 or more"),
+        ("0", "all weights .* are 0"),
+    ):
         with pytest.raises(DataError, match=message):
             read_table(_dataset(tmp_path, f"smiles,y,w\nCC,1,{cells}\nCO,2,0\n"), weight_column="w")
 
@@ -70,3 +74,10 @@ def test_rows_of_one_structure_are_merged_with_their_bounds_and_weights(tmp_path
     assert {entry.row for entry in molecules.rejected if "contradict" in entry.reason} == {7, 8}
     # of 1 and 3: ((1 - 2)^2 + (3 - 2)^2) / (2 - 1)
     assert molecules.notes == ("replicates of 1 structures, y: standard deviation 1.41 log M; their mean is taken",)
+
+
+def test_a_row_of_weight_zero_is_not_in_the_mean_of_its_structure(tmp_path: Path) -> None:
+    text = "smiles,y,w\nCCO,1,1\nOCC,100,0\nCN,4,0\nNC,6,0\n"
+    molecules = deduplicate(read_table(_dataset(tmp_path, text), weight_column="w"))
+    assert molecules.y_true[:, 0].tolist() == [1.0, 5.0]
+    assert molecules.weights is not None and molecules.weights.tolist() == [1.0, 0.0]

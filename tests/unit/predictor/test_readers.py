@@ -47,6 +47,13 @@ def test_the_column_of_smiles_is_the_models_or_the_only_one_and_the_others_come_
         MoleculeReader.of((str(tmp_path / "b.csv"),), None, None)
 
 
+def test_an_empty_name_of_a_column_of_names_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("smiles,A,B\nCCO,1,2\n")
+    reader = MoleculeReader.of((str(tmp_path / "a.csv"),), None, "", keep=True)
+    (row,) = reader.rows()
+    assert (reader.keep, row.cells) == (("A", "B"), ("1", "2"))
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_of_any_delimiter_and_encoding(tmp_path: Path, delimiter: str, encoding: str) -> None:
