@@ -89,7 +89,8 @@ class InferenceConfig(StageConfig):
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
     """Folder that `kflm2 train --save` wrote."""
     molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
-    """A .csv, .xlsx, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
+    """A .csv, .xlsx, .smi, .sdf or .parquet file, also .csv.gz and the like or an address (https://host/a.smi), - for
+    SMILES on standard input, or SMILES."""
     smiles_column: str | None = None
     """Of a table: its column of SMILES; default the one that the model was trained on, else smiles, or the only one
     with this word in its name."""
