@@ -33,6 +33,8 @@ class StageConfig:
     """Settings without a name on the command line."""
     NOT_OPTIONS: ClassVar[tuple[str, ...]] = ()
     """Fields that are no option of the command line; a JSON file may have them."""
+    ADDRESSES: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files to read, for which the command line takes addresses, such as https://host/table.csv."""
     OLD_NAMES: ClassVar[dict[str, str]] = {}
     """Field -> its earlier name, which the command line takes too and JSON files use."""
 
@@ -102,6 +104,7 @@ class InferenceConfig(StageConfig):
     """auto, cpu, cuda or cuda:N."""
 
     POSITIONAL: ClassVar = ("model", "molecules")
+    ADDRESSES: ClassVar = ("molecules",)
 
     def check(self) -> None:
         """Refuse values that cannot work."""

@@ -43,6 +43,7 @@ class DataConfig(StageConfig):
     """One row a structure: mean of the targets; classes that contradict each other are dropped."""
 
     GROUP: ClassVar = "data"
+    ADDRESSES: ClassVar = ("csv",)
 
 
 @dataclass(frozen=True)
