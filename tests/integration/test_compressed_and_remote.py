@@ -86,7 +86,7 @@ def test_an_interrupted_prediction_of_a_compressed_file_goes_on_unless_the_file_
     predict = Predictor.predict_read
     for changed in (False, True):
         packed.write_bytes(gzip.compress(data))
-        calls = []
+        calls: list[int] = []
 
         def interrupted(self: Predictor, *arguments: Any, calls: list[int] = calls) -> Any:
             calls.append(1)
