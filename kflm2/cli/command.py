@@ -77,7 +77,7 @@ class Stage:
         Args:
             args: of the command line.
             script: values that a thin script sets.
-            complete: fill in what the input decides, which reads it.
+            complete: download what is given by its address, and fill in what the input decides, which reads it.
 
         Raises:
             KFLM2Error: a value that cannot work.
@@ -87,6 +87,8 @@ class Stage:
         from kflm2.config.base import to_arguments
 
         config_class: type[StageConfig] = pkgutil.resolve_name(self.config)
+        if complete:
+            args = _with_local_copies(args, config_class)
         new_names = {old: new for new, old in config_class.OLD_NAMES.items()}
         values = _config_file(_last_value(args, "config"), config_class)
         unlisted = config_class.unlisted(values, {*script, *_named(args)})
@@ -123,6 +125,32 @@ def _one_line_errors() -> Iterator[None]:
         sys.exit(130)
 
 
+def _with_local_copies(args: list[str], config_class: "type[StageConfig]") -> list[str]:
+    """The arguments with a downloaded file for each address of molecules.
+
+    Only what the user types is followed: never an address in a file of settings, which may come from elsewhere.
+    """
+    options = {f"--{name}" for name in config_class.ADDRESSES}
+    positional = not options.isdisjoint(f"--{name}" for name in config_class.POSITIONAL)
+    replaced = []
+    for before, word in zip(["", *args], args, strict=False):
+        option, equals, value = word.partition("=")
+        if equals and option in options:
+            replaced.append(f"{option}={_local(value)}")
+        else:
+            replaced.append(_local(word) if before in options or positional else word)
+    return replaced
+
+
+def _local(word: str) -> str:
+    """The path of a downloaded file for an address; any other word as it is."""
+    if "://" not in word:
+        return word
+    from kflm2.data import remote
+
+    return str(remote.local_copy(word)) if remote.is_address(word) else word
+
+
 def _last_value(args: list[str], option: str) -> str | None:
     """The last value of an option among the arguments, before tyro reads them: other defaults depend on it."""
     value = None
@@ -155,6 +183,9 @@ def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[st
         raise SettingError(f"--config {path}: not an object of settings")
     if isinstance(values.get("config"), dict):
         values = values["config"]
+    for setting in config_class.ADDRESSES:
+        if "://" in str(values.get(setting, "")):
+            raise SettingError(f"--config {path}: {setting} is an address; give it on the command line")
     known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.OLD_NAMES.values())
     if unknown := sorted(set(values) - known):
         raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")

@@ -42,7 +42,8 @@ def stage_and_args(words: list[str]) -> tuple[Stage, list[str]]:
     if stage.table_first and args and not args[0].startswith("-"):
         from kflm2.data.datasets import DATASETS
 
-        is_table = args[0] not in DATASETS and (Path(args[0]).suffix != "" or Path(args[0]).exists())
+        is_path = "://" in args[0] or Path(args[0]).suffix != "" or Path(args[0]).exists()
+        is_table = args[0] not in DATASETS and is_path
         args = ["--csv" if is_table else "--dataset", *args]
     return stage, args
 

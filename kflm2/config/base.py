@@ -33,6 +33,8 @@ class StageConfig:
     """Settings without a name on the command line."""
     NOT_OPTIONS: ClassVar[tuple[str, ...]] = ()
     """Fields that are no option of the command line; a JSON file may have them."""
+    ADDRESSES: ClassVar[tuple[str, ...]] = ()
+    """Settings that name files to read, for which the command line takes addresses, such as https://host/table.csv."""
     OLD_NAMES: ClassVar[dict[str, str]] = {}
     """Field -> its earlier name, which the command line takes too and JSON files use."""
 
@@ -89,7 +91,8 @@ class InferenceConfig(StageConfig):
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
     """Folder that `kflm2 train --save` wrote."""
     molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
-    """A .csv, .xlsx, .smi, .sdf or .parquet file, - for SMILES on standard input, or SMILES."""
+    """A .csv, .xlsx, .smi, .sdf or .parquet file, also .csv.gz and the like or an address (https://host/a.smi), - for
+    SMILES on standard input, or SMILES."""
     smiles_column: str | None = None
     """Of a table: its column of SMILES; default the one that the model was trained on, else smiles, or the only one
     with this word in its name."""
@@ -101,6 +104,7 @@ class InferenceConfig(StageConfig):
     """auto, cpu, cuda or cuda:N."""
 
     POSITIONAL: ClassVar = ("model", "molecules")
+    ADDRESSES: ClassVar = ("molecules",)
 
     def check(self) -> None:
         """Refuse values that cannot work."""

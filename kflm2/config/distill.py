@@ -43,6 +43,7 @@ class DistillConfig(StageConfig):
     """auto, cpu, cuda or cuda:N."""
 
     POSITIONAL: ClassVar = ("model",)
+    ADDRESSES: ClassVar = ("csv",)
 
     def check(self) -> None:
         """Refuse values that cannot work.

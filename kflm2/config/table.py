@@ -19,7 +19,8 @@ class DataConfig(StageConfig):
     dataset: str | None = None
     """A dataset of the registry."""
     csv: Path | None = None
-    """Or a table of your own: .csv or .xlsx with a header, or .sdf, whose properties are its columns."""
+    """Or a table of your own: .csv or .xlsx with a header, or .sdf, whose properties are its columns; .csv.gz and the
+    like too, and an address such as https://host/table.csv."""
     smiles_column: str | None = None
     """Its column of SMILES; default smiles, or the only one with this word in its name."""
     target_columns: tuple[str, ...] = ()
@@ -42,6 +43,7 @@ class DataConfig(StageConfig):
     """One row a structure: mean of the targets; classes that contradict each other are dropped."""
 
     GROUP: ClassVar = "data"
+    ADDRESSES: ClassVar = ("csv",)
 
 
 @dataclass(frozen=True)

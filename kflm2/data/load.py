@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kflm2.data import datasets
+from kflm2.data.compression import plain
 from kflm2.data.datasets import Dataset, File, Task
 from kflm2.data.molecules import Molecules
 from kflm2.data.reading import read_table
@@ -66,7 +67,7 @@ def _dataset(settings: TableSource) -> Dataset:
         dataset = datasets.find(settings.dataset)
         return dataset.with_targets(settings.target_columns or dataset.targets)
     return Dataset(
-        name=settings.csv.stem,
+        name=plain(settings.csv).stem,
         files=(File(settings.csv),),
         targets=settings.target_columns,
         task=settings.resolved_task,

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from kflm2.data import sdf
+from kflm2.data import compression, sdf
 from kflm2.data.cells import Labels, read_classes, read_numbers
 from kflm2.data.datasets import Dataset
 from kflm2.data.molecules import Molecules, Rejection, none_left, parse_smiles, smiles_of_block
 from kflm2.data.parts import PARTS
 from kflm2.data.tables import Table, read_columns
 from kflm2.errors import DataError, MoleculeError
-from kflm2.files import sha256_file, sha256_texts
+from kflm2.files import sha256_texts
 
 
 def read_table(
@@ -147,6 +147,6 @@ def _parts(table: Table, column: str) -> list[str]:
 
 
 def _digest(dataset: Dataset) -> str:
-    """SHA-256 of the file's bytes; for several files, of their digests."""
-    digests = [sha256_file(file.path) for file in dataset.files]
+    """SHA-256 of the file's decompressed bytes; for several files, of their digests."""
+    digests = [compression.sha256(file.path) for file in dataset.files]
     return digests[0] if len(digests) == 1 else sha256_texts(digests)

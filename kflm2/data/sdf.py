@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from kflm2.data.compression import plain
+
 _PROPERTY = re.compile(r"^>[^<\n]*<([^>\n]*)>[^\n]*\n(.*?)(?=^[ \t]*$|^>|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def is_sdf(path: Path) -> bool:
-    """Whether a file is an SDF, by its ending."""
-    return path.suffix.lower() in (".sdf", ".sd")
+    """Whether a file is an SDF, also a compressed one, by its ending."""
+    return plain(path).suffix.lower() in (".sdf", ".sd")
 
 
 def blocks(lines: Iterable[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from kflm2.data import sdf
+from kflm2.data import compression, sdf
 from kflm2.errors import DataError, did_you_mean
 
 _DELIMITERS = (",", ";", "\t", "|")
@@ -33,6 +33,8 @@ class Table:
 
 def read_columns(path: Path, wanted: list[str], structure: str) -> Table:
     """Read columns of a CSV file (see read_csv), of the first sheet of an .xlsx file, or of an SDF (see read_sdf).
+
+    CSV and SDF may be compressed, as .csv.gz.
 
     Args:
         path: of the file; its ending decides.
@@ -152,8 +154,9 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
         wanted: names of columns.
 
     Raises:
-        DataError: no such file or column, a column name that occurs twice, an unclosed quote, a row with more or fewer
-            cells than the header, or no row; the message is one line, with the row if there is one.
+        DataError: no such file or column, a compressed file that is damaged or too large, a column name that occurs
+            twice, an unclosed quote, a row with more or fewer cells than the header, or no row; the message is one
+            line, with the row if there is one.
     """
     text = _read_text(path)
     delimiter, header = find_header(path, text, wanted)
@@ -185,9 +188,12 @@ def read_csv(path: Path, wanted: list[str]) -> Table:
 def _read_text(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"no file {path}")
-    data = path.read_bytes()
+    data = compression.read_bytes(path)
     if foreign := next((name for start, name in _FOREIGN.items() if data.startswith(start)), None):
-        raise DataError(f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar), .xlsx or .sdf")
+        raise DataError(
+            f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar), .xlsx or .sdf,"
+            " a compressed one as .csv.gz or .sdf.gz"
+        )
     text = _decode(data)
     if not text.strip():
         raise DataError(f"{path} is empty")

@@ -1,26 +1,28 @@
 """Molecules to predict, streamed from tables (CSV, Parquet), SMILES files and SDF in constant memory.
 
+The text formats may be compressed, as .smi.gz.
+
 No row is dropped: a row that cannot be read has the reason instead. Blank lines are not rows.
 """
 
-import codecs
 import contextlib
 import csv
 import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from kflm2.data import sdf
+from kflm2.data import compression, sdf
 from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import column_names, find_header, read_xlsx
 from kflm2.errors import DataError, MoleculeError, did_you_mean
 from kflm2.files import sha256_file, sha256_texts
+from kflm2.predictor.text_input import LONGEST, Lines, open_text
 
 Format = Literal["csv", "xlsx", "smi", "sdf", "parquet", "words"]
 
@@ -33,7 +35,6 @@ _SUFFIXES: dict[str, Format] = {
 }
 _TABLES = ("csv", "xlsx", "parquet")
 _HEAD = 1 << 16
-_LONGEST_CELL = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,15 @@ class MoleculeReader:
         if words == ("-",):
             return MoleculeReader("smi")
         path = Path(words[0])
-        file_format = _SUFFIXES.get(path.suffix.lower())
+        file_format = _SUFFIXES.get(compression.plain(path).suffix.lower())
         # os.path.isfile, since a SMILES may be too long to be a name, for which Path.is_file raises an error
         if len(words) == 1 and (file_format or os.path.isfile(path)):
             if not os.path.isfile(path):
                 raise DataError(f"no file {path}")
             if file_format is None:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
+            if compression.is_compressed(path) and file_format in ("xlsx", "parquet"):
+                raise DataError(f"{path}: {file_format} is compressed in itself; decompress the file and give that")
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             reader = MoleculeReader(file_format, path, (), smiles_column or model_column, name_column)
@@ -127,7 +130,7 @@ class MoleculeReader:
     @property
     def _source(self) -> Path | str:
         """For errors."""
-        return self.path or "the table"
+        return self.path or ("standard input" if self.text is None else "the table")
 
     def _column_names(self) -> list[str]:
         if self.text is not None:
@@ -139,7 +142,7 @@ class MoleculeReader:
                     return [str(name) for name in parquet_file(self.path).schema_arrow.names]
             if self.format == "xlsx":
                 return column_names(self.path)
-            with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
+            with open_text(self.path) as file:
                 head = file.read(_HEAD)
         if not head.strip():
             raise DataError(f"{self._source} is empty")
@@ -195,9 +198,9 @@ class MoleculeReader:
             yield from self._text_rows(io.StringIO(self.text.removeprefix("\ufeff"), newline=""))
         elif self.path is None:
             # invalid UTF-8 can only misspell a name
-            yield from _smi_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
+            yield from self._text_rows(io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", errors="replace"))
         else:
-            with open(self.path, encoding=_encoding(self.path), errors="replace", newline="") as file:
+            with open_text(self.path) as file:
                 yield from self._text_rows(file)
 
     def smiles(self, row: InputRow) -> str:
@@ -214,7 +217,10 @@ class MoleculeReader:
         if self.format == "csv":
             yield from self._csv_rows(file)
         else:
-            yield from map(_sdf_row, sdf.blocks(file)) if self.format == "sdf" else _smi_rows(file)
+            lines = Lines(file, self._source)
+            for row in map(_sdf_row, sdf.blocks(lines)) if self.format == "sdf" else _smi_rows(lines):
+                lines.next_molecule()
+                yield row
 
     def _csv_rows(self, file: TextIO) -> Iterator[InputRow]:
         source, wanted = self._source, self._wanted()
@@ -224,11 +230,13 @@ class MoleculeReader:
         delimiter, header = find_header(source, head, wanted)
         file.seek(0)
         indices = [header.index(name) for name in wanted]
-        old_limit = csv.field_size_limit(_LONGEST_CELL)
+        old_limit = csv.field_size_limit(LONGEST)
         try:
             before_header = True
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            lines = Lines(file, source)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             for cells in reader:
+                lines.next_molecule()
                 # a blank line is not a row; an empty quoted cell, as pandas writes a missing SMILES, is a row
                 if not cells or (before_header and not any(cell.strip() for cell in cells)):
                     continue
@@ -293,25 +301,9 @@ def parquet_file(path: Path) -> Any:
     return parquet.ParquetFile(path)
 
 
-def _encoding(path: Path) -> str:
-    """UTF-8, UTF-16 with a byte order mark, or else Windows' Latin-1 (cp1252), as for tables in kflm2.data.tables."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        if (block := file.read(_HEAD)).startswith((b"\xff\xfe", b"\xfe\xff")):
-            return "utf-16"
-        try:
-            while block:
-                decoder.decode(block)
-                block = file.read(_HEAD)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig"
-
-
-def _smi_rows(file: Iterator[str]) -> Iterator[InputRow]:
+def _smi_rows(lines: Iterable[str]) -> Iterator[InputRow]:
     """One SMILES per line, a name after a blank."""
-    for line in file:
+    for line in lines:
         if line.strip():
             text, *rest = line.split(maxsplit=1)
             yield InputRow(text, rest[0].strip() if rest else "")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import json
 import multiprocessing
 import os
@@ -169,6 +170,23 @@ def test_an_explanation_is_the_picture_of_the_command(
     ):
         refused = client.post("/api/explain", json=question)
         assert refused.status_code == 400 and sentence in refused.json()["error"]
+
+
+def test_a_path_or_an_address_in_a_request_is_a_smiles_that_cannot_be_read(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "a.smi.gz").write_bytes(gzip.compress(b"CCO\n"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        names = [str(tmp_path / "a.smi.gz"), f"http://127.0.0.1:{server.getsockname()[1]}/a.smi"]
+        for question in (
+            {"smiles": names[:1]},
+            {"smiles": names[1:]},
+            {"text": "\n".join(names)},
+            {"text": "\n".join(["smiles", *names]), "format": "csv"},
+        ):
+            rows = client.post("/api/predict", json=question).json()["rows"]
+            assert rows and all(row["smiles"] in names and row["status"] != "ok" for row in rows)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 @pytest.mark.parametrize(

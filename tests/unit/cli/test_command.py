@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from kflm2.cli import stages
 from kflm2.cli.command import Stage, _grouped
+from kflm2.cli.main import stage_and_args
 from kflm2.cli.stages import STAGES
 from kflm2.config.base import StageConfig, to_json
 from kflm2.config.pipelines import PIPELINES
@@ -279,3 +281,34 @@ def test_the_stages_are_listed() -> None:
     assert completed.stderr.startswith(
         "error: unknown stage 'trian' (did you mean 'train'?); choose one of: finetune, train, prompt, tune, "
     )
+
+
+def test_addresses_of_molecules_on_the_command_line_become_local_files(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/host/own.csv", b"smiles,y\nC,1\nCC,2\n")
+    memory.pipe("/host/a.smi", b"CCO\n")
+    for words in (["--csv", "memory://host/own.csv"], ["--csv=memory://host/own.csv"]):
+        config = stages.train.read([*words, "--target-columns", "y"], {}, complete=True)
+        assert config.csv.read_text() == "smiles,y\nC,1\nCC,2\n" and config.csv.name == "own.csv"
+    stage, args = stage_and_args(["train", "memory://host/own.csv", "--target-columns", "y"])
+    assert stage.read(args, {}, complete=True).csv == config.csv
+    for name in ("predict", "embed", "explain"):
+        words = ["model", "--llm", "x", "memory://host/a.smi", "-o", str(tmp_path / "out.parquet")]
+        (path,) = STAGES[name].read(words, {}, complete=True).molecules
+        assert Path(path).read_text() == "CCO\n"
+    # nothing is downloaded for other settings
+    assert stages.train.read(["--dataset", "SAMPL", "--out", "memory://host/gone"], {}, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "values"),
+    [("train", {"csv": "memory://host/own.csv"}), ("predict", {"molecules": ["memory://host/a.smi"]})],
+)
+def test_an_address_in_a_file_of_settings_is_not_followed(
+    tmp_path: Path, cache: Path, stage: str, values: dict[str, object]
+) -> None:
+    fsspec.filesystem("memory").pipe("/host/own.csv", b"smiles,y\nC,1\n")
+    arguments = ["--config", _config(tmp_path, **values)]
+    with pytest.raises(KFLM2Error, match=r"is an address; give it on the command line"):
+        STAGES[stage].read(arguments, {}, complete=True)
+    assert not (cache / "downloads").exists()

@@ -309,12 +309,15 @@ def test_properties_are_those_that_rdkit_reads(tmp_path: Path) -> None:
     [
         ("a.csv", b"PK\x03\x04\x14\0", "a ZIP file"),
         ("a.csv", b"PAR1\x15\x04", "a Parquet file"),
-        ("a.csv.gz", b"\x1f\x8b\x08", "a gzipped file"),
+        ("b.csv", b"\x1f\x8b\x08", "a gzipped file"),
     ],
 )
 def test_a_file_of_another_kind_is_an_error_that_says_what_is_read(
     tmp_path: Path, name: str, data: bytes, what: str
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataError, match=rf"{name} is {what}; a table is read as \.csv .* or \.sdf$"):
+    with pytest.raises(
+        DataError,
+        match=rf"{name} is {what}; a table is read as \.csv .* or \.sdf, a compressed one as \.csv\.gz or \.sdf\.gz$",
+    ):
         read_table(Dataset("a", (File(tmp_path / name),), ("y",)))

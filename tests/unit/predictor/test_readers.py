@@ -1,10 +1,15 @@
 """Molecules read as a stream from all file formats; every row of the file gives a row."""
 
+import bz2
+import gzip
+import lzma
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from backports import zstd
 from rdkit import Chem
 
 from kflm2.errors import DataError, MoleculeError
@@ -198,3 +203,84 @@ def test_a_text_has_the_rows_of_a_file(tmp_path: Path, name: str, text: str) -> 
 def test_an_error_of_a_text_names_no_file() -> None:
     with pytest.raises(DataError, match=r"^the table: no column 'smiles'; it has: 'x'$"):
         list(MoleculeReader("csv", text="x\n1\n").rows())
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstd.compress)],
+)
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b"\xef\xbb\xbfid;smiles\r\n1;CCO\r\n2\r\n\r\n;\r\n3;C\r\n"),
+        ("a.csv", "id;smiles\nÄ;CCO\n".encode("cp1252")),
+        ("a.csv", "id\tsmiles\nÄ;\tCCO\n".encode("utf-16")),
+        ("a.smi", b"CCO 1\n\n  C  a b\nC("),
+        ("a.sdf", f"{Chem.MolToMolBlock(Chem.MolFromSmiles('CCO'))}$$$$\ntorn\n$$$$\n".encode()),
+    ],
+)
+def test_a_compressed_file_has_the_rows_of_the_plain_one(
+    tmp_path: Path, name: str, data: bytes, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    plain, packed = tmp_path / name, tmp_path / f"{name}{ending}"
+    plain.write_bytes(data)
+    packed.write_bytes(compress(data))
+    column = "id" if name == "a.csv" else None
+    reader, expected = (MoleculeReader.of((str(path),), None, column, keep=True) for path in (packed, plain))
+    assert reader.format == expected.format and reader.keep == expected.keep
+    assert _rows(reader) == _rows(expected) and len(_rows(expected)) > 0
+    before = reader.digest()
+    packed.write_bytes(compress(data.replace(b"C", b"N")))
+    assert reader.digest() != before
+
+
+@pytest.mark.parametrize("suffix", ["csv", "smi", "sdf"])
+def test_memory_does_not_grow_with_what_a_compressed_file_holds(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}.gz"
+    body = f"{'C' * 100}\n$$$$\n" if suffix == "sdf" else f"{'C' * 100}\n"
+    path.write_bytes(gzip.compress(("smiles\n" * (suffix == "csv") + body * 50_000).encode()))
+    reader = _reader(path)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in reader.rows()) == 50_000
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "one", "endless"),
+    [
+        ("smi", "C" * 900 + "\n", "C" * 5000),
+        ("sdf", "C\n" * 450 + "$$$$\n", "C\n" * 2500),
+        ("csv", "C,1\n", "1," * 2500),
+    ],
+)
+def test_a_molecule_that_never_ends_is_refused_and_many_short_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, one: str, endless: str
+) -> None:
+    for module in ("kflm2.predictor.text_input", "kflm2.predictor.readers"):
+        monkeypatch.setattr(f"{module}.LONGEST", 1000)
+    path = tmp_path / f"a.{suffix}.gz"
+    head = "smiles,x\n" * (suffix == "csv")
+    path.write_bytes(gzip.compress((head + one * 400).encode()))
+    assert _reader(path).count() == 400
+    path.write_bytes(gzip.compress((head + one * 3 + endless).encode()))
+    rows = _reader(path).rows()
+    assert [row.problem for row in (next(rows), next(rows), next(rows))] == [""] * 3
+    with pytest.raises(DataError, match=r"a molecule of more than 1,000 characters"):
+        next(rows)
+
+
+def test_a_cut_file_gives_its_rows_and_then_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.smi.gz"
+    path.write_bytes(gzip.compress(b"CCO\n" * 100)[:-8])
+    with pytest.raises(DataError, match=r"a\.smi\.gz cannot be decompressed, it is damaged or incomplete"):
+        _reader(path).count()
+
+
+@pytest.mark.parametrize("name", ["a.parquet.gz", "a.xlsx.xz"])
+def test_a_format_that_is_compressed_in_itself_is_refused_in_a_further_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=r"compressed in itself; decompress the file"):
+        _reader(tmp_path / name)
