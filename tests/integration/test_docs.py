@@ -454,7 +454,7 @@ def test_the_walk_through_of_predictions_works(saved: Path, capsys: pytest.Captu
     assert list(table["smiles"]) == ["CC(=O)Oc1ccccc1C(=O)O", "CCO"]
     cells = re.findall(r"^\| ([^|]+) \|", _section(GUIDE / "predict.md", "## Input and output"), re.MULTILINE)[1:]
     columns = {name.strip().replace("T", "expt") for cell in cells for name in cell.split(",")}
-    assert set(table) == columns - {"name", "expt_class", "expt_possible"}
+    assert set(table) == columns - {"name", "expt_class", "expt_threshold", "expt_possible"}
     _run(first_lines, saved)
     _run(predict_file, saved)
     predicted = pd.read_csv(saved / "predicted.csv")
@@ -472,7 +472,8 @@ def test_the_vectors_of_the_guide_fit_a_model(saved: Path) -> None:
     with pytest.raises(AssertionError, match="status 3"):
         _run(command.replace("dataset/SAMPL.csv", "few.csv"), saved)
     columns = re.findall(r"^\| ([a-z, ]+) \|", section, re.MULTILINE)
-    assert set(pd.read_parquet(saved / "vectors.parquet")) == set(", ".join(columns).split(", ")) - {"name"}
+    others = set(table) - {"smiles"}  # of the table, which come along
+    assert set(pd.read_parquet(saved / "vectors.parquet")) == others | set(", ".join(columns).split(", ")) - {"name"}
     (saved / "fit.py").write_text(code.replace("dataset/SAMPL.csv", "few.csv"))
     assert len(re.findall(r"\d\.\d+", _shell(f"{sys.executable} fit.py", saved).stdout)) == 5
 

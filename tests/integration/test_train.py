@@ -308,7 +308,7 @@ def test_datasets_get_list_and_audit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dataset", "Samples"), "unknown dataset 'Samples'; choose one of: SAMPL"),
+        (("--dataset", "Samples"), "unknown dataset 'Samples' (did you mean 'SAMPL'?); choose one of: SAMPL"),
         (("--model", "gnn"), "combined_base, gcn_indepent, combined, combinedAtt, combinedSepAtt, crossAtt"),
         (("--llm", "GPT"), "SmolLM2_135M"),
         (("--llm", "."), "no config.json in it, so it is no checkpoint; --llm SmolLM2_135M is the embedded LLM"),

@@ -35,7 +35,15 @@ print([round(float(result[-1])) for result in run_jobs(large, [1, 2], 2, True, l
 
 
 def squared(task: int, after_epoch: Callable[[], object]) -> tuple[int, int, int]:
-    """Takes longer the smaller the task is, so that tasks end in another order than they begin."""
+    """Takes longer the smaller the task is, so that tasks end in another order than they begin.
+
+    Where $PROCESSES names a folder, a task also waits for a second process: the first could do all before that starts.
+    """
+    if folder := os.environ.get("PROCESSES"):
+        Path(folder, str(os.getpid())).touch()
+        deadline = time.monotonic() + 60
+        while len(list(Path(folder).iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
     time.sleep(0.2 / task)
     for _ in range(task):
         after_epoch()
@@ -86,7 +94,10 @@ def large(task: int, after_epoch: Callable[[], object]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("forked", [True, False])
-def test_results_come_in_order_and_every_epoch_is_counted(forked: bool) -> None:
+def test_results_come_in_order_and_every_epoch_is_counted(
+    forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCESSES", str(tmp_path))
     counted: list[int] = []
     results = list(run_jobs(squared, [1, 2, 3, 4, 5], 2, forked, counted.append))
     assert [result[0] for result in results] == [1, 4, 9, 16, 25]
