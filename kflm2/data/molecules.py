@@ -72,11 +72,6 @@ class Molecules:
     notes: tuple[str, ...] = ()
     """For the user: what was read otherwise than it stands in the table."""
 
-    @property
-    def bounded(self) -> np.ndarray:
-        """(n, K) whether only a bound is known of a label."""
-        return np.zeros(self.y_true.shape, bool) if self.bounds is None else ~np.isnan(self.bounds).all(axis=0)
-
     def without_bounds(self) -> "Molecules":
         """The same without what is known of bounds; a molecule that has no other label is rejected."""
         unknown = np.flatnonzero(np.isnan(self.y_true).all(axis=1))
