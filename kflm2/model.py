@@ -474,6 +474,19 @@ class FusedModel(nn.Module):
         encoder.use_components(components)
         return encoder
 
+    def go_on_from(self, other: "FusedModel") -> StatesEncoder | None:
+        """Take the encoders and the fusion of a trained model with the same sizes; the heads are not changed.
+
+        Returns:
+            The encoder that reads principal components of the LLM's states; None where all states are read, or none.
+        """
+        mine, components = self.states_encoder, getattr(other.states_encoder, "components", None)
+        if mine is not None and components is not None:
+            mine.use_components(components.directions.shape[1])
+        self.encoders.load_state_dict(other.encoders.state_dict())
+        self.fusion.load_state_dict(other.fusion.state_dict())
+        return mine if components is not None else None
+
     def fit_scales(self, train: Batch) -> None:
         """Compute the scaling of the states, and their components, from a batch of training molecules."""
         if (encoder := self.states_encoder) is not None and train.states is not None:

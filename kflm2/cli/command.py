@@ -93,7 +93,8 @@ class Stage:
         values = _config_file(_last_value(args, "config"), config_class)
         unlisted = config_class.unlisted(values, {*script, *_named(args)})
         values = {name: value for name, value in values.items() if name not in config_class.NOT_OPTIONS}
-        first = {name: value for name in config_class.FIRST if (value := _last_value(args, name) or values.get(name))}
+        given = {name: _last_value(args, name) or values.get(name) for name in config_class.FIRST}
+        first = {new_names.get(name, name): value for name, value in given.items() if value}
         script = {new_names.get(name, name): value for name, value in script.items()}
         grouped = _grouped(config_class)
         settings = tyro.cli(

@@ -1,6 +1,7 @@
 """Every setting of an ablation. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from kflm2.config.compare import CompareConfig
 from kflm2.config.train import TrainConfig
@@ -14,6 +15,9 @@ class AblateConfig(TrainConfig):
 
     practical: float | None = field(default=None, metadata={"group": "comparison"})
     """The smallest difference of the metric that matters to you: give it before you see any metric."""
+
+    FIRST: ClassVar = ("model",)
+    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_")
 
     def check(self) -> None:
         """Refuse values that cannot work."""

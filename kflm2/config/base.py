@@ -28,7 +28,7 @@ class StageConfig:
     GROUP: ClassVar[str] = ""
     """Title of these fields on the help page; each class has its own."""
     FIRST: ClassVar[tuple[str, ...]] = ()
-    """Settings on which the defaults of others depend."""
+    """Options on which the defaults of others depend."""
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Settings without a name on the command line."""
     NOT_OPTIONS: ClassVar[tuple[str, ...]] = ()

@@ -1,9 +1,12 @@
 """Every setting of stage 2. Nothing heavy is imported here."""
 
 import functools
+import typing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import tyro
 
 from kflm2.config.base import check_at_least, check_below_one, check_not_negative, check_positive
 from kflm2.config.llm import AdapterConfig
@@ -11,6 +14,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.config.table import TableConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
+from kflm2.files import read_json
 
 Attend = Literal["items", "pooled"]
 GraphEncoderName = Literal["gcn", "gine"]
@@ -166,6 +170,9 @@ class TrainingConfig:
     baseline_columns: tuple[str, ...] = ("xtb",)
     """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, computed or taught;
     taught for all that the LLM was taught; or names of columns, such as xtb_dG_water or TPSA."""
+    encoder_rate: float = 0.1
+    """With --from: the learning rate of the encoders that are kept, as a share of --learning-rate, at which the rest
+    learns; 0 keeps them as they are."""
 
     GROUP: ClassVar = "training"
 
@@ -174,7 +181,7 @@ class TrainingConfig:
         check_at_least(self, 1, "epochs", "batch_size", "threads", "jobs", "ensemble")
         check_at_least(self, 0, "patience")
         check_positive(self, "learning_rate")
-        check_not_negative(self, "weight_decay")
+        check_not_negative(self, "weight_decay", "encoder_rate")
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,11 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
 
     runs: int | None = field(default=None, metadata={"group": "split"})
     """How many seeds; every run is reported. Default 10, 25 for a 5x5-fold cross-validation, and 1 with --save."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from", metavar="MODEL")] = field(
+        default=None, metadata={"group": "model"}
+    )
+    """A saved model to go on from, with another table or target: its encoders and its fusion are the start, what
+    predicts from them is new, and it says which LLM, views and widths there are. It is not changed."""
     device: str = field(default="auto", metadata={"group": "training"})
     """auto, cpu, cuda or cuda:N."""
     name: str | None = field(default=None, metadata={"group": "output"})
@@ -234,18 +246,24 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     search: SearchRecord | None = None
     """What the search saw that chose the settings; only best.json gives it."""
 
-    FIRST: ClassVar[tuple[str, ...]] = ("model",)
+    FIRST: ClassVar[tuple[str, ...]] = ("model", "from")
     NOT_OPTIONS: ClassVar[tuple[str, ...]] = ("search",)
+    OLD_NAMES: ClassVar[dict[str, str]] = {**TableConfig.OLD_NAMES, "from_": "from"}
 
     @classmethod
-    def of(cls, model: str = PipelineConfig.model, **values: Any) -> Self:
-        """Settings of a pipeline: the given values, else the pipeline's defaults, else the defaults; not yet checked.
+    def of(cls, model: str | None = None, **values: Any) -> Self:
+        """Settings of a pipeline, not yet checked.
+
+        They are the given values, else those of the saved model to go on from, else the pipeline's defaults, else the
+        defaults.
 
         Raises:
-            SettingError: unknown pipeline.
+            SettingError: unknown pipeline, or no saved model.
         """
+        saved = {} if values.get("from_") is None else _saved_settings(Path(values["from_"]))
+        model = model or saved.get("model", PipelineConfig.model)
         one_of("model", model, tuple(PIPELINES))
-        return super().of(**{**PIPELINES[model].defaults, **values, "model": model})
+        return super().of(**{**PIPELINES[model].defaults, **saved, **values, "model": model})
 
     @classmethod
     def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
@@ -270,6 +288,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         self.check_model()
         self.check_training()
         self._check_baseline()
+        self._check_from()
         if self.class_weight != "none" and self.resolved_task == "regression":
             raise SettingError(f"class_weight {self.class_weight} goes with classes, and the targets are none")
 
@@ -290,6 +309,23 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
                 f"baseline_columns {' '.join(self.baseline_columns)}: the ridge regresses on descriptors that are read,"
                 f" and these are {read}; --descriptors rdkit+xtb has xTB's"
             )
+
+    def _check_from(self) -> None:
+        if self.from_ is None:
+            if self.encoder_rate != TrainingConfig.encoder_rate:
+                raise SettingError("--encoder-rate is of the encoders of a saved model; name it by --from")
+            return
+        if self.save is not None and self.save.resolve().is_relative_to(self.from_.resolve()):
+            raise SettingError(f"save: {self.save} is the model to go on from, or lies in it: name another folder")
+        for name, value in _saved_settings(self.from_).items():
+            if name in _SHAPE and (here := getattr(self, name)) != value:
+                raise SettingError(
+                    f"{name} is {_in_words(here)}, and in {self.from_} it is {_in_words(value)}; its encoders are"
+                    " kept with all their sizes"
+                )
+        for name in ("adapter", "layers", "precision"):
+            if getattr(self, name) != getattr(StatesConfig, name):
+                raise SettingError(f"--{name} does not go with --from: the LLM is read as {self.from_} reads it")
 
     @property
     def networks(self) -> int:
@@ -342,3 +378,48 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         fusion = PIPELINES[self.model].fusion
         crosses = fusion == "cross" and {"states", "graph"} <= set(self.read_views)
         return crosses or (fusion == "separate" and self.attend == "items")
+
+
+_HINTS = typing.get_type_hints(TrainConfig)
+_SHAPE = (
+    *("model", "descriptors", "views", "standardize", "hidden", "graph_encoder", "graph_width", "graph_depth"),
+    *("states_width", "states_components", "attend", "heads", "gate_states"),
+)
+"""Settings that a model and one that goes on from it share."""
+
+
+def checked_setting(name: str, value: object) -> object:
+    """The value of a setting in a saved model, a list as a tuple.
+
+    Raises:
+        SettingError: not a value of the setting's type.
+    """
+    hint, default_type = _HINTS[name], type(getattr(TrainConfig(), name))
+    if default_type is tuple and isinstance(value, list):
+        return tuple(map(str, value))
+    allowed = typing.get_origin(hint) is not Literal or value in typing.get_args(hint)
+    types = (float, int) if default_type is float else (default_type,)  # an int is accepted for a float
+    if not allowed or isinstance(value, bool) != (default_type is bool) or not isinstance(value, types):
+        raise SettingError(f"bundle: setting {name} is {value!r}")
+    return value
+
+
+def _saved_settings(folder: Path) -> dict[str, Any]:
+    """What a saved model is made of.
+
+    Raises:
+        SettingError: there is no such model.
+    """
+    path = folder / "bundle.json"
+    if not path.is_file():
+        raise SettingError(f"from: {folder} is no folder that `kflm2 train --save` wrote")
+    stored = read_json(path, "bundle", SettingError).get("config")
+    names = (*(part.name for part in fields(ModelConfig)), *_SHAPE)
+    if not isinstance(stored, dict):
+        raise SettingError(f"from: {path} says nothing of the model's settings")
+    # a model of an earlier version has what is the default now
+    return {name: checked_setting(name, stored.get(name, getattr(TrainConfig(), name))) for name in names}
+
+
+def _in_words(value: Any) -> str:
+    return " ".join(value) or "all" if isinstance(value, tuple) else str(value)

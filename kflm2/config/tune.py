@@ -51,11 +51,11 @@ class TuneConfig(SearchConfig, TrainConfig):
     """Names of the settings that the command line, a script or a caller gives; these are not searched."""
 
     FIRST: ClassVar = ("model", "csv")
-    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "given")
+    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_", "given")
     CSV_REPLACES_DATASET: ClassVar = True
 
     @classmethod
-    def of(cls, model: str = TrainConfig.model, **values: Any) -> Self:
+    def of(cls, model: str | None = None, **values: Any) -> Self:
         """As in TrainConfig; the values that are given are not searched."""
         return super().of(model, **{"given": tuple(values), **values})
 

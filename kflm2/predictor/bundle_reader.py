@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from kflm2 import __version__
-from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName
+from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.descriptors import DescriptorScaler
@@ -59,7 +59,6 @@ _ADAPTER_KEYS = frozenset(
     " peft_version r revision target_modules task_type use_rslora".split()
 )
 """Keys that a LoRA's config may set. Others, unless at their defaults, name modules to import or work to do."""
-_HINTS = get_type_hints(TrainConfig)
 
 
 def load_bundle(folder: Path, llm: str | None = None, device: torch.device | None = None) -> Bundle:
@@ -113,7 +112,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
 def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, device: torch.device) -> Bundle:
     """The bundle of an unchanged bundle.json; all its values are checked here, and only here."""
     stored = metadata["config"]
-    settings: dict[str, Any] = {name: _checked_setting(name, stored[name]) for name in SAVED_SETTINGS if name in stored}
+    settings: dict[str, Any] = {name: checked_setting(name, stored[name]) for name in SAVED_SETTINGS if name in stored}
     config = TrainConfig(**settings)
     config.check_model()
     config.check_training()
@@ -246,22 +245,6 @@ def _voter_width(name: VoterName, sizes: Sizes, scaler: DescriptorScaler | None)
     if name == "llm":
         return sizes.states
     return 0 if scaler is None else len(scaler.columns)
-
-
-def _checked_setting(name: str, value: object) -> object:
-    """The value of a setting, a list as a tuple.
-
-    Raises:
-        SettingError: not a value of the setting's type.
-    """
-    hint, default_type = _HINTS[name], type(getattr(TrainConfig(), name))
-    if default_type is tuple and isinstance(value, list):
-        return tuple(map(str, value))
-    allowed = get_origin(hint) is not Literal or value in get_args(hint)
-    types = (float, int) if default_type is float else (default_type,)  # an int is accepted for a float
-    if not allowed or isinstance(value, bool) != (default_type is bool) or not isinstance(value, types):
-        raise SettingError(f"bundle: setting {name} is {value!r}")
-    return value
 
 
 def _finite_array(values: Any, shape: tuple[int, ...]) -> np.ndarray:

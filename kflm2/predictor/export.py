@@ -47,7 +47,7 @@ def make_bundle(run: Run) -> Bundle:
     else:
         domain = ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid))
     record = to_json(result(run))
-    keys = ("dataset", "model", "seed", "split", "rows", "llm", "metrics", "coverage", "versions", "commit")
+    keys = ("dataset", "model", "seed", "split", "rows", "llm", "origin", "metrics", "coverage", "versions", "commit")
     return Bundle(
         config=run.config,
         targets=dataset.targets,
@@ -114,6 +114,7 @@ def card(bundle: Bundle, name: str) -> str:
             f"| models | {describe_models(bundle)} |",
             f"| LLM | {llm}{adapter} |",
             *_taught_by(record.get("teacher")),
+            *_origin(record.get("origin"), bundle),
             f"| trained on | {record['dataset']['name']}, SHA-256 {record['dataset']['sha256']} |",
             f"| molecules | {record['rows']['kept']} used, {record['rows']['rejected']} rejected |",
             f"| split | {record['split']['kind']}, seed {record['seed']}: {sizes} |",
@@ -161,6 +162,18 @@ def _taught_by(teacher: dict[str, Any] | None) -> list[str]:
         return []
     predictions = f"its predictions of {teacher['molecules']} molecules of {teacher['corpus']} without labels"
     return [f"| distilled from | {teacher['model']}: {predictions} |"]
+
+
+def _origin(origin: dict[str, Any] | None, bundle: Bundle) -> list[str]:
+    if origin is None:
+        return []
+    rate = bundle.config.encoder_rate
+    how = f"learnt on, at {rate:g} of the learning rate" if rate else "are as they were"
+    targets = ", ".join(origin["targets"])
+    return [
+        f"| goes on from | {origin['model']} of {origin['dataset']} ({targets}): its encoders {how};"
+        f" it had learnt from {origin['known']} of the test molecules |"
+    ]
 
 
 def _refit(molecules: int | None) -> list[str]:

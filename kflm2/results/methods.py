@@ -15,7 +15,7 @@ from kflm2.metrics.scores import Metrics
 from kflm2.metrics.statistics import Design
 from kflm2.results.provenance import method_settings
 from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
-from kflm2.results.schema import DatasetRecord, LLMRecord, RunResult, development_note
+from kflm2.results.schema import DatasetRecord, LLMRecord, OriginRecord, RunResult, development_note
 
 _SHOWN = 3
 """Differences that are told."""
@@ -132,13 +132,13 @@ def read(name: str, folder: Path, runs: list[SavedRun], split: str | None) -> Me
 def identity(result: RunResult) -> dict[str, Any]:
     """What must be the same for runs to be of one method: data, settings and LLM; see differences."""
     return {
-        **settings_and_data(result.dataset, result.model, result.llm, result.config),
+        **settings_and_data(result.dataset, result.model, result.llm, result.config, result.origin),
         **({"about": result.about} if result.about else {}),
     }
 
 
 def settings_and_data(
-    dataset: DatasetRecord, model: str, llm: LLMRecord | None, config: dict[str, Any]
+    dataset: DatasetRecord, model: str, llm: LLMRecord | None, config: dict[str, Any], origin: OriginRecord | None
 ) -> dict[str, Any]:
     """The identity of runs that are yet to be made; config as JSON values."""
     data = {
@@ -151,7 +151,10 @@ def settings_and_data(
     settings = method_settings(config)
     for name in ("target_columns", "kind", "smiles_column"):
         settings.pop(name, None)  # in the data, or in the split; older results have them only where they were given
-    return {**data, **settings, "model": model, "LLM": None if llm is None else dataclasses.asdict(llm)}
+    made = {"model": model, "LLM": None if llm is None else dataclasses.asdict(llm)}
+    if origin is not None:
+        made["model that it goes on from"] = origin.sha256[:16]
+    return {**data, **settings, **made}
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> str:

@@ -13,9 +13,9 @@ from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 
 _PACKAGES = ("torch", "transformers", "peft", "torch-geometric", "rdkit", "scikit-learn", "numpy", "pandas")
-_OF_A_RUN = tuple("seed runs out name save refit again device jobs precision csv development search".split())
-"""Settings in which the runs of a method may differ. A table is known by its SHA-256, wherever it lies; in which
-precision the LLM was read, its record says."""
+_OF_A_RUN = tuple("from seed runs out name save refit again device jobs precision csv development search".split())
+"""Settings in which the runs of a method may differ. A table is known by its SHA-256, wherever it lies, and a saved
+model to go on from by that of its weights; in which precision the LLM was read, its record says."""
 
 
 def method_settings(config: dict[str, Any]) -> dict[str, Any]:

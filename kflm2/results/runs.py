@@ -21,7 +21,15 @@ from kflm2.metrics.scores import Metrics, Scores, summarize, target_metrics
 from kflm2.results import schema
 from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.results.saved_runs import runs_in
-from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RowCounts, RunResult, SplitRecord
+from kflm2.results.schema import (
+    DatasetRecord,
+    DevelopmentRecord,
+    LLMRecord,
+    OriginRecord,
+    RowCounts,
+    RunResult,
+    SplitRecord,
+)
 from kflm2.trainers.supervised import Ensemble
 
 _HIDDEN = "hidden.safetensors"
@@ -58,6 +66,8 @@ class Run:
     """(F, n, H) states of the fusion, of the network of each inner fold; of the first run only."""
     development: DevelopmentRecord | None = None
     """What the search saw of the test part, if it did."""
+    origin: OriginRecord | None = None
+    """The saved model that it went on from."""
     without_xtb: dict[str, int] = field(default_factory=dict)
     """Reason -> molecules that have no xTB values for it."""
     bounds: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -119,6 +129,7 @@ def result(run: Run) -> RunResult:
         split=SplitRecord.of(run.split),
         rows=RowCounts.of(run.molecules),
         llm=LLMRecord.of(run.source),
+        origin=run.origin,
         metrics={part: scores.mean for part, scores in run.scores.items()},
         targets={part: dict(zip(targets, scores.targets, strict=True)) for part, scores in run.scores.items()},
         thresholds=dict(zip(targets, run.thresholds.tolist(), strict=True)) if classes else None,

@@ -132,6 +132,21 @@ class DevelopmentRecord:
 
 
 @dataclass(frozen=True)
+class OriginRecord:
+    """The saved model that a run went on from."""
+
+    model: str
+    """Name of its folder."""
+    sha256: str
+    """Of its weights."""
+    dataset: str
+    """That it learnt from."""
+    targets: list[str] = field(default_factory=list)
+    known: int = 0
+    """Test molecules of the run whose structures it had learnt from."""
+
+
+@dataclass(frozen=True)
 class RunResult:
     """One run of stage 2, or of a baseline on the same split."""
 
@@ -155,6 +170,8 @@ class RunResult:
     development: DevelopmentRecord | None = None
     """None where no search saw a test molecule."""
     llm: LLMRecord | None = None
+    origin: OriginRecord | None = None
+    """The saved model that it went on from."""
     targets: dict[str, dict[str, Metrics | None]] = field(default_factory=dict)
     """Part -> target -> metrics."""
     thresholds: dict[str, float] | None = None
@@ -187,6 +204,7 @@ class RunResult:
 _OF_TRAINING = (
     "development",
     "llm",
+    "origin",
     "targets",
     "thresholds",
     "coverage",

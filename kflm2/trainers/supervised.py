@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -306,6 +307,7 @@ def fit(
     components: int = 0,
     bounds: np.ndarray | None = None,
     weights: np.ndarray | None = None,
+    origin: FusedModel | None = None,
 ) -> FittedModel:
     """Train on the training part and return the weights with the best validation loss; the test part is not used.
 
@@ -322,6 +324,7 @@ def fit(
         components: principal components of the LLM's states that the first layer learns from; 0 for the states.
         bounds: (2, n, K) of labels of which only a bound is known, in the units of the targets; see masked_loss.
         weights: (n,) of the molecules; None for 1.
+        origin: a trained model whose encoders, with their scales and components, and whose fusion are gone on from.
 
     Raises:
         KFLM2Error: a target without a training label, or a loss that is not finite.
@@ -350,9 +353,12 @@ def fit(
     limits = None if bounds is None else on_device(scaler.scale(bounds))
     importance = None if weights is None else on_device(weights)
     model = build().to(device)
-    training = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
-    reduced = model.use_components(components)
-    model.fit_scales(training)
+    if origin is None:
+        training = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
+        reduced = model.use_components(components)
+        model.fit_scales(training)
+    else:
+        reduced = model.go_on_from(origin)
     if reduced is not None:
         features = replace(features, states=_reduced(features, reduced, device))
         reduced.reads_components = True
@@ -362,7 +368,10 @@ def fit(
 
     # AdamW without weight decay is Adam
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        _parameter_groups(model, config, kept=origin is not None),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     steps = math.ceil(len(split.train) / config.batch_size)
     schedule = _schedule(optimizer, config, steps * config.epochs)
@@ -397,7 +406,7 @@ def fit(
     variance = None
     if reduced is not None and reduced.components is not None:
         reduced.reads_components = False
-        variance = reduced.components.variance
+        variance = None if origin is not None else reduced.components.variance
     return FittedModel(model, scaler, task, device, best_epoch, history, time.perf_counter() - start, variance)
 
 
@@ -415,12 +424,28 @@ def _reduced(features: Features, encoder: StatesEncoder, device: torch.device) -
     return Ragged(values, ptr)
 
 
+def _parameter_groups(model: FusedModel, config: TrainingConfig, kept: bool) -> list[dict[str, Any]]:
+    """All weights, in groups of one learning rate; kept: whether the encoders are of a trained model."""
+    if not kept:
+        return [{"params": list(model.parameters())}]
+    encoders = list(model.encoders.parameters())
+    rest = [weight for name, weight in model.named_parameters() if not name.startswith("encoders.")]
+    if not config.encoder_rate:
+        model.encoders.requires_grad_(False)
+        return [{"params": rest}]
+    return [{"params": rest}, {"params": encoders, "lr": config.encoder_rate * config.learning_rate}]
+
+
 def _schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if config.schedule == "onecycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=config.learning_rate, total_steps=steps, pct_start=0.2, cycle_momentum=False
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=steps,
+            pct_start=0.2,
+            cycle_momentum=False,
         )
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 

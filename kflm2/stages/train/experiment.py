@@ -16,6 +16,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
+from kflm2.data.structures import structure_digests
 from kflm2.device import choose_device, choose_precision
 from kflm2.errors import DataError, MoleculeError
 from kflm2.featurize import xtb
@@ -32,7 +33,9 @@ from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.metrics.stacking import stacking_weights
 from kflm2.model import build
 from kflm2.results.runs import Run
+from kflm2.results.schema import OriginRecord
 from kflm2.stages.train import report
+from kflm2.stages.train.origin import Origin, find_origin
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
 from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
 from kflm2.trainers.voters import fit_voter
@@ -53,6 +56,15 @@ class Prepared:
     seconds: dict[str, float]
     without_xtb: dict[str, int] = dataclasses.field(default_factory=dict)
     """Reason -> molecules that have no xTB values for it; empty where all have, or none are read."""
+    origin: Origin | None = None
+    """The saved model to go on from."""
+
+    def origin_record(self, split: Split) -> OriginRecord | None:
+        """What a run of a split went on from."""
+        if self.origin is None:
+            return None
+        known = self.origin.known(structure_digests(self.molecules.smiles), split)
+        return dataclasses.replace(self.origin.record, known=known)
 
 
 def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> Run:
@@ -119,6 +131,7 @@ def evaluate(
         hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
         fused=trained.fused if seed == config.seed else None,
         seconds=seconds,
+        origin=prepared.origin_record(split),
         without_xtb=prepared.without_xtb,
     )
 
@@ -140,7 +153,10 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     """
     molecules = molecules or _load(config)
     seconds: dict[str, float] = {}
-    source = find_source(config, device) if "states" in config.read_views else None
+    origin = find_origin(config, device)
+    source = None
+    if "states" in config.read_views:
+        source = find_source(config, device) if origin is None else origin.source
     # what cannot work should show now, not after minutes of computing
     if "xtb" in config.read_descriptors:
         xtb.require()
@@ -164,7 +180,7 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
     without_xtb = dict(Counter(filter(None, failures)).most_common())
-    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb)
+    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb, origin)
 
 
 def _read_descriptors(
@@ -217,6 +233,10 @@ def _read_states(
 
 def find_source(config: TrainConfig, device: torch.device) -> LLMSource:
     """The LLM, its adapter and its layers that the settings name; what `auto` takes is printed."""
+    if config.from_ is not None:
+        origin = find_origin(config, device)
+        assert origin is not None and origin.source is not None  # its views are those of the settings
+        return origin.source
     base_only = "" if PIPELINES[config.model].adapter else config.model
     precision = choose_precision(config.precision, device)
     return resolve(config.llm, config.adapter, config.layers, base_only, precision)
@@ -300,6 +320,7 @@ def fit_member(
             components=config.states_components,
             bounds=bounds,
             weights=weights,
+            origin=None if prepared.origin is None else prepared.origin.model(number),
         )
 
 
@@ -390,7 +411,8 @@ def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tu
     if features.descriptors is None:
         return features, None
     # of inner folds all share one, which sees no label
-    scaler = DescriptorScaler(features.descriptors[split.learned])
+    scaler = None if prepared.origin is None else prepared.origin.scaler
+    scaler = scaler or DescriptorScaler(features.descriptors[split.learned])
     return scale_features(
         features, scaler, baseline_columns(config, names_of(config.read_descriptors, prepared.source))
     ), scaler

@@ -108,6 +108,7 @@ def table(runs: Sequence[SavedRun], molecules: Molecules, source: LLMSource | No
         "",
         f"rows      read {molecules.read}, kept {len(molecules.smiles)}, rejected {len(molecules.rejected)}",
         f"LLM       {_llm(source, [run.result for run in runs])}",
+        *_origin([run.result for run in runs]),
         f"time      {', '.join([*views, f'training {training:.1f} s in all'])}",
     ]
     if (peak := peak_memory_mb()) is not None:
@@ -144,6 +145,24 @@ def _bounds(runs: Sequence[RunResult]) -> list[str]:
 def _development(runs: Sequence[RunResult]) -> list[str]:
     note = development_note([run.development for run in runs])
     return ["", note] if note else []
+
+
+def _origin(runs: Sequence[RunResult]) -> list[str]:
+    """The saved model that the runs went on from, and what it knew of their test molecules."""
+    origins = [run.origin for run in runs if run.origin is not None]
+    if not origins:
+        return []
+    first, config = origins[0], runs[0].config
+    how = f"at {config['encoder_rate']:g} of the learning rate" if config["encoder_rate"] else "as they are"
+    known, tested = sum(origin.known for origin in origins), sum(_tested(run) for run in runs)
+    return [
+        f"from      {first.model}, of {first.dataset} ({', '.join(first.targets)}): its encoders {how};"
+        f" it had learnt from {known} of {tested} test molecules"
+    ]
+
+
+def _tested(run: RunResult) -> int:
+    return sum(size for part, size in run.split.sizes.items() if part.startswith("test"))
 
 
 def _llm(source: LLMSource | None, runs: Sequence[RunResult]) -> str:

@@ -183,7 +183,11 @@ def _identity(plan: _Plan, seeded: bool = False) -> dict[str, Any]:
     return {
         **({"seed": config.seed} if seeded else {}),
         **methods.settings_and_data(
-            DatasetRecord.of(prepared.molecules), config.model, LLMRecord.of(prepared.source), to_json(config)
+            DatasetRecord.of(prepared.molecules),
+            config.model,
+            LLMRecord.of(prepared.source),
+            to_json(config),
+            None if prepared.origin is None else prepared.origin.record,
         ),
     }
 
