@@ -12,7 +12,8 @@ round, and above 1 the GPU is faster. Rows:
     training     seconds an epoch of one crossAtt network on SAMPL, without reading and embedding
     prediction   molecules/s of `kflm2 predict` with a crossAtt model of SAMPL, without starting
 
-Where something cannot be had, such as QLoRA without CUDA or without bitsandbytes, its cell is empty.
+Where something cannot be had, such as QLoRA without CUDA or without bitsandbytes, its cell is empty. The trial shows
+that the script works; of so few molecules its numbers mean nothing.
 """
 
 import argparse
@@ -60,7 +61,11 @@ def embedding(source: LLMSource, smiles: list[str]) -> Measure:
         embed_as_ours(loaded, smiles[:WARM_UP])
         return loaded
 
-    return lambda device: len(smiles) / seconds(lambda: embed_as_ours(embedder(device), smiles))[0]
+    def measure(device: torch.device) -> float:
+        loaded = embedder(device)
+        return len(smiles) / seconds(lambda: embed_as_ours(loaded, smiles))[0]
+
+    return measure
 
 
 def fine_tuning(llm: str, folder: Path, smiles: list[str], *options: str) -> Measure:
