@@ -72,10 +72,10 @@ def seconds(model: Path, smiles: list[str], folder: Path, *options: object) -> f
     return time.perf_counter() - start
 
 
-def speed(model: Path, smiles: list[str], folder: Path, times: int, *options: object) -> float:
-    """Molecules/s."""
-    few, many = (seconds(model, smiles[: count * times], folder, *options) for count in (FEW, MANY))
-    return (MANY - FEW) * times / (many - few)
+def speed(model: Path, smiles: list[str], folder: Path, counts: tuple[int, int], *options: object) -> float:
+    """Molecules/s, from commands for few and for many molecules."""
+    few, many = (seconds(model, smiles[:count], folder, *options) for count in counts)
+    return (counts[1] - counts[0]) / (many - few)
 
 
 def limit(model: Path, smiles: list[str]) -> float:
@@ -118,7 +118,7 @@ def measure_speed(teacher: Path | None, student: Path | None, rounds: int) -> No
         starts: dict[str, list[float]] = {"crossAtt": [], "student": []}
         for number in range(1, rounds + 1):
             for method, (model, times, jobs) in methods.items():
-                speeds[method].append(speed(model, smiles, folder, times, "--jobs", jobs))
+                speeds[method].append(speed(model, smiles, folder, (FEW * times, MANY * times), "--jobs", jobs))
             for method, model in (("crossAtt", teacher), ("student", student)):
                 starts[method].append(seconds(model, ["CCO"], folder))
             print(f"round {number} of {rounds}", file=sys.stderr, flush=True)

@@ -40,12 +40,14 @@ FEW, MANY = 3, 9
 """Epochs of the two trainings whose difference is a speed."""
 
 
-def speed_of_pipeline(config: TrainConfig, prepared: Prepared, splits: dict[int, Split], jobs: int) -> float:
+def speed_of_pipeline(
+    config: TrainConfig, prepared: Prepared, splits: dict[int, Split], jobs: int, device: torch.device = CPU
+) -> float:
     """Molecules x epochs a second of as many trainings at once as there are jobs."""
 
     def seconds(epochs: int) -> float:
-        work = functools.partial(fit_member, replace(config, epochs=epochs), prepared, splits, CPU)
-        models = run_jobs(work, [Member(0, number) for number in range(jobs)], jobs, True, lambda count: None)
+        work = functools.partial(fit_member, replace(config, epochs=epochs), prepared, splits, device)
+        models = run_jobs(work, [Member(0, number) for number in range(jobs)], jobs, device == CPU, lambda count: None)
         return statistics.mean(model.seconds for model in models)
 
     return jobs * len(splits[0].train) * (MANY - FEW) / (seconds(MANY) - seconds(FEW))

@@ -1,7 +1,10 @@
-"""Shared fixtures: a separate cache for every test, tiny random LLMs, and the real embedded LLM."""
+"""Shared fixtures: a separate cache for every test, tiny random LLMs, the real embedded LLM, and a browser."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,6 +125,19 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded() -> Path:
     """The checkpoint folder of the real embedded LLM, converted if it is missing."""
     return checkpoints.checkpoint_folder(registry.LLMS[registry.EMBEDDED])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one the test is skipped."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

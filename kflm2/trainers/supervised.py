@@ -440,11 +440,13 @@ def _schedule(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     if config.schedule == "onecycle":
+        # of 5 steps the rise of a fifth would have no length, by which torch divides
+        rise = 0.25 if steps == 5 else 0.2
         return torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=steps,
-            pct_start=0.2,
+            pct_start=rise,
             cycle_momentum=False,
         )
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)

@@ -33,6 +33,7 @@ def _config(tmp_path: Path, llm: Path, **values: object) -> AblateConfig:
             "limit": 40,
             "epochs": 1,
             "runs": 3,
+            "ensemble": 2,
             "llm": str(llm),
             "graph_width": 8,
             "states_width": 8,

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import ROOT, kflm2, one_thread, script
 
 from kflm2.cli import main as command_line
 from kflm2.cli.stages import STAGES
 from kflm2.errors import KFLM2Error
 from kflm2.files import cache_folder
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDE = ROOT / "docs" / "guide"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
@@ -313,7 +313,7 @@ def test_a_guide_page_begins_with_its_aim(page: Path) -> None:
 
 
 def _shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = one_thread(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     completed = subprocess.run(
         command, shell=True, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250
     )
@@ -321,20 +321,21 @@ def _shell(command: str, cwd: Path) -> subprocess.CompletedProcess:
     return completed
 
 
-def _run(command: str, cwd: Path) -> None:
-    """Run a line of code; kflm2 within this process, where torch is already imported."""
+def _run(command: str, cwd: Path) -> str:
+    """Run a line of code; kflm2 within this process. Return what it prints."""
     if not command.startswith("kflm2 ") or ">" in command or "|" in command:
-        _shell(command, cwd)
-        return
+        return _shell(command, cwd).stdout
     ((_, *arguments),) = _programs(command)
-    with contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["kflm2", *arguments])
-        status: object = 0
-        try:
-            command_line.main()
-        except SystemExit as stop:
-            status = stop.code
-    assert not status, f"{command}: status {status}"
+    completed = kflm2(*arguments, cwd=cwd)
+    assert completed.returncode == 0, f"{command}: status {completed.returncode}, {completed.stderr[-2000:]}"
+    return completed.stdout
+
+
+def _run_code(path: Path) -> str:
+    """Run a page's Python code from its folder, and return what it prints."""
+    completed = script(path, cwd=path.parent)
+    assert completed.returncode == 0, completed.stderr
+    return completed.stdout
 
 
 def _walk(page: Path, heading: str = "## Walk-through") -> list[str]:
@@ -397,6 +398,7 @@ WALKS = {
     "search": Walk(
         tuple(f"results/SAMPL/combinedAtt/tune-tpe/{name}" for name in ("trials.csv", "best.json", "tune.json")),
         {"tune": "--limit 40 --trials 1 --inner-splits 1 --epochs 2", "train": "--limit 40 --epochs 2"},
+        ("--nested 5", "--nested 2"),
     ),
     "compare-and-ablate": Walk(
         ("results/compare/SAMPL/compare.md", "results/compare/SAMPL/pairs.csv", "results/compare/SAMPL/means.png"),
@@ -415,19 +417,19 @@ def test_every_guide_page_has_a_walk_through_that_is_tested() -> None:
 
 @pytest.mark.usefixtures("embedded")
 @pytest.mark.parametrize("name", WALKS)
-def test_a_walk_through_works(name: str, tmp_path: Path, tiny_writer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_walk_through_works(name: str, tmp_path: Path, tiny_writer: Path) -> None:
     page, walk = GUIDE / f"{name}.md", WALKS[name]
     folder = _project(tmp_path)
     commands = _walk(page)
     assert commands and all(command.startswith("kflm2 ") for command in commands)
-    stages_run = set()
+    stages_run, printed = set(), ""
     for command in commands:
         stage = command.split()[1]
         options = walk.options.get(stage, "").replace(LLM, str(tiny_writer))
-        _run(f"{command.replace(*walk.replace) if walk.replace[0] else command} {options}", folder)
+        printed += _run(f"{command.replace(*walk.replace) if walk.replace[0] else command} {options}", folder)
         stages_run.add(stage)
     assert stages_run >= set(walk.options), "a stage is no longer in the walk-through"
-    assert capsys.readouterr().out.strip()
+    assert printed.strip()
     text = _section(page, "## Walk-through")
     for path in walk.files:
         assert (folder / path).stat().st_size > 0, path
@@ -446,11 +448,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
     return folder
 
 
-def test_the_walk_through_of_predictions_works(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_walk_through_of_predictions_works(saved: Path) -> None:
     _, predict_smiles, first_lines, predict_file = _walk(GUIDE / "predict.md")
-    capsys.readouterr()
-    _run(predict_smiles, saved)
-    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    table = pd.read_csv(io.StringIO(_run(predict_smiles, saved)))
     assert list(table["smiles"]) == ["CC(=O)Oc1ccccc1C(=O)O", "CCO"]
     cells = re.findall(r"^\| ([^|]+) \|", _section(GUIDE / "predict.md", "## Input and output"), re.MULTILINE)[1:]
     columns = {name.strip().replace("T", "expt") for cell in cells for name in cell.split(",")}
@@ -475,7 +475,7 @@ def test_the_vectors_of_the_guide_fit_a_model(saved: Path) -> None:
     others = set(table) - {"smiles"}  # of the table, which come along
     assert set(pd.read_parquet(saved / "vectors.parquet")) == others | set(", ".join(columns).split(", ")) - {"name"}
     (saved / "fit.py").write_text(code.replace("dataset/SAMPL.csv", "few.csv"))
-    assert len(re.findall(r"\d\.\d+", _shell(f"{sys.executable} fit.py", saved).stdout)) == 5
+    assert len(re.findall(r"\d\.\d+", _run_code(saved / "fit.py"))) == 5
 
 
 def test_the_walk_through_of_explanations_works(saved: Path) -> None:
@@ -568,7 +568,7 @@ def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
     for original, replacement in (
         ("epochs=10", "epochs=2, ensemble=2"),
         ('read_csv("dataset/SAMPL.csv")', 'read_csv("dataset/SAMPL.csv").head(40)'),
-        ("KFLM2Regressor(),", "KFLM2Regressor(epochs=2),"),
+        ("KFLM2Regressor(),", "KFLM2Regressor(epochs=2, ensemble=2),"),
         ("epochs=50, ensemble=5", "epochs=2, ensemble=2"),
         ("500", "34"),
     ):
@@ -576,7 +576,7 @@ def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
         code = code.replace(original, replacement)
     project = _project(tmp_path)
     (project / "example.py").write_text(code)
-    out, _, shown = _shell(f"{sys.executable} example.py", project).stdout.partition("notebook")
+    out, _, shown = _run_code(project / "example.py").partition("notebook")
     assert "RMSE" in shown and "CC(=O)Oc1ccccc1C(=O)O" in shown
     numbers = re.findall(r"-?\d+\.\d*", out)
     # five scores, six predictions, six intervals, and one prediction of the loaded model
@@ -605,7 +605,7 @@ def test_the_notebook_runs_and_its_outputs_are_those_of_its_cells(tmp_path: Path
     project = _project(tmp_path)
     (project / "docs").mkdir(exist_ok=True)
     (project / "docs" / "notebook.py").write_text(code)
-    shown = _shell(f"cd docs && {sys.executable} notebook.py", project).stdout.split("<shown>")[1:]
+    shown = _run_code(project / "docs" / "notebook.py").split("<shown>")[1:]
     assert len(shown) == sum(bool(cell["outputs"]) for cell in cells)
     assert "<img" in shown[0] and "<svg" in shown[2] and "RDKit cannot read it" in shown[2]
     assert (project / "results" / "notebook-model" / "bundle.json").is_file()

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from commands import status_of
 from pyarrow import parquet
 from transformers import AutoModel, AutoTokenizer
 
@@ -29,17 +30,9 @@ from kflm2.stages import embed as embed_stage
 SMILES = ["CCO", "CC(C)Cc1ccccc1", "C", "CC(=O)Nc1ccccc1", "OCCO", "CCN(CC)CC", "Clc1ccccc1", "CC=O", "CC#N", "CCCCCC"]
 
 
-def _status(stage: stages.Stage, *arguments: object) -> int:
-    try:
-        stage.from_command_line(list(map(str, arguments)))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def _train(folder: Path, *arguments: object) -> Path:
     settings = "--dataset SAMPL --limit 60 --fractions 0.6 0.2 0.2 --epochs 2".split()
-    assert _status(stages.train, *settings, "--out", folder / "results", "--save", folder / "model", *arguments) == 0
+    assert status_of(stages.train, *settings, "--out", folder / "results", "--save", folder / "model", *arguments) == 0
     return folder / "model"
 
 
@@ -60,7 +53,7 @@ def embed(tmp_path: Path, tiny_decoder: Path) -> Callable[..., pd.DataFrame]:
     def run(model: Path, *arguments: object, status: int = 0) -> pd.DataFrame:
         out = tmp_path / "vectors.parquet"
         out.unlink(missing_ok=True)
-        assert _status(stages.embed, model, *arguments, "--llm", tiny_decoder, "--out", out) == status
+        assert status_of(stages.embed, model, *arguments, "--llm", tiny_decoder, "--out", out) == status
         return pd.read_parquet(out)
 
     return run
@@ -134,7 +127,7 @@ def test_a_row_that_cannot_be_read_keeps_its_place_and_has_the_status_of_a_predi
     columns = ("--smiles-column", "SMILES", "--name-column", "id")
     table = embed(fused, path, *columns, "--vectors", vectors, status=3)
     predicted = tmp_path / "p.csv"
-    assert _status(stages.predict, fused, path, *columns, "--llm", tiny_decoder, "-o", predicted) == 3
+    assert status_of(stages.predict, fused, path, *columns, "--llm", tiny_decoder, "-o", predicted) == 3
     expected = pd.read_csv(predicted, keep_default_na=False)["status"].tolist()
     if vectors == "graph":  # reads no LLM, whose context is 24 tokens
         expected[3] = "ok"
@@ -278,7 +271,7 @@ def test_an_error_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert _status(stages.embed, graph_only, "CCO", *arguments) == 2
+    assert status_of(stages.embed, graph_only, "CCO", *arguments) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not list(tmp_path.glob("*.parquet*"))
 
@@ -289,6 +282,6 @@ def test_a_model_without_graph_has_no_vector_of_it(
     llm = ("--llm", tiny_decoder)
     model = _train(tmp_path, "--model", "combined_base", *llm, "--layers", "last", "--ensemble", 1)
     capsys.readouterr()
-    assert _status(stages.embed, model, "CCO", "--vectors", "graph", *llm, "-o", tmp_path / "v.parquet") == 2
+    assert status_of(stages.embed, model, "CCO", "--vectors", "graph", *llm, "-o", tmp_path / "v.parquet") == 2
     error = "error: vectors graph: the model reads no graph; give --vectors fused or states\n"
     assert capsys.readouterr().err == error

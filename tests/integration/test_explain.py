@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import status_of
 
 from kflm2.cli import stages
 from kflm2.predictor.predictor import TOO_LONG
@@ -31,14 +32,6 @@ def _train(tmp_path: Path, *arguments: object) -> Path:
     return model
 
 
-def _run(stage: stages.Stage, *arguments: object) -> int:
-    try:
-        stage.from_command_line([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize("name", ["crossAtt", "combined", "gcn_indepent"])
 def test_every_molecule_of_a_file_has_an_explanation_or_a_reason(
     name: str, tmp_path: Path, tiny_decoder: Path, capsys: pytest.CaptureFixture[str]
@@ -47,12 +40,12 @@ def test_every_molecule_of_a_file_has_an_explanation_or_a_reason(
     model = _train(tmp_path, "--model", name, "--target-columns", "y", "--descriptors", "rdkit", *llm)
     molecules, out = tmp_path / "given.smi", tmp_path / "out"
     capsys.readouterr()
-    assert _run(stages.explain, model, molecules, "-o", out, *llm) == 3
+    assert status_of(stages.explain, model, molecules, "-o", out, *llm) == 3
     lines = capsys.readouterr().out.splitlines()
     assert "no prediction: RDKit cannot read" in lines[1]
     assert len(lines) == 6
 
-    assert _run(stages.predict, model, molecules, "-o", tmp_path / "predicted.csv", *llm) == 3
+    assert status_of(stages.predict, model, molecules, "-o", tmp_path / "predicted.csv", *llm) == 3
     predicted = pd.read_csv(tmp_path / "predicted.csv")
     explained = json.loads((out / "explained.json").read_text())
     assert (explained["target"], explained["members"]) == ("y", 2)
@@ -80,7 +73,7 @@ def test_every_molecule_of_a_file_has_an_explanation_or_a_reason(
     assert table[(table["row"] == 1) & (table["kind"] == "atom")]["label"].tolist() == ["C0", "C1", "O2"]
 
     # a later run deletes the pictures of an earlier one
-    assert _run(stages.explain, model, "CCO", "-o", out, *llm) == 0
+    assert status_of(stages.explain, model, "CCO", "-o", out, *llm) == 0
     assert {path.name for path in out.iterdir() if path.suffix == ".svg"} == {"001.svg"}
 
 
@@ -89,24 +82,24 @@ def test_the_log_odds_of_the_given_target_are_explained_for_classification(tmp_p
     arguments = ("--model", "combined_base", "--target-columns", "a", "b", "--kind", "classification")
     model = _train(tmp_path, *arguments, *llm)
     out = tmp_path / "out"
-    assert _run(stages.explain, model, "CCO", "-o", out, "--target", "b", *llm) == 0
-    assert _run(stages.predict, model, "CCO", "-o", tmp_path / "predicted.csv", *llm) == 0
+    assert status_of(stages.explain, model, "CCO", "-o", out, "--target", "b", *llm) == 0
+    assert status_of(stages.predict, model, "CCO", "-o", tmp_path / "predicted.csv", *llm) == 0
     explained = json.loads((out / "explained.json").read_text())
     assert (explained["target"], explained["unit"]) == ("b", "log-odds")
     assert explained["molecules"][0]["probability"] == pytest.approx(
         pd.read_csv(tmp_path / "predicted.csv")["b"][0], rel=1e-4
     )
-    assert _run(stages.explain, model, "CCO", "-o", out, "--target", "c", *llm) == 2
+    assert status_of(stages.explain, model, "CCO", "-o", out, "--target", "c", *llm) == 2
 
 
 def test_the_limit_applies_to_molecules_of_a_file_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = _train(tmp_path, "--model", "gcn_indepent", "--target-columns", "y")
     (tmp_path / "given.smi").write_text("CCO\nCCN\nCCC\n")
-    assert _run(stages.explain, model, tmp_path / "given.smi", "-o", tmp_path / "out", "--limit", 2) == 0
+    assert status_of(stages.explain, model, tmp_path / "given.smi", "-o", tmp_path / "out", "--limit", 2) == 0
     assert len(json.loads((tmp_path / "out" / "explained.json").read_text())["molecules"]) == 2
     assert "only the first 2" in capsys.readouterr().out
     # molecules on the command line are not limited
-    assert _run(stages.explain, model, "CCO", "CCN", "CCC", "-o", tmp_path / "out", "--limit", 2) == 0
+    assert status_of(stages.explain, model, "CCO", "CCN", "CCC", "-o", tmp_path / "out", "--limit", 2) == 0
     assert len(json.loads((tmp_path / "out" / "explained.json").read_text())["molecules"]) == 3
     assert "only the first" not in capsys.readouterr().out
 
@@ -122,5 +115,5 @@ def test_an_invalid_setting_ends_with_status_2_and_a_message(
         (("model", "CCO", "-o", tmp_path / "file"), "is a file"),
         ((tmp_path / "nothing", "CCO"), "no bundle"),
     ):
-        assert _run(stages.explain, *arguments) == 2
+        assert status_of(stages.explain, *arguments) == 2
         assert message in capsys.readouterr().err

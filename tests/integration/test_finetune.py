@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ROOT, kflm2, one_thread, script
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kflm2.cli import stages
 
-ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "fine_tune" / "SmolLM2_135M_Finetuning_LoRA.py"
 SMALL: tuple[object, ...] = ("--batch-size", 4, "--rank", 4, "--alpha", 8, "--save-steps", 2)
 
 
@@ -36,19 +37,13 @@ def _corpus(folder: Path) -> Path:
     return folder / "own.smi"
 
 
-def _command(*arguments: object, script: str = "SmolLM2_135M") -> list[str]:
-    return [sys.executable, str(ROOT / "fine_tune" / f"{script}_Finetuning_LoRA.py"), *map(str, arguments)]
-
-
-def _run(*arguments: object, cwd: Path, script: str = "SmolLM2_135M") -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = _command(*arguments, script=script)
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=250)
+def _run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return script(SCRIPT, *arguments, cwd=cwd)
 
 
 def test_peft_and_stage_2_load_the_adapter(tmp_path: Path, tiny_decoder: Path) -> None:
-    arguments = ("--llm", tiny_decoder, "--corpus", _corpus(tmp_path), "--layers", 2, "--knowledge", "descriptors")
-    completed = _run(*arguments, *SMALL, cwd=tmp_path)
+    corpus = ("--corpus", _corpus(tmp_path), "--layers", 2, "--knowledge", "descriptors")
+    completed = _run("--llm", tiny_decoder, *corpus, *SMALL, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     assert "43 read, 2 unreadable, 1 left out because SAMPL" in completed.stdout
     assert "SMILES 42: 'C(C'" in completed.stdout
@@ -71,10 +66,8 @@ def test_peft_and_stage_2_load_the_adapter(tmp_path: Path, tiny_decoder: Path) -
     assert any(weight.abs().sum() > 0 for name, weight in model.named_parameters() if "lora_B" in name)
     AutoTokenizer.from_pretrained(folder)
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [str(Path(sys.executable).parent / "kflm2"), "train", "SAMPL", "--llm", str(tiny_decoder)]
-    command += ["--adapter", str(folder), "--model", "combined", "--limit", "40", "--epochs", "1", "--runs", "1"]
-    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    arguments = ("--llm", tiny_decoder, "--adapter", folder, "--model", "combined")
+    completed = kflm2("train", "SAMPL", *arguments, "--limit", 40, "--epochs", 1, "--runs", 1, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     result = json.loads((tmp_path / "results" / "SAMPL" / "combined" / "random-0" / "result.json").read_text())
     assert result["llm"]["layers"] == [2]
@@ -100,11 +93,12 @@ def test_a_stopped_and_resumed_run_gives_the_same_adapter(
 ) -> None:
     _corpus(tmp_path)
     arguments = ("--llm", tiny_decoder, *LONG)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = _command(*arguments)
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     pipe = subprocess.PIPE
     # in a separate process group: a terminal's Ctrl-C reaches all processes of a command
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=one_thread(), stdout=pipe, stderr=pipe, start_new_session=True
+    )
     folder = tmp_path / "models" / "tiny_decoder" / "own"
     checkpoints = folder / "checkpoints"
     deadline = time.monotonic() + 100
@@ -133,9 +127,9 @@ def test_two_processes_give_the_same_adapter_as_one_process(tmp_path: Path, tiny
     # in bfloat16 the sums of four molecules and of eight differ in the fifth digit
     arguments += ["--precision", "float32"]
     assert _run(*arguments, "--batch-size", 8, "--out", "one", cwd=tmp_path).returncode == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    script = _command(*arguments, "--batch-size", 4, "--out", "two")[1:]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *script]
+    environment = one_thread(GLOO_SOCKET_IFNAME="lo")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    launch += [*map(str, arguments), "--batch-size", "4", "--out", "two"]
     completed = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
     assert completed.returncode == 0, completed.stderr
     assert completed.stdout.count("corpus: own") == 1, "more than one process prints"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import status_of
 from safetensors.numpy import load_file, save_file
 
 from kflm2.cli import stages
@@ -38,14 +39,6 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Path:
 
 def _run(work: Path) -> Path:
     return work / "SAMPL" / "crossAtt-saved" / "random-0"
-
-
-def _status(stage: stages.Stage, *arguments: object) -> int:
-    try:
-        stage.from_command_line([str(word) for word in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_predictions_of_train_and_valid_are_by_models_that_never_saw_them(work: Path, tiny_decoder: Path) -> None:
@@ -96,7 +89,7 @@ def test_several_processes_write_the_same_bytes(work: Path, tiny_decoder: Path, 
     (tmp_path / "a.smi").write_text("".join(f"{text}\n" for text in [*smiles] * 9))
     for jobs in (1, 2):
         out = tmp_path / f"{jobs}.csv"
-        assert _status(
+        assert status_of(
             stages.predict, work / "model", tmp_path / "a.smi", "-o", out, "--jobs", jobs, "--llm", tiny_decoder
         ) == 0  # fmt: skip
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
@@ -106,11 +99,11 @@ def test_an_explanation_has_a_bar_for_each_voter_and_adds_up(
     work: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = (work / "model", "CC(=O)Nc1ccccc1", "--llm", tiny_decoder)
-    assert _status(stages.explain, *arguments, "-o", tmp_path / "out") == 0
+    assert status_of(stages.explain, *arguments, "-o", tmp_path / "out") == 0
     (record,) = json.loads((tmp_path / "out" / "explained.json").read_text())["molecules"]
     assert {"SVM", "SVM of tokens"} <= set(record["shares"]) and record["complete"]
     assert sum(record["shares"].values()) == pytest.approx(record["difference"], abs=0.05)
-    assert _status(stages.predict, *arguments, "-o", tmp_path / "p.csv") == 0
+    assert status_of(stages.predict, *arguments, "-o", tmp_path / "p.csv") == 0
     assert record["prediction"] == pytest.approx(pd.read_csv(tmp_path / "p.csv")["expt"][0], rel=1e-3)
     rows = pd.read_csv(tmp_path / "out" / "attributions.csv")
     assert rows["attribution"].sum() == pytest.approx(record["sum"])
@@ -127,7 +120,7 @@ def test_random_writings_are_averaged_and_their_spread_is_told(work: Path, tiny_
     assert 0 < abs(several.y_pred[0, 0] - single.y_pred[0, 0]) < 3 * several.writings_std[0, 0]
     again = Predictor(bundle, writings=4).predict(smiles)
     assert np.array_equal(again.y_pred, several.y_pred, equal_nan=True)
-    assert _status(
+    assert status_of(
         stages.predict, work / "model", "CCO", "--llm", tiny_decoder, "--writings", 2, "-o", tmp_path / "o.csv"
     ) == 0  # fmt: skip
     assert list(pd.read_csv(tmp_path / "o.csv"))[2:6] == ["expt", "expt_low", "expt_high", "expt_writings"]
@@ -203,7 +196,7 @@ def test_settings_of_folds_and_voters_depend_on_each_other() -> None:
 
 def test_a_model_without_an_llm_has_no_writings(tmp_path: Path) -> None:
     arguments = (*SMALL, "--model", "gcn_indepent", "--inner", "folds", "--ensemble", 2, "--out", tmp_path)
-    assert _status(stages.train, *arguments, "--save", tmp_path / "model") == 0
+    assert status_of(stages.train, *arguments, "--save", tmp_path / "model") == 0
     bundle = load_bundle(tmp_path / "model")
     assert bundle.ensemble.folds and not bundle.ensemble.voters
     with pytest.raises(SettingError, match="reads no LLM"):
@@ -217,7 +210,7 @@ def test_classes_of_several_targets_have_weights_of_their_own(tmp_path: Path) ->
     pd.DataFrame({"smiles": table["smiles"], **labels}).to_csv(tmp_path / "t.csv", index=False)
     arguments = ("--csv", tmp_path / "t.csv", "--target-columns", "a", "b", "--task", "classification", "--epochs", 2)
     folds = ("--model", "gcn_indepent", "--descriptors", "rdkit", "--inner", "folds", "--voters", "svm", "--runs", 1)
-    assert _status(stages.train, *arguments, *folds, "--ensemble", 2, "--out", tmp_path / "r") == 0
+    assert status_of(stages.train, *arguments, *folds, "--ensemble", 2, "--out", tmp_path / "r") == 0
     result = read_run_result(tmp_path / "r" / "t" / "gcn_indepent" / "random-0")
     assert set(result.weights) == {"a", "b"} and set(result.weights["a"]) == {"gcn_indepent", "svm"}
     assert result.thresholds is not None and result.coverage["test"].share is not None
@@ -227,7 +220,7 @@ def test_a_search_measures_out_of_fold_predictions(tmp_path: Path, capsys: pytes
     (tmp_path / "space.toml").write_text("[hidden]\nchoices = [8, 16]\n")
     arguments = (*SMALL, "--model", "gcn_indepent", "--inner", "folds", "--ensemble", 2)
     search = ("--trials", 2, "--space", tmp_path / "space.toml", "--out", tmp_path)
-    assert _status(stages.tune, *arguments, *search) == 0
+    assert status_of(stages.tune, *arguments, *search) == 0
     assert "out-of-fold, 2 inner folds" in capsys.readouterr().out
     (best,) = tmp_path.rglob("best.json")
     assert json.loads(best.read_text())["inner"] == "folds"

@@ -9,7 +9,7 @@ import pytest
 
 from kflm2.cli import stages
 
-SMALL = ["--views", "graph", "descriptors", "--epochs", "2", "--runs", "1"]
+SMALL = ["--views", "graph", "descriptors", "--epochs", "2", "--ensemble", "2", "--runs", "1"]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import status_of
 from safetensors.numpy import load_file, save_file
 
 from kflm2.cli import stages
@@ -55,14 +56,6 @@ def _run(work: Path) -> Path:
     return work / "own" / "crossAtt-saved" / "random-0"
 
 
-def _status(stage: stages.Stage, *arguments: object) -> int:
-    try:
-        stage.from_command_line([str(word) for word in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_every_model_of_a_fold_adds_its_baseline_and_weights_are_kept(work: Path, own_csv: Path) -> None:
     kind = work.name
     config = TrainConfig.of(
@@ -108,16 +101,16 @@ def test_a_bundle_predicts_with_xtb_and_says_where_it_is_missing(
     (tmp_path / "a.smi").write_text("CCO\n[CH3]\nnonsense\n" + "CCC\n" * 30)
     for jobs in (1, 2):
         arguments = (work / "model", tmp_path / "a.smi", "-o", tmp_path / f"{jobs}.csv", "--jobs", jobs)
-        assert _status(stages.predict, *arguments) == 3  # a row has no prediction
+        assert status_of(stages.predict, *arguments) == 3  # a row has no prediction
     table = pd.read_csv(tmp_path / "1.csv", keep_default_na=False)
     assert table["xtb"][:4].tolist() == ["ok", "radical", "", "ok"] and table["status"][1] == "ok"
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
 
 
 def test_an_explanation_gives_the_ridges_share_to_its_columns_and_adds_up(work: Path, tmp_path: Path) -> None:
-    assert _status(stages.explain, work / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path) == 0
+    assert status_of(stages.explain, work / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path) == 0
     (record,) = json.loads((tmp_path / "explained.json").read_text())["molecules"]
-    assert _status(stages.explain, work / "model", "CCO.Cl", "-o", tmp_path / "salt") == 0
+    assert status_of(stages.explain, work / "model", "CCO.Cl", "-o", tmp_path / "salt") == 0
     (salt,) = json.loads((tmp_path / "salt" / "explained.json").read_text())["molecules"]
     assert salt["xtb"] == "several components" and "xtb" not in record
     assert list(record["shares"]) == ["graph", "tokens", "descriptors", "SVM"]
@@ -170,11 +163,11 @@ def taught(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("taught")
     (folder / "own.smi").write_text("".join(f"{'C' * n}{end}\n" for n in range(1, 9) for end in ("O", "N", "C(=O)O")))
     corpus = ("--corpus", folder / "own.smi", "--keep-tested", "--small", 4, "--out", folder / "known.parquet")
-    assert _status(stages.knowledge, *corpus) == 0
+    assert status_of(stages.knowledge, *corpus) == 0
     settings = ("--batch-size", 4, "--layers", 2, "--samples", 0, "--out", folder / "models", "--epochs", 20)
     table = folder / "known.parquet"
     known = ("--knowledge", "descriptors", table, "--knowledge-weight", 1, 0.5, "--learning-rate", 0.01)
-    assert _status(stages.finetune, "--llm", tiny_decoder, "--corpus", table, *known, *settings) == 0
+    assert status_of(stages.finetune, "--llm", tiny_decoder, "--corpus", table, *known, *settings) == 0
     return folder
 
 
@@ -186,7 +179,7 @@ def test_knowledge_is_computed_once_and_taught(taught: Path, monkeypatch: pytest
     # once more: nothing is computed again
     monkeypatch.setattr("kflm2.featurize.xtb.xtb_of", lambda *_: pytest.fail("computed again"))
     corpus = ("--corpus", taught / "own.smi", "--keep-tested", "--small", 4, "--out", tmp_path / "again.parquet")
-    assert _status(stages.knowledge, *corpus) == 0
+    assert status_of(stages.knowledge, *corpus) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), table)
     folder = _adapter(taught)
     record = json.loads((folder / "kflm2.json").read_text())
@@ -210,7 +203,7 @@ def test_what_the_llm_was_taught_is_read_without_computing_it(
     settings = ("--epochs", 2, "--ensemble", FOLDS, "--fractions", "0.6", "0.2", "0.2", "--target-columns", "expt")
     read = ("--llm", tiny_decoder, "--adapter", _adapter(taught), "--descriptors", "rdkit+taught")
     common = ("--csv", own_csv, *settings, *read, "--baseline-model", "ridge", "--out", tmp_path)
-    assert _status(stages.train, *common, "--save", tmp_path / "model") == 0
+    assert status_of(stages.train, *common, "--save", tmp_path / "model") == 0
     expected = pd.read_csv(tmp_path / "own" / "crossAtt-saved" / "random-0" / "predictions.csv")
     test = expected["part"] == "test"
     bundle = load_bundle(tmp_path / "model", str(tiny_decoder))
@@ -223,7 +216,7 @@ def test_what_the_llm_was_taught_is_read_without_computing_it(
     several = Predictor(bundle, writings=3).predict(expected["smiles"][test].tolist())
     assert several.writings_std is not None and several.writings_std.max() > 0
     arguments = (tmp_path / "model", "CC(=O)Nc1ccccc1", "-o", tmp_path / "explained", "--llm", tiny_decoder)
-    assert _status(stages.explain, *arguments) == 0
+    assert status_of(stages.explain, *arguments) == 0
     table = pd.read_csv(tmp_path / "explained" / "attributions.csv").set_index("label")
     assert table["meaning"]["taught_xtb_dG_water"].startswith("read off the SMILES by the LLM: free energy")
     (record,) = json.loads((tmp_path / "explained" / "explained.json").read_text())["molecules"]
@@ -238,5 +231,5 @@ def test_an_adapter_that_learnt_no_table_cannot_be_read_for_one(
     own_csv: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ("--csv", own_csv, "--target-columns", "expt", "--llm", tiny_decoder, "--out", tmp_path)
-    assert _status(stages.train, *common, "--adapter", "none", "--descriptors", "rdkit+taught") == 2
+    assert status_of(stages.train, *common, "--adapter", "none", "--descriptors", "rdkit+taught") == 2
     assert "no such adapter" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from commands import KFLM2, status_of
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
@@ -41,7 +41,6 @@ from kflm2.trainers.jobs import run_stream
 
 ROOT = Path(__file__).parents[2]
 SMILES = pd.read_csv(ROOT / "dataset" / "SAMPL.csv")["smiles"].tolist()
-KFLM2 = str(Path(sys.executable).parent / "kflm2")
 
 
 def _train(folder: Path, *arguments: object, csv: Path | None = None) -> Path:
@@ -77,11 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _predict(*arguments: object) -> int:
     """Exit status."""
-    try:
-        stages.predict.from_command_line(list(map(str, arguments)))
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+    return status_of(stages.predict, *arguments)
 
 
 @pytest.mark.usefixtures("embedded")
@@ -527,7 +522,9 @@ def test_the_part_file_of_another_command_is_not_resumed(model: Path, molecules_
     assert out.read_bytes() == whole
 
 
-def test_a_killed_run_completes_when_it_is_repeated(model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_completes_when_it_is_repeated(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, out = tmp_path / "many.smi", tmp_path / "out.csv"
     table.write_text("".join(f"{smiles}\n" for smiles in (SMILES * 8)[:5000]))
     command = [KFLM2, "predict", str(model), str(table), "-o", str(out)]
@@ -540,8 +537,8 @@ def test_a_killed_run_completes_when_it_is_repeated(model: Path, tmp_path: Path)
     process.wait()
     assert journal.exists() and not out.exists()
     assert json.loads(journal.read_text())["rows"] < 5000
-    completed = subprocess.run(command, capture_output=True, text=True, timeout=200, check=True)
-    assert "going on after row " in completed.stderr
+    assert _predict(*command[2:]) == 0
+    assert "going on after row " in capsys.readouterr().err
     _predict(model, table, "-o", tmp_path / "whole.csv")
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 

@@ -25,8 +25,6 @@ from kflm2.stages.train import stage as train_stage
 
 HOSTILE = "<script>document.title='owned'<"
 """Used as a SMILES, in a method's name and in a dataset's name."""
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
 @pytest.fixture(scope="module")
@@ -342,16 +340,6 @@ def test_each_of_several_targets_has_its_metrics_and_its_labels(mixed: Path, mix
     assert labels.loc["train", "y_true_MW"] < labels.loc["train", "y_true_logS"]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser: Any, page_file: Path) -> Iterator[Any]:
     """The page, with the regression selected; it must write nothing to the console and request nothing else."""
@@ -382,7 +370,6 @@ def _column(tab: Any, table: str, column: int) -> list[str]:
     return tab.locator(f"table[aria-label^='{table}'] tbody tr > *:nth-child({column})").all_inner_texts()
 
 
-@needs_chromium
 def test_tables_are_sorted_by_click_and_by_key_and_numbers_by_value(opened: Any) -> None:
     head = opened.locator("table[aria-label^='Runs'] thead th", has_text="RMSE")
     head.locator("button").click()
@@ -399,7 +386,6 @@ def test_tables_are_sorted_by_click_and_by_key_and_numbers_by_value(opened: Any)
     assert _column(opened, "Methods on scaffold", 1) == ["gcn_indepent"]
 
 
-@needs_chromium
 def test_a_dot_shows_its_molecule_by_mouse_and_by_keys(opened: Any, page_file: Path) -> None:
     card = opened.locator("#card")
     assert card.is_hidden()
@@ -446,7 +432,6 @@ def test_a_dot_shows_its_molecule_by_mouse_and_by_keys(opened: Any, page_file: P
     assert card.is_visible()
 
 
-@needs_chromium
 def test_text_of_the_data_is_not_executed(opened: Any) -> None:
     assert opened.title() == f"own{HOSTILE} - KFLM2 report"
     assert opened.locator("h1").inner_text() == f"own{HOSTILE}"
@@ -462,7 +447,6 @@ def test_text_of_the_data_is_not_executed(opened: Any) -> None:
     opened.messages.remove(refused)
 
 
-@needs_chromium
 def test_menus_and_buttons_change_the_plots(opened: Any) -> None:
     assert "gcn_indepent, the best of the 2 methods on random" in opened.locator("#closely").inner_text()
     opened.select_option("#method", label="gcn_indepent · scaffold")
@@ -483,7 +467,6 @@ def test_menus_and_buttons_change_the_plots(opened: Any) -> None:
     assert opened.locator(".worst li").count() > 5
 
 
-@needs_chromium
 def test_a_wide_table_says_so_and_every_column_can_be_seen_whole(browser: Any, mixed_page: Path) -> None:
     for width, too_wide in ((1200, False), (390, True)):
         tab = browser.new_page(viewport={"width": width, "height": 800})
@@ -504,7 +487,6 @@ def test_a_wide_table_says_so_and_every_column_can_be_seen_whole(browser: Any, m
         tab.close()
 
 
-@needs_chromium
 def test_one_of_several_targets_can_be_chosen_and_the_legend_counts_its_labels(browser: Any, mixed_page: Path) -> None:
     dataset = _data(mixed_page)["datasets"][2]
     (method,) = dataset["methods"]
@@ -526,7 +508,6 @@ def test_one_of_several_targets_can_be_chosen_and_the_legend_counts_its_labels(b
     tab.close()
 
 
-@needs_chromium
 def test_a_small_touch_screen_and_the_dark_colours(opened: Any) -> None:
     light = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     opened.emulate_media(color_scheme="dark")

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from commands import status_of
 from rdkit import Chem
 
 pytest.importorskip("fastapi")
@@ -40,8 +40,6 @@ from kflm2.stages.serve.answers import Answers, json_value
 from kflm2.stages.serve.app import make_app
 from kflm2.stages.serve.worker import BrokenError, Worker
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 PAGE = "http://127.0.0.1:8000"
 LIMIT = 40
 HOSTILE = """<img src=x onerror="window.hacked=1">'"</script><script>window.hacked=1</script>"""
@@ -98,14 +96,6 @@ def client(model: Path, llm: str) -> Iterator[TestClient]:
         yield client
 
 
-def _run(stage: stages.Stage, *arguments: object) -> int:
-    try:
-        stage.from_command_line([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def _sdf() -> str:
     blocks = []
     for smiles, name in (("C[C@H](N)C(=O)O", "alanine"), ("c1ccccc1", HOSTILE)):
@@ -129,7 +119,7 @@ def test_predictions_are_those_of_the_command(
     (tmp_path / f"a.{name}").write_text(TABLES[name], newline="")
     columns = ("--name-column", "id") if name == "csv" else ()
     out = tmp_path / "out.csv"
-    assert _run(stages.predict, model, tmp_path / f"a.{name}", "-o", out, "--llm", llm, *columns) == 3
+    assert status_of(stages.predict, model, tmp_path / f"a.{name}", "-o", out, "--llm", llm, *columns) == 3
     question = {"text": TABLES[name], "format": name, **({"name_column": "id"} if columns else {})}
     answer = client.post("/api/predict", json=question)
     assert answer.status_code == 200
@@ -156,7 +146,7 @@ def test_an_explanation_is_the_picture_of_the_command(
     client: TestClient, model: Path, llm: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.smi").write_text(f"OCC {HOSTILE}\n")
-    assert _run(stages.explain, model, tmp_path / "a.smi", "-o", tmp_path / "out", "--llm", llm) == 0
+    assert status_of(stages.explain, model, tmp_path / "a.smi", "-o", tmp_path / "out", "--llm", llm) == 0
     answer = client.post("/api/explain", json={"smiles": "OCC", "name": HOSTILE})
     assert answer.json()["svg"] == (tmp_path / "out" / "001.svg").read_text(encoding="utf-8")
     saved = json.loads((tmp_path / "out" / "explained.json").read_text())["molecules"][0]
@@ -317,10 +307,10 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
             ((tmp_path / "none", "--host", "no.such.host.invalid"), "cannot listen on no.such.host.invalid"),
             ((tmp_path / "none", "--time-limit", 0), "time_limit is 0"),
         ):
-            assert _run(stages.serve, *arguments) == 2
+            assert status_of(stages.serve, *arguments) == 2
             error = capsys.readouterr().err
             assert sentence in error and error.count("\n") == 1
-    assert _run(stages.serve, tmp_path / "none", "--host", "0.0.0.0", "--port", 0) == 2
+    assert status_of(stages.serve, tmp_path / "none", "--host", "0.0.0.0", "--port", 0) == 2
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: there is no login") and "is no bundle" in error
 
@@ -388,16 +378,6 @@ def address(model: Path, llm: str, tmp_path_factory: pytest.TempPathFactory) -> 
         server.kill()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Any]:
     """The page, which asks no other host, and writes nothing to the console."""
@@ -423,7 +403,6 @@ def _cells(tab: Any, column: str) -> list[str]:
     return tab.locator(f"#answers tbody tr > *:nth-child({heads.index(column) + 1})").all_inner_texts()
 
 
-@needs_chromium
 def test_pasted_smiles_have_their_rows_and_a_hostile_name_is_text(tab: Any) -> None:
     assert tab.locator("h1").inner_text() == "Predict hydration free energy"
     assert "kcal/mol" in tab.locator("header").inner_text()
@@ -444,7 +423,6 @@ def test_pasted_smiles_have_their_rows_and_a_hostile_name_is_text(tab: Any) -> N
     )
 
 
-@needs_chromium
 def test_a_row_is_explained_by_the_keys_alone(tab: Any) -> None:
     tab.get_by_label("SMILES, one a line").fill(LINES[1])
     tab.get_by_role("button", name="Predict", exact=True).press("Enter")
@@ -459,7 +437,6 @@ def test_a_row_is_explained_by_the_keys_alone(tab: Any) -> None:
     assert button.evaluate("button => button === document.activeElement")
 
 
-@needs_chromium
 def test_a_file_is_read_and_its_predictions_downloaded(tab: Any, client: TestClient, tmp_path: Path) -> None:
     text = "ID;Smiles;x\n\u00c4thanol;CCO;1\nring;C1CC;2\nbenzene;c1ccccc1;3\n"
     (tmp_path / "a.csv").write_bytes(text.encode("cp1252"))
@@ -482,7 +459,6 @@ def test_a_file_is_read_and_its_predictions_downloaded(tab: Any, client: TestCli
     tab.wait_for_selector("#answers tbody tr:only-child")
 
 
-@needs_chromium
 def test_a_mistake_is_told_in_a_sentence(tab: Any, tmp_path: Path) -> None:
     alert = tab.get_by_role("alert")
     tab.get_by_role("button", name="Predict", exact=True).click()

@@ -1,7 +1,6 @@
-"""Stage 2 by its scripts and `kflm2 train`, in separate processes, with the real embedded LLM and real molecules."""
+"""Stage 2 by its scripts and `kflm2 train`, with the real embedded LLM and real molecules."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import ROOT, kflm2, one_thread, script
 from rdkit import Chem
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -18,45 +18,30 @@ from kflm2 import resources
 from kflm2.cli import stages
 from kflm2.llm import adapters
 
-ROOT = Path(__file__).parents[2]
 PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt", "crossAtt")
 SMALL = ("--limit", "40", "--epochs", "2", "--runs", "2")
 
 
-def _start(script: str, *arguments: object, cwd: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _start(name: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """A script in a process of its own."""
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=cwd, env=one_thread(), stdout=pipe, stderr=pipe, text=True)
 
 
-def _run(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    process = _start(script, *arguments, cwd=cwd)
-    out, err = process.communicate(timeout=200)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def _kflm2(*arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    command = [str(Path(sys.executable).parent / "kflm2"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
-
-
-def _train(model: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess:
-    return _run(f"task_training/train_{model}_SAMPL.py", *arguments, cwd=cwd)
+def _train(model: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return script(f"task_training/train_{model}_SAMPL.py", *arguments, cwd=cwd)
 
 
 @pytest.mark.usefixtures("embedded")
 def test_a_script_writes_its_results_and_repeats_them_exactly(tmp_path: Path) -> None:
-    first = _train("combinedSepAtt", *SMALL, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert "auto takes SmolLM2_135M" in first.stdout
-    assert "models/SmolLM2_135M/leads_and_drugs" in first.stdout
+    first = _start("task_training/train_combinedSepAtt_SAMPL.py", *SMALL, cwd=tmp_path)
+    printed, err = first.communicate(timeout=200)
+    assert first.returncode == 0, err
+    assert "auto takes SmolLM2_135M" in printed
+    assert "models/SmolLM2_135M/leads_and_drugs" in printed
     for text in ("RMSE", "kcal/mol", "±", "read 40, kept 40, rejected 0", "MB at most", "seeds 0..1"):
-        assert text in first.stdout
+        assert text in printed
     folder = tmp_path / "results" / "SAMPL" / "combinedSepAtt"
     files = {"result.json", "predictions.csv", "split.json", "rejected.csv", "parity.png", "learning_curve.png"}
     before = {}
@@ -155,10 +140,10 @@ def test_a_users_csv_with_invalid_rows_and_given_parts(tmp_path: Path, tiny_deco
     arguments: tuple[object, ...] = ("--csv", _csv(tmp_path), "--smiles-column", "SMILES", "--split", "given")
     arguments += ("--target-columns", "logS", "pKa")
     arguments += ("--split-column", "part", "--llm", tiny_decoder, "--epochs", 2, "--runs", 1, "--out", "out")
-    completed = _run("task_training/train_crossAtt_SAMPL.py", *arguments, cwd=tmp_path)
+    completed = script("task_training/train_crossAtt_SAMPL.py", *arguments, cwd=tmp_path)
     assert completed.returncode == 2
     assert "either --dataset" in completed.stderr
-    completed = _kflm2("train", *arguments, cwd=tmp_path)
+    completed = kflm2("train", *arguments, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     folder = tmp_path / "out" / "own" / "crossAtt" / "given-0"
     rejected = pd.read_csv(folder / "rejected.csv")
@@ -188,8 +173,8 @@ def test_the_test_part_does_not_change_other_predictions(tmp_path: Path, tiny_de
             frame.loc[frame["part"] == "test", ["smiles", "expt"]] = ["[Cs+].[I-]", 1e6]
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         arguments: tuple[object, ...] = ("--csv", f"{name}.csv", "--target-columns", "expt", "--llm", tiny_decoder)
-        arguments += ("--split", "given", "--split-column", "part", "--epochs", 3, "--runs", 1)
-        completed = _kflm2("train", *arguments, cwd=tmp_path)
+        arguments += ("--split", "given", "--split-column", "part", "--epochs", 3, "--ensemble", 2, "--runs", 1)
+        completed = kflm2("train", *arguments, cwd=tmp_path)
         assert completed.returncode == 0, completed.stderr
         predictions = pd.read_csv(tmp_path / "results" / name / "crossAtt" / "given-0" / "predictions.csv")
         predicted.append(predictions[predictions["part"] != "test"]["y_pred_expt"].to_numpy())
@@ -204,7 +189,7 @@ def test_classification_predicts_probabilities(tmp_path: Path, tiny_decoder: Pat
     arguments: tuple[object, ...] = ("--csv", "wet.csv", "--target-columns", "wet", "--kind", "classification")
     arguments += ("--llm", tiny_decoder)
     arguments += ("--epochs", "30", "--runs", "1", "--model", "combinedAtt")
-    completed = _kflm2("train", *arguments, cwd=tmp_path)
+    completed = kflm2("train", *arguments, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     folder = tmp_path / "results" / "wet" / "combinedAtt" / "random-0"
     predictions = pd.read_csv(folder / "predictions.csv")
@@ -231,7 +216,7 @@ def test_several_classes_with_missing_labels_two_test_sets_and_duplicates(tmp_pa
     arguments: tuple[object, ...] = ("--target-columns", "wet", "salty", "odd", "--kind", "classification")
     arguments += ("--split-column", "part", "--model", "gcn_indepent", "--epochs", 20, "--runs", 2)
     arguments += ("--class-weight", "balanced", "--standardize", "parent", "--deduplicate")
-    completed = _kflm2("train", _assays(tmp_path), *arguments, cwd=tmp_path)
+    completed = kflm2("train", _assays(tmp_path), *arguments, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     assert "left out of the mean on test: odd, which has one class only there\n" in completed.stdout
     assert "left out of the mean on test_far: odd, which has one class only there\n" in completed.stdout
@@ -282,7 +267,7 @@ def test_several_classes_with_missing_labels_two_test_sets_and_duplicates(tmp_pa
 
 def test_some_of_the_twenty_five_folds_of_cross_validation_can_be_run(tmp_path: Path) -> None:
     arguments = ("--model", "gcn_indepent", "--limit", 50, "--epochs", 1, "--split", "cv5x5", "--seed", 20)
-    assert _kflm2("train", "SAMPL", *arguments, cwd=tmp_path).returncode == 0
+    assert kflm2("train", "SAMPL", *arguments, cwd=tmp_path).returncode == 0
     folder = tmp_path / "results" / "SAMPL" / "gcn_indepent"
     test_rows: list[int] = []
     for seed in range(20, 25):
@@ -293,13 +278,13 @@ def test_some_of_the_twenty_five_folds_of_cross_validation_can_be_run(tmp_path: 
 
 
 def test_datasets_get_list_and_audit(tmp_path: Path) -> None:
-    completed = _run("dataset/download.py", "SAMPL", "--from", tmp_path, cwd=tmp_path)
+    completed = script("dataset/download.py", "SAMPL", "--from", tmp_path, cwd=tmp_path)
     assert (completed.returncode, completed.stdout) == (0, "SAMPL.csv: already here\n"), completed.stderr
-    completed = _kflm2("datasets", "get", "nothing", cwd=tmp_path)
+    completed = kflm2("datasets", "get", "nothing", cwd=tmp_path)
     assert (completed.returncode, completed.stderr.count("\n")) == (2, 1)
-    completed = _kflm2("datasets", "SAMPL", cwd=tmp_path)
+    completed = kflm2("datasets", "SAMPL", cwd=tmp_path)
     assert completed.stdout.splitlines()[1].split() == "SAMPL 642 0 1 (kcal/mol) 0 - 0 0 2".split()
-    completed = _kflm2("datasets", "audit", "SAMPL", "--split", "cluster", cwd=tmp_path)
+    completed = kflm2("datasets", "audit", "SAMPL", "--split", "cluster", cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     assert "cluster, seed 0: 513 train / 64 valid / 65 test" in completed.stdout
     assert (tmp_path / "results" / "SAMPL" / "audit-cluster-0" / "audit.png").exists()

@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from commands import KFLM2, kflm2, one_thread
 from rdkit import Chem
 
 from kflm2.cli import stages
@@ -19,7 +18,6 @@ from kflm2.cli.command import Stage
 from kflm2.config.tune import TuneConfig
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
-KFLM2 = str(Path(sys.executable).parent / "kflm2")
 
 
 def _trials(folder: Path) -> list[dict[str, str]]:
@@ -31,10 +29,9 @@ def test_two_processes_share_a_study_and_no_trial_of_a_killed_process_is_lost(tm
     (tmp_path / "space.toml").write_text(SPACE)
     arguments = ["tune", "SAMPL", "--model", "gcn_indepent", "--limit", "80", "--epochs", "8", "--trials", "12"]
     arguments += ["--inner-splits", "2", "--space", "space.toml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     killed, survivor = (
-        subprocess.Popen([KFLM2, *arguments], cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True)
+        subprocess.Popen([KFLM2, *arguments], cwd=tmp_path, env=one_thread(), stdout=pipe, stderr=pipe, text=True)
         for _ in range(2)
     )
     folder = tmp_path / "results" / "SAMPL" / "gcn_indepent" / "tune-tpe"
@@ -61,10 +58,7 @@ def test_two_processes_share_a_study_and_no_trial_of_a_killed_process_is_lost(tm
     assert best_config["hidden"] == best["chosen"]["hidden"]
     # a limit is for trying a search out, and not for what is trained with its result
     assert "limit" not in best_config and best_config["runs"] == 1
-    completed = subprocess.run(
-        [KFLM2, "train", "--config", str(folder / "best.json"), "--limit", "80"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    completed = kflm2("train", "--config", folder / "best.json", "--limit", 80, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     result = json.loads((tmp_path / "results" / "SAMPL" / "gcn_indepent" / "random-0" / "result.json").read_text())
     assert result["config"]["dropout"] == best["chosen"]["dropout"]

@@ -1,6 +1,5 @@
 """The package installed by pip from a wheel, outside a checkout: it contains the files that the stages need."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from commands import ROOT, one_thread
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +58,16 @@ def test_the_wheel_contains_the_package_and_its_files(wheel: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="an environment has its programs in another folder")
 @pytest.mark.usefixtures("embedded")
 def test_stages_run_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work, own = tmp_path / "work", tmp_path / "own"
     work.mkdir()
     table = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(40)[["smiles", "expt"]]
-    table.to_csv(work / "own.csv", index=False)
+    table.to_csv(tmp_path / "own.csv", index=False)
+    # the user's files take precedence
+    (own / "hyperparameter").mkdir(parents=True)
+    (own / "hyperparameter" / "space.toml").write_text("[hidden]\nchoices = [20]\n[epochs]\nchoices = [1]\n")
 
     def run(program: str, *arguments: str) -> str:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment = one_thread()
         environment.pop("PYTHONPATH", None)
         completed = subprocess.run(
             [installed / program, *arguments], cwd=work, env=environment, capture_output=True, text=True, timeout=200
@@ -74,23 +75,20 @@ def test_stages_run_from_an_empty_folder(installed: Path, tmp_path: Path) -> Non
         assert completed.returncode == 0, completed.stderr[-2000:]
         return completed.stdout
 
-    module_path = run("python", "-c", "import kflm2; print(kflm2.__file__)")
-    assert Path(module_path.strip()).is_relative_to(installed.parent)
-    data = ("--csv", "own.csv", "--target-columns", "expt", "--llm", "SmolLM2_135M")
+    data = ("--csv", str(tmp_path / "own.csv"), "--target-columns", "expt", "--llm", "SmolLM2_135M")
     printed = run("kflm2", "train", *data, "--model", "combined", "--epochs", "1", "--ensemble", "1", "--save", "model")
     adapter = installed.parent.resolve() / printed.split("adapter: ")[1].splitlines()[0]
     assert adapter.parts[-4:] == ("resources", "models", "SmolLM2_135M", "leads_and_drugs")
     assert adapter.is_relative_to(installed.parent.resolve())
-    assert "CCO,1" not in run("kflm2", "predict", "model", "CCO", "c1ccccc1") and (work / "model").is_dir()
-    tuned = run("kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1")
+    # the other stages in one process, since each spends seconds on importing torch
+    tune = ("tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1")
+    prompt = ("prompt", *data, "--epochs", "0", "--smiles-variants", "0", "--compare", "none")
+    code = "import os, sys, kflm2; from kflm2.cli.main import main; print(kflm2.__file__)"
+    for folder, command in ((work, ("predict", "model", "CCO", "c1ccccc1")), (work, tune), (work, prompt), (own, tune)):
+        code += f"; print('<next>'); os.chdir({str(folder)!r}); sys.argv = {['kflm2', *command]}; main()"
+    module_path, predicted, tuned, prompted, own_tuned = run("python", "-c", code).split("<next>")
+    assert Path(module_path.strip()).is_relative_to(installed.parent)
+    assert "CCO,1" not in predicted and (work / "model").is_dir()
     assert "1 trials: 1 completed" in tuned
-    prompted = run("kflm2", "prompt", *data, "--epochs", "0", "--smiles-variants", "0", "--compare", "none")
     assert "prompt plain" in prompted and "3 paraphrases more" in prompted
-
-    # the user's files take precedence
-    (work / "hyperparameter").mkdir()
-    (work / "hyperparameter" / "space.toml").write_text("[hidden]\nchoices = [20]\n[epochs]\nchoices = [1]\n")
-    tuned = run(
-        "kflm2", "tune", *data, "--model", "gcn_indepent", "--trials", "1", "--inner-splits", "1", "--out", "other"
-    )
-    assert "hidden 20" in tuned
+    assert "hidden 20" in own_tuned

@@ -299,3 +299,15 @@ def test_classes_are_predicted_as_probabilities() -> None:
 def test_a_diverging_loss_is_an_error() -> None:
     with pytest.raises(KFLM2Error, match="diverged"):
         _fit(_targets(), config=TrainingConfig(epochs=4, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_the_learning_rate_of_one_cycle_falls_to_its_end_in_any_number_of_steps(steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = supervised._schedule(optimizer, TrainingConfig(schedule="onecycle", learning_rate=0.1), steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert 0 < rates[-1] <= max(rates) <= 0.1 and (steps == 1 or rates[-1] < 1e-3 * max(rates))
