@@ -21,6 +21,7 @@ from kflm2 import __version__
 from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
+from kflm2.featurize.covariates import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
@@ -47,6 +48,7 @@ from kflm2.predictor.bundle import (
     bundle_files,
     feature_names,
     probe_states,
+    smiles_column,
 )
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
@@ -83,11 +85,27 @@ def load_bundle(folder: Path, llm: str | None = None, device: torch.device | Non
         raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
 
 
-def _check_files(folder: Path) -> dict[str, Any]:
-    """The content of bundle.json, after a check of its digest and of the SHA-256 of all files."""
+def input_columns(folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The column of SMILES, and those beside it, that a bundle reads by its own account, before it is loaded.
+
+    Raises:
+        BundleError: there is no bundle, or it cannot be read.
+    """
+    metadata, names = _read_json(folder), tuple[str, ...]()
+    with contextlib.suppress(TypeError, KeyError):  # a damaged one is refused by load_bundle
+        names = tuple(str(record["name"]) for record in metadata.get("covariates", ()))
+    return smiles_column(metadata.get("made")), names
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
     if not (folder / JSON).is_file():
         raise BundleError(f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}")
-    metadata = read_json(folder / JSON, "bundle", BundleError)
+    return read_json(folder / JSON, "bundle", BundleError)
+
+
+def _check_files(folder: Path) -> dict[str, Any]:
+    """The content of bundle.json, after a check of its digest and of the SHA-256 of all files."""
+    metadata = _read_json(folder)
     if (folder / JSON).is_symlink():
         raise BundleError(f"bundle {folder}: {JSON} is a link; a bundle holds its files itself")
     if type(number := metadata.get("format")) is not int or not 1 <= number <= FORMAT:
@@ -154,10 +172,15 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     descriptor_scaler = None
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
+    covariate_scaler = None
+    if "covariates" in config.read_views or sizes.covariates:
+        covariate_scaler = CovariateScaler.from_json(metadata["covariates"])
+        if (covariate_scaler.names, covariate_scaler.width) != (config.feature_columns, sizes.covariates):
+            raise BundleError(f"bundle {folder} reads other columns than it says")
     source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
     # the file of the head is checked here too
     names = names_of(config.read_descriptors, source)
-    ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets), names)
+    ensemble = _ensemble(config, members, descriptor_scaler, covariate_scaler, sizes, arrays, len(targets), names)
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
@@ -198,6 +221,7 @@ def _ensemble(
     config: TrainConfig,
     members: list[FittedModel],
     scaler: DescriptorScaler | None,
+    covariate_scaler: CovariateScaler | None,
     sizes: Sizes,
     arrays: dict[str, np.ndarray],
     targets: int,
@@ -223,9 +247,10 @@ def _ensemble(
             for name in config.read_voters
         )
         for voter in voters:
-            if voter.numbers.shape[1] != _voter_width(voter.name, sizes, scaler):
+            widths = (voter.numbers.shape[1], voter.covariates.shape[1])
+            if widths != (_voter_width(voter.name, sizes, scaler), sizes.covariates):
                 raise BundleError(f"the voter {voter.name} reads other features than the models")
-        return Ensemble(networks, scaler, sizes, bool(config.folds), voters)
+        return Ensemble(networks, scaler, sizes, bool(config.folds), voters, covariate_scaler=covariate_scaler)
 
     ensemble = models(members[:count], "")
     if config.baseline_model != "none":

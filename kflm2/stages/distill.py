@@ -61,6 +61,11 @@ def run(config: DistillConfig) -> None:
         raise SettingError(f"save: {config.save} holds a model: name another folder, or replace it by --again")
     device = choose_device(config.device)
     teacher = load_bundle(config.model, config.llm, device)
+    if teacher.covariates is not None:
+        raise SettingError(
+            f"the teacher reads columns beside the structure ({', '.join(teacher.covariates.names)}); molecules of a"
+            " corpus do not have them, so it cannot teach a student"
+        )
     try:
         record = schema.parse(RunResult, teacher.provenance, config.model)
         student = student_config(teacher, config)

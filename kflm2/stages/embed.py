@@ -30,7 +30,7 @@ def run(config: EmbedConfig) -> int:
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
-    reader, predictor = open_input(config)
+    reader, predictor = open_input(config, covariates=config.vectors not in _VIEWS)
     check_vectors(config.vectors, predictor.bundle)
     read = ChunkReader(reader, featurizer(config.vectors, predictor))
     model = ChunkEmbedder(read, predictor, config.vectors, np.dtype(config.dtype))
@@ -51,7 +51,7 @@ def check_vectors(vectors: VectorName, bundle: Bundle) -> None:
 def featurizer(vectors: VectorName, predictor: Predictor) -> MoleculeFeaturizer:
     """What reads of a SMILES all that these vectors need, and no more."""
     if vectors in _VIEWS:
-        return replace(predictor.featurizer, views=(vectors,), descriptors="none", counts=False)
+        return replace(predictor.featurizer, views=(vectors,), descriptors="none", counts=False, covariates=None)
     return replace(predictor.featurizer, counts=False)
 
 
