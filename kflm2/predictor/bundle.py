@@ -28,9 +28,7 @@ from safetensors.numpy import save_file
 
 from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
-from kflm2.data.columns import SMILES
 from kflm2.data.datasets import Task
-from kflm2.errors import KFLM2Error
 from kflm2.featurize import descriptors, graphs, xtb
 from kflm2.featurize.covariates import CovariateScaler
 from kflm2.featurize.descriptors import rdkit_names
@@ -43,6 +41,7 @@ from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
+from kflm2.predictor.manifest import JSON, BundleError, smiles_column
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
@@ -50,7 +49,7 @@ FORMAT = 5
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
 each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline. 5:
 columns beside the structure."""
-JSON, WEIGHTS, TRAINING, ADAPTER, CARD = "bundle.json", "weights.safetensors", "training.csv", "adapter", "README.md"
+WEIGHTS, TRAINING, ADAPTER, CARD = "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 SAVED_SETTINGS = (
@@ -63,10 +62,6 @@ HEADS, HEADS_IN_FILE = "auxiliary_heads.", "voices."
 """A module of FusedModel, and its older name in files of format 1."""
 PROBES = 3
 """Training molecules whose hidden states are saved, to recognize the LLM."""
-
-
-class BundleError(KFLM2Error):
-    """A bundle that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -208,13 +203,6 @@ class Bundle:
         yield "domain.vectors", self.domain.vectors
         if self.source is not None:
             yield "probe", probe_states(Embedder(self.source, torch.device("cpu")), self.domain.smiles)
-
-
-def smiles_column(provenance: Any) -> str:
-    """The column of SMILES of the table of which `provenance` says that a model was trained on it."""
-    made = provenance.get("config") if isinstance(provenance, dict) else None
-    column = made.get("smiles_column") if isinstance(made, dict) else None
-    return column if isinstance(column, str) else SMILES
 
 
 def check_destination(folder: Path) -> Path:

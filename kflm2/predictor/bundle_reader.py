@@ -38,18 +38,16 @@ from kflm2.predictor.bundle import (
     FORMAT,
     HEADS,
     HEADS_IN_FILE,
-    JSON,
     SAVED_SETTINGS,
     TRAINING,
     WEIGHTS,
     Bundle,
-    BundleError,
     _digest,
     bundle_files,
     feature_names,
     probe_states,
-    smiles_column,
 )
+from kflm2.predictor.manifest import JSON, BundleError, read_manifest
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 from kflm2.trainers.voters import SVMVoter
@@ -85,27 +83,9 @@ def load_bundle(folder: Path, llm: str | None = None, device: torch.device | Non
         raise BundleError(f"bundle {folder} cannot be used: {reason}") from error
 
 
-def input_columns(folder: Path) -> tuple[str, tuple[str, ...]]:
-    """The column of SMILES, and those beside it, that a bundle reads by its own account, before it is loaded.
-
-    Raises:
-        BundleError: there is no bundle, or it cannot be read.
-    """
-    metadata, names = _read_json(folder), tuple[str, ...]()
-    with contextlib.suppress(TypeError, KeyError):  # a damaged one is refused by load_bundle
-        names = tuple(str(record["name"]) for record in metadata.get("covariates", ()))
-    return smiles_column(metadata.get("made")), names
-
-
-def _read_json(folder: Path) -> dict[str, Any]:
-    if not (folder / JSON).is_file():
-        raise BundleError(f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}")
-    return read_json(folder / JSON, "bundle", BundleError)
-
-
 def _check_files(folder: Path) -> dict[str, Any]:
     """The content of bundle.json, after a check of its digest and of the SHA-256 of all files."""
-    metadata = _read_json(folder)
+    metadata = read_manifest(folder)
     if (folder / JSON).is_symlink():
         raise BundleError(f"bundle {folder}: {JSON} is a link; a bundle holds its files itself")
     if type(number := metadata.get("format")) is not int or not 1 <= number <= FORMAT:

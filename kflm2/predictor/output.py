@@ -20,10 +20,10 @@ from kflm2.device import choose_device
 from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, sha256_texts, write_json
 from kflm2.predictor import formats
-from kflm2.predictor.bundle_reader import input_columns, load_bundle
+from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkModel, chunks
 from kflm2.predictor.predictor import OK, Predictor
-from kflm2.predictor.readers import MoleculeReader
+from kflm2.predictor.readers import MoleculeReader, reader_of
 from kflm2.progress import Progress
 from kflm2.trainers.jobs import default_jobs
 
@@ -31,13 +31,12 @@ _MOST_REASONS = 5
 """Reasons for missing results that are printed."""
 
 
-def open_input(config: StreamConfig, writings: int = 1, covariates: bool = True) -> tuple[MoleculeReader, Predictor]:
+def open_input(config: StreamConfig, writings: int = 1) -> tuple[MoleculeReader, Predictor]:
     """The molecules and the saved model that the settings name; an output that cannot be written is refused.
 
     Args:
         config: checked.
         writings: see Predictor.
-        covariates: whether the columns are read that the model reads beside the structure.
 
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written.
@@ -45,16 +44,7 @@ def open_input(config: StreamConfig, writings: int = 1, covariates: bool = True)
     device = choose_device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkModel.stream
-    # the input is looked at first: to load the LLM takes a while
-    smiles_column, features = input_columns(config.model)
-    reader = MoleculeReader.of(
-        config.molecules,
-        config.smiles_column,
-        config.name_column,
-        smiles_column,
-        config.keep_columns,
-        features if covariates else (),
-    )
+    reader = reader_of(config)
     if config.out is not None:
         _check_output(config.out, reader, config.model)
     bundle = load_bundle(config.model, config.llm, device)

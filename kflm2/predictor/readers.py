@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from kflm2.config.base import InferenceConfig, StreamConfig
 from kflm2.data import compression, sdf
 from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.covariates import also_needed
@@ -23,6 +24,7 @@ from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import column_names, find_header, read_xlsx
 from kflm2.errors import DataError, MoleculeError, did_you_mean
 from kflm2.files import sha256_file, sha256_texts
+from kflm2.predictor.manifest import input_columns
 from kflm2.predictor.text_input import LONGEST, Lines, open_text
 
 Format = Literal["csv", "xlsx", "smi", "sdf", "parquet", "words"]
@@ -330,6 +332,24 @@ class MoleculeReader:
     def _sdf_row(self, block: str) -> InputRow:
         items = sdf.properties(block) if self.features else {}
         return InputRow(block, sdf.title(block), features=tuple(items.get(name, "") for name in self.features))
+
+
+def reader_of(config: InferenceConfig) -> MoleculeReader:
+    """The molecules that the settings name, with the columns that the saved model reads; it is not loaded.
+
+    Raises:
+        DataError: see MoleculeReader.of; or a column that the model reads is not there.
+        BundleError: there is no model.
+    """
+    smiles_column, features = input_columns(config.model)
+    return MoleculeReader.of(
+        config.molecules,
+        config.smiles_column,
+        config.name_column,
+        smiles_column,
+        isinstance(config, StreamConfig) and config.keep_columns,
+        features if config.reads_features else (),
+    )
 
 
 def parquet_file(path: Path) -> Any:

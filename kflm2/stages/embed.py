@@ -30,7 +30,7 @@ def run(config: EmbedConfig) -> int:
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
-    reader, predictor = open_input(config, covariates=config.vectors not in _VIEWS)
+    reader, predictor = open_input(config)
     check_vectors(config.vectors, predictor.bundle)
     read = ChunkReader(reader, featurizer(config.vectors, predictor))
     model = ChunkEmbedder(read, predictor, config.vectors, np.dtype(config.dtype))

@@ -24,9 +24,9 @@ from kflm2.featurize.taught import with_taught
 from kflm2.files import atomic, read_json, write_csv, write_json, write_text
 from kflm2.plotting import save_figure
 from kflm2.predictor.bundle import Bundle
-from kflm2.predictor.bundle_reader import input_columns, load_bundle
+from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
-from kflm2.predictor.readers import MoleculeReader
+from kflm2.predictor.readers import reader_of
 from kflm2.stages.explain import plots
 from kflm2.stages.explain.attribution import (
     VIEWS,
@@ -63,10 +63,7 @@ def run(config: ExplainConfig) -> int:
         KFLM2Error: model or input cannot be used.
     """
     device = choose_device(config.device)
-    smiles_column, features = input_columns(config.model)
-    reader = MoleculeReader.of(
-        config.molecules, config.smiles_column, config.name_column, smiles_column, features=features
-    )
+    reader = reader_of(config)
     bundle = load_bundle(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
     limit = None if reader.format == "words" else config.limit
