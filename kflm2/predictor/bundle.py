@@ -30,7 +30,7 @@ from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.featurize import descriptors, graphs, xtb
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features

@@ -21,7 +21,7 @@ from kflm2 import __version__
 from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes

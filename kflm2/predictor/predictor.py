@@ -13,7 +13,7 @@ from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
 from kflm2.errors import DataError, MoleculeError, SettingError
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features

@@ -15,7 +15,7 @@ from kflm2.config.train import TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged

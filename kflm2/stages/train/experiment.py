@@ -20,7 +20,7 @@ from kflm2.device import choose_device, choose_precision
 from kflm2.errors import DataError, MoleculeError
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, without
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features

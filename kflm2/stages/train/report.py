@@ -9,7 +9,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.data.structures import structure_digests
-from kflm2.featurize.covariates import CovariateScaler
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import promise
 from kflm2.metrics.scores import (
@@ -59,7 +59,7 @@ def notes(molecules: Molecules) -> list[str]:
         )
     if molecules.covariates is not None:
         columns = CovariateScaler.fit(molecules.covariate_columns, molecules.covariates)
-        lines.append(f"features  read beside the structure: {columns}")
+        lines.append(f"features  columns beside the structure: {columns}")
     if molecules.weights is not None:
         low, high = molecules.weights.min(), molecules.weights.max()
         lines.append(f"weights   {low:g} to {high:g} in training; metrics count every label alike")

@@ -51,7 +51,7 @@ function showModel() {
   part("model").replaceChildren(
     el("h1", {}, `Predict ${what}`),
     el("p", {}, `${model.task === "regression" ? "A number" : "A probability"}${unit ? ` in ${unit}` : ""} for each molecule, by the model `, el("code", {}, model.name), `${summary()}.`),
-    model.features.length ? el("p", {}, `It reads more than the structure: give a .csv with the columns ${model.features.join(", ")} beside the SMILES.`) : null,
+    ...(model.features.length ? [el("p", {}, `It reads more than the structure: give a .csv with the columns ${model.features.join(", ")} beside the SMILES.`)] : []),
     el("details", {}, el("summary", {}, "About the model: what it was trained on, and how well it predicts"),
       pairs([[model.targets.length > 1 ? "targets" : "target", targets], ["task", model.task], ...model.facts]),
       rows.length ? el("table", { class: "metrics" }, el("thead", {}, el("tr", {}, el("td"), parts.map((name) => el("th", { scope: "col", class: "number" }, name)))), el("tbody", {}, rows)) : null,
