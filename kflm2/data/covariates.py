@@ -43,6 +43,10 @@ class Covariate:
             raise MoleculeError(f"{self.name} is {shown(cell)}, which the model does not know")
         return float(self._index[key])
 
+    def words(self, values: np.ndarray) -> list[str]:
+        """(n,) values of categories as words, '' for a blank."""
+        return ["" if math.isnan(value) else self.categories[int(value)] for value in values]
+
     @cached_property
     def _index(self) -> dict[str, int]:
         return {_key(category): number for number, category in enumerate(self.categories)}

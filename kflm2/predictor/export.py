@@ -181,9 +181,9 @@ def _features(bundle: Bundle) -> list[str]:
         return []
     return [
         "`in_domain` is of the structure, and of what the models make of the whole row; it is no check of the feature",
-        "columns. A row in which one of these is blank (unless some are in training), unreadable, or of a category that",
-        "training has not, has no prediction. A row with a number outside the range above has one, and `features` says",
-        "so: do not trust it.",
+        "columns. A row in which one of these is blank (unless some are in training), unreadable, or of a category",
+        "that training has not, has no prediction. A row with a number outside the range above has one, and the column",
+        "`features` says so: do not trust it.",
         "",
     ]
 
