@@ -352,6 +352,16 @@ def reader_of(config: InferenceConfig) -> MoleculeReader:
     )
 
 
+def check_features(config: InferenceConfig) -> None:
+    """Refuse an input without the columns that the saved model reads beside the structure.
+
+    Raises:
+        KFLM2Error: see reader_of.
+    """
+    if input_columns(config.model)[1]:
+        reader_of(config)
+
+
 def parquet_file(path: Path) -> Any:
     """pyarrow's reader of a Parquet file."""
     from pyarrow import parquet
