@@ -23,6 +23,7 @@ from rdkit import Chem
 
 from kflm2.config.train import TrainConfig
 from kflm2.data.columns import SMILES, find_smiles
+from kflm2.data.covariates import also_needed
 from kflm2.data.datasets import Task
 from kflm2.device import choose_device
 from kflm2.errors import DataError, SettingError
@@ -80,6 +81,12 @@ class Model:
         return self.predictor.bundle.task
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """Columns that it reads beside the structure."""
+        covariates = self.predictor.bundle.covariates
+        return () if covariates is None else covariates.names
+
+    @property
     def card(self) -> str:
         """What it is, how well it predicts, and how far to trust it, as Markdown."""
         return (self.folder / "README.md").read_text(encoding="utf-8")
@@ -90,7 +97,8 @@ class Model:
         """Predict molecules.
 
         Args:
-            molecules: a SMILES or an RDKit molecule, several of them, or a table with a column of SMILES.
+            molecules: a SMILES or an RDKit molecule, several of them, or a table with a column of SMILES. It must be a
+                table, with these columns, where the model reads feature columns.
             confidence: how often an interval, or a set of classes, is to hold the true value.
 
         Returns:
@@ -98,12 +106,13 @@ class Model:
             no prediction. The index is that of a Series or a table.
 
         Raises:
-            DataError: it is not clear which column of a table holds the SMILES.
+            DataError: it is not clear which column of a table holds the SMILES, or a feature column is missing.
             SettingError: the confidence is not between 0 and 1.
         """
         if not 0 < confidence < 1:
             raise SettingError(f"confidence is {confidence}; it must be between 0 and 1, such as 0.9")
         index: pd.Index | None = None
+        cells = self._cells(molecules)
         if isinstance(molecules, pd.DataFrame):
             names, column = [str(name) for name in molecules], self.predictor.bundle.smiles_column
             molecules = molecules[column if column in names else find_smiles("the table", names)]
@@ -113,14 +122,35 @@ class Model:
             molecules = [molecules]
         smiles = [_smiles_of(molecule) for molecule in molecules]
         # the chunks of `kflm2 predict`, so that both give the same digits
-        parts = [smiles[start : start + CHUNK] for start in range(0, max(1, len(smiles)), CHUNK)]
+        parts = [slice(start, start + CHUNK) for start in range(0, max(1, len(smiles)), CHUNK)]
         with _one_thread(self.predictor.device):
             tables = [
-                prediction_table(self.predictor.bundle, part, self.predictor.predict(part, confidence))
+                prediction_table(
+                    self.predictor.bundle,
+                    smiles[part],
+                    self.predictor.predict(smiles[part], confidence, None if cells is None else cells[part]),
+                )
                 for part in parts
             ]
         joined = PredictionTable(pd.concat(tables, ignore_index=True))
         return joined if index is None else joined.set_index(index)
+
+    def _cells(self, molecules: Any) -> list[tuple[str, ...]] | None:
+        """Of each row the cells of the feature columns; None where the model reads none.
+
+        Raises:
+            DataError: they are not there.
+        """
+        if not self.features:
+            return None
+        if not isinstance(molecules, pd.DataFrame):
+            raise DataError(f"{also_needed(self.features)} beside the SMILES: give a table that has them")
+        names = [str(name) for name in molecules]
+        if missing := [name for name in self.features if name not in names]:
+            raise DataError(f"{also_needed(missing)}; the table has: {', '.join(map(repr, names))}")
+        columns = [molecules.iloc[:, names.index(name)] for name in self.features]
+        texts = [["" if pd.isna(cell) else str(cell) for cell in column] for column in columns]
+        return list(zip(*texts, strict=True))
 
     def _repr_markdown_(self) -> str:
         return self.card
@@ -220,6 +250,7 @@ def train(
     table: pd.DataFrame | str | Path,
     *,
     targets: str | Sequence[str],
+    features: str | Sequence[str] = (),
     smiles: str | None = None,
     model: str = TrainConfig.model,
     out: str | Path | None = None,
@@ -230,6 +261,7 @@ def train(
     Args:
         table: with a header, or the file of one. Its molecules are SMILES or RDKit molecules.
         targets: columns to predict.
+        features: columns that are read beside the structure, such as pH or assay.
         smiles: column of the molecules; default the one that `kflm2 train` would take.
         model: pipeline.
         out: folder for results and model; default a temporary one, which is deleted with the result.
@@ -245,6 +277,7 @@ def train(
         csv=_file_of(table, folder, smiles),
         smiles_column=smiles,
         target_columns=(targets,) if isinstance(targets, str) else tuple(targets),
+        feature_columns=(features,) if isinstance(features, str) else tuple(features),
         out=folder,
         save=folder / "model",
         **{"runs": 1, **settings},

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from kflm2.config.train import TrainConfig
+from kflm2.data.covariates import also_needed
 from kflm2.data.datasets import Dataset, Task
 from kflm2.data.molecules import Molecules, parse_smiles
 from kflm2.data.splits import Split, with_folds
@@ -195,12 +196,18 @@ class _Estimator(BaseEstimator):
             llm: where its LLM is, for one that is not in the registry.
 
         Raises:
-            ValueError: a bundle of the other task, or of several targets for a classifier.
+            ValueError: a bundle of the other task, of several targets for a classifier, or one that reads columns
+                beside the structure.
             KFLM2Error: the bundle cannot be used.
         """
         bundle = load_bundle(Path(folder), llm, torch.device("cpu"))
         if bundle.task != cls._task:
             raise ValueError(f"bundle {folder} is of {bundle.task}, and {cls.__name__} of {cls._task}")
+        if bundle.covariates is not None:
+            raise ValueError(
+                f"{also_needed(bundle.covariates.names)}, and X is SMILES alone: read it by kflm2.load, which predicts"
+                " tables"
+            )
         names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
         parameters = {
             name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "precision", "device"}

@@ -1,15 +1,15 @@
 """Models: one encoder per view, a fusion, a head.
 
-An encoder turns a view (LLM states, graph, descriptors) into an `EncodedView`: one vector per molecule and, for fusions
-with attention, the vectors of its items (tokens, atoms). Fusions read only `EncodedView`, so a new view needs one
-encoder and one line in `build`.
+An encoder turns a view (LLM states, graph, descriptors, covariates) into an `EncodedView`: one vector per molecule and,
+for fusions with attention, the vectors of its items (tokens, atoms). Fusions read only `EncodedView`, so a new view
+needs one encoder and one line in `build`.
 Shapes: B molecules, T tokens, N atoms, L items of the longest molecule, H hidden width, K targets.
 """
 
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -236,6 +236,21 @@ class DescriptorEncoder(nn.Module):
         return EncodedView(self.net(batch.descriptors))
 
 
+class CovariateEncoder(nn.Module):
+    """Scaled covariates (B, W) to (B, H)."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        # no dropout of the inputs: they are few, and each is a condition of the measurement
+        self.net = nn.Sequential(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, hidden), nn.ReLU()
+        )
+
+    def forward(self, batch: Batch, want_items: bool) -> EncodedView:
+        assert batch.covariates is not None
+        return EncodedView(self.net(batch.covariates))
+
+
 class Concat(nn.Module):
     """Concatenation of n views: dropout(Linear(nH -> H)) of their vectors."""
 
@@ -277,7 +292,8 @@ class SeparateAttention(nn.Module):
     """Attention concatenation: self-attention within each view, then concatenation of the outputs.
 
     `items` attends over tokens and over atoms. `pooled` is the form of the original code, a sequence of one vector: its
-    softmax is always 1, so it is a linear map, not attention. A view without items (descriptors) is not changed.
+    softmax is always 1, so it is a linear map, not attention. A view without items (descriptors) is not
+    changed.
     """
 
     def __init__(self, attending: list[bool], hidden: int, dropout: float, heads: int, attend: Attend) -> None:
@@ -429,7 +445,10 @@ class Single(nn.Module):
 
 
 class FusedModel(nn.Module):
-    """One encoder per view, a fusion and a linear head; optional auxiliary heads predict from one view each."""
+    """One encoder per view, a fusion and a linear head; optional auxiliary heads predict from one view each.
+
+    Covariates are read beside each of these views: without the pH, say, none could predict.
+    """
 
     def __init__(
         self,
@@ -446,7 +465,8 @@ class FusedModel(nn.Module):
             fusion: combines the encoded views.
             hidden: H.
             targets: K.
-            auxiliary_heads: view -> module that predicts (B, K) from this view's vector (B, H) alone.
+            auxiliary_heads: view -> module that predicts (B, K) from this view's vector (B, H), to which that of the
+                covariates is joined where there are any.
         """
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -475,7 +495,10 @@ class FusedModel(nn.Module):
         return encoder
 
     def go_on_from(self, other: "FusedModel") -> StatesEncoder | None:
-        """Take the encoders and the fusion of a trained model with the same sizes; the heads are not changed.
+        """Take the encoders and the fusion of a trained model with the same settings; the heads are not changed.
+
+        The encoder of the covariates is new, as these are the table's own; and so is the fusion, where only one of the
+        two models reads covariates.
 
         Returns:
             The encoder that reads principal components of the LLM's states; None where all states are read, or none.
@@ -483,8 +506,11 @@ class FusedModel(nn.Module):
         mine, components = self.states_encoder, getattr(other.states_encoder, "components", None)
         if mine is not None and components is not None:
             mine.use_components(components.directions.shape[1])
-        self.encoders.load_state_dict(other.encoders.state_dict())
-        self.fusion.load_state_dict(other.fusion.state_dict())
+        for name, encoder in self.encoders.items():
+            if name != "covariates":
+                encoder.load_state_dict(other.encoders[name].state_dict())
+        if list(self.encoders) == list(other.encoders):
+            self.fusion.load_state_dict(other.fusion.state_dict())
         return mine if components is not None else None
 
     def fit_scales(self, train: Batch) -> None:
@@ -504,9 +530,10 @@ class FusedModel(nn.Module):
         """(V, B, K) head_outputs, and (B, H) output of the fusion; see hidden."""
         views = self.encode(batch)
         fused = self.fusion(views)
+        vectors = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
         auxiliary = [
-            self.auxiliary_heads[name](view.vector)
-            for name, view in zip(self.encoders, views, strict=True)
+            self.auxiliary_heads[name](torch.cat([vectors[part] for part in _read_by_head(name, vectors)], dim=-1))
+            for name in vectors
             if name in self.auxiliary_heads
         ]
         return torch.stack([self.head(fused), *auxiliary]), fused
@@ -527,6 +554,11 @@ class FusedModel(nn.Module):
         views = self.encode(batch)
         vectors = {name: view.vector for name, view in zip(self.encoders, views, strict=True)}
         return {**vectors, "fused": self.fusion(views)}
+
+
+def _read_by_head(view: str, encoders: Iterable[str]) -> tuple[str, ...]:
+    """The views that the auxiliary head of a view reads."""
+    return (view, "covariates") if "covariates" in encoders and view != "covariates" else (view,)
 
 
 def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedModel:
@@ -551,10 +583,16 @@ def build(model: str, sizes: Sizes, targets: int, config: ModelConfig) -> FusedM
             )
     if sizes.descriptors:
         encoders["descriptors"] = DescriptorEncoder(sizes.descriptors, hidden, dropout)
+    if sizes.covariates:
+        encoders["covariates"] = CovariateEncoder(sizes.covariates, hidden, dropout)
     fusion = _fusion(PIPELINES[model].fusion, tuple(encoders), config)
     auxiliary_heads: dict[str, nn.Module] = {}
     if len(encoders) > 1:  # with a single view the main head already predicts from it alone
-        auxiliary_heads = {name: _auxiliary_head(hidden, dropout, targets) for name in encoders if name in config.vote}
+        auxiliary_heads = {
+            name: _auxiliary_head(len(_read_by_head(name, encoders)) * hidden, hidden, dropout, targets)
+            for name in encoders
+            if name in config.vote
+        }
     return FusedModel(encoders, fusion, hidden, targets, auxiliary_heads)
 
 
@@ -573,15 +611,15 @@ def _no_generated_files() -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _auxiliary_head(hidden: int, dropout: float, targets: int) -> nn.Module:
+def _auxiliary_head(width: int, hidden: int, dropout: float, targets: int) -> nn.Module:
     return nn.Sequential(
-        nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, targets)
+        nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, targets)
     )
 
 
 def _fusion(name: str, names: tuple[str, ...], config: ModelConfig) -> nn.Module:
     views, hidden, dropout = len(names), config.hidden, config.dropout
-    attending = [view != "descriptors" for view in names]
+    attending = [view in ("states", "graph") for view in names]
     if name == "cross":
         gate_first = config.gate_states and names[0] == "states" and views > 1
         return CrossAttention(
@@ -591,5 +629,5 @@ def _fusion(name: str, names: tuple[str, ...], config: ModelConfig) -> nn.Module
         return SeparateAttention(attending, hidden, dropout, config.heads, config.attend)
     if name == "weighted" and views > 1:
         return Weighted(views, hidden, dropout)
-    # a single-view pipeline has two views when descriptors are added
+    # a single-view pipeline has two views when descriptors or covariates are added
     return Concat(views, hidden, dropout) if views > 1 else Single()

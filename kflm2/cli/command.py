@@ -50,6 +50,8 @@ class Stage:
     """module:function that takes the settings. An integer that it returns counts molecules without a result."""
     table_first: bool = False
     """Whether the first word may be a dataset or a CSV file, without an option before it."""
+    look: str | None = None
+    """module:function that takes the settings too, and refuses an input that cannot work before `run` is imported."""
     program: str | None = None
     """Name in the usage line of the help page; None takes the script's."""
 
@@ -67,7 +69,10 @@ class Stage:
             script: values that a thin script sets.
         """
         with _one_line_errors():
-            failures = self(self.read(list(sys.argv[1:] if args is None else args), script, complete=True))
+            config = self.read(list(sys.argv[1:] if args is None else args), script, complete=True)
+            if self.look is not None:
+                pkgutil.resolve_name(self.look)(config)
+            failures = self(config)
         if isinstance(failures, int) and failures:
             sys.exit(INCOMPLETE)
 

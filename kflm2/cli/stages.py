@@ -92,6 +92,7 @@ _ROWS = (
         " Ends with status 3 where some rows have none.",
         "kflm2.config.predict:PredictConfig",
         "kflm2.stages.predict.stage:run",
+        look="kflm2.predictor.readers:check_features",
     ),
     Stage(
         "embed",
@@ -104,6 +105,7 @@ _ROWS = (
         " status says why; then it ends with status 3.",
         "kflm2.config.embed:EmbedConfig",
         "kflm2.stages.embed:run",
+        look="kflm2.predictor.readers:check_features",
     ),
     Stage(
         "explain",
@@ -117,6 +119,7 @@ _ROWS = (
         " status 3 where some molecules have no prediction.",
         "kflm2.config.explain:ExplainConfig",
         "kflm2.stages.explain.stage:run",
+        look="kflm2.predictor.readers:check_features",
     ),
     Stage(
         "distill",

@@ -106,6 +106,11 @@ class InferenceConfig(StageConfig):
     POSITIONAL: ClassVar = ("model", "molecules")
     ADDRESSES: ClassVar = ("molecules",)
 
+    @property
+    def reads_features(self) -> bool:
+        """Whether the columns are read that the model was trained on beside the structure, if there are any."""
+        return True
+
     def check(self) -> None:
         """Refuse values that cannot work."""
         if not self.molecules:

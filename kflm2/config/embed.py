@@ -26,6 +26,11 @@ class EmbedConfig(StreamConfig):
     """Numbers of a vector. float16 takes half the space and rounds to three digits; what is beyond its range of
     +-65,504, as a few columns of an LLM can be, is cut to it."""
 
+    @property
+    def reads_features(self) -> bool:
+        """The LLM and the graph encoder read the structure alone."""
+        return self.vectors == "fused"
+
     def check(self) -> None:
         """Refuse values that cannot work.
 

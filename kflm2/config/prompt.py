@@ -68,6 +68,8 @@ class PromptConfig(PromptTextConfig, LoRAConfig, AdapterConfig, TableConfig):
         super().check()
         if self.weight_column is not None:
             raise SettingError("--weight-column is of stage 2: an LLM that is prompted learns from every answer alike")
+        if self.feature_columns:
+            raise SettingError("--feature-columns are of stage 2: a prompt has the SMILES alone")
         self.check_lora()
         check_at_least(self, 1, "batch_size", "samples", "runs")
         check_at_least(self, 0, "shots", "epochs", "smiles_variants")

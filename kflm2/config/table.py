@@ -31,6 +31,9 @@ class DataConfig(StageConfig):
     numbers."""
     weight_column: str | None = None
     """Its column of weights in training, 0 or more; metrics count every label alike."""
+    feature_columns: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--feature-column"])] = ()
+    """Its columns that are read beside the structure, such as pH, temperature or assay: numbers, or else categories.
+    They join as a further view, covariates, and predictions need them too."""
     task: Annotated[Task | None, tyro.conf.arg(aliases=["--kind"])] = None
     """What its targets are; classes are 0 and 1, or two words. Default classification where all have two such values,
     else regression."""
@@ -104,7 +107,11 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
 
         split = [self.split_column] if self.split_column is not None else []
         smiles, task = find_columns(
-            self.csv, self.smiles_column, self.target_columns, [*self.label_columns, *split], self.task
+            self.csv,
+            self.smiles_column,
+            self.target_columns,
+            [*self.label_columns, *split, *self.feature_columns],
+            self.task,
         )
         return replace(self, smiles_column=smiles, task=task)
 
@@ -120,6 +127,7 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
         if self.csv is not None and not self.target_columns:
             raise SettingError("--csv needs --target-columns, the columns to predict")
         self._check_labels()
+        self._check_features()
         check_fractions(self.fractions)
         if self.split_column is not None and self.split not in (None, "given"):
             raise SettingError(f"--split-column gives the split; it does not go with --split {self.split}")
@@ -149,6 +157,17 @@ class TableConfig(OutputConfig, SplitConfig, DataConfig):
             )
         if self.resolved_task == "classification":
             raise SettingError("--qualifier-columns goes with numbers, and the targets are classes")
+
+    def _check_features(self) -> None:
+        if self.csv is None and self.feature_columns:
+            raise SettingError("--feature-columns are columns of a table of your own (--csv)")
+        if len(set(self.feature_columns)) < len(self.feature_columns):
+            raise SettingError(f"a feature is named twice: {', '.join(self.feature_columns)}")
+        others: dict[str | None, str] = {self.split_column: "the split", self.smiles_column: "the SMILES"}
+        others.update(dict.fromkeys(self.label_columns, "qualifiers or weights"))
+        others.update(dict.fromkeys(self.target_columns, "a target"))
+        if name := next((name for name in self.feature_columns if name in others), None):
+            raise SettingError(f"--feature-columns: {name!r} holds {others[name]}")
 
     def check_seeds(self, runs: int) -> None:
         """Refuse seeds that a cross-validation does not have."""

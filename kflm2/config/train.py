@@ -21,7 +21,7 @@ GraphEncoderName = Literal["gcn", "gine"]
 DescriptorSet = Literal[
     "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
 ]
-View = Literal["states", "graph", "descriptors"]
+View = Literal["states", "graph", "descriptors", "covariates"]
 VoterName = Literal["svm", "llm"]
 VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
 """Voter -> the view that it reads."""
@@ -160,7 +160,7 @@ class TrainingConfig:
     voters: tuple[VoterName, ...] = ()
     """Models of other kinds that predict beside the neural network, with inner folds only, and only where the pipeline
     reads their view. svm: a support vector machine on RDKit's 2D descriptors and Morgan counts; llm: one on the mean
-    hidden states of the LLM."""
+    hidden states of the LLM. Both read the feature columns too."""
     weights: Literal["learned", "equal"] = "learned"
     """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
     baseline_model: Literal["none", "ridge", "auto"] = "none"
@@ -264,6 +264,11 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         model = model or saved.get("model", PipelineConfig.model)
         one_of("model", model, tuple(PIPELINES))
         return super().of(**{**PIPELINES[model].defaults, **saved, **values, "model": model})
+
+    @property
+    def pipeline_views(self) -> tuple[str, ...]:
+        """Views that the pipeline reads when none is left out."""
+        return (*super().pipeline_views, *(("covariates",) if self.feature_columns else ()))
 
     @classmethod
     def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:

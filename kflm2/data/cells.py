@@ -1,4 +1,4 @@
-"""What the cells of a target column mean: numbers, bounds on numbers, or two classes.
+"""What cells mean: numbers, bounds on numbers, or two classes.
 
 Everything ambiguous is refused with its row, counted from 1, rather than guessed.
 """
@@ -128,6 +128,51 @@ def read_numbers(texts: Sequence[str], column: str, where: str, qualifiers: Sequ
     return Labels(only("", "about"), only("lower"), only("upper"), notes=tuple(notes))
 
 
+def read_plain_numbers(texts: Sequence[str], column: str, where: str, what: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(n,) numbers, NaN where a cell is blank, and notes for the user; a bound is refused.
+
+    Args:
+        texts: (n,) cells.
+        column: name of the column, for errors.
+        where: name of the table, for errors.
+        what: the numbers are, such as `a weight`.
+
+    Raises:
+        DataError: see read_numbers; or a bound.
+    """
+    labels = read_numbers(texts, column, where)
+    for row in np.flatnonzero(~np.isnan(labels.lower) | ~np.isnan(labels.upper)).tolist():
+        raise DataError(f"{where}: row {row + 1}: column {column!r} is {texts[row]!r}; {what} is a number")
+    return labels.values, labels.notes
+
+
+def read_number(text: str) -> float:
+    """A number that stands by itself, with a decimal comma only where it cannot separate thousands; NaN for a blank.
+
+    Raises:
+        ValueError: it is none.
+    """
+    text = text.strip()
+    if is_missing(text):
+        return math.nan
+    if _DECIMAL_COMMA.fullmatch(text) and not _THOUSANDS.fullmatch(text):
+        text = text.replace(",", ".")
+    if not _is_number(text):
+        raise ValueError(text)
+    return float(text)
+
+
+def is_missing(text: str) -> bool:
+    """Whether a cell is blank, or a word for that such as NA."""
+    return text.strip().lower() in _MISSING
+
+
+def is_written_number(text: str) -> bool:
+    """Whether a cell is a number, in one way of writing or another, or a bound."""
+    digits = _split(text.strip())[1]
+    return _is_number(digits) or _DECIMAL_COMMA.fullmatch(digits) is not None
+
+
 def read_classes(texts: Sequence[str], column: str, where: str) -> Labels:
     """Two classes, as 0 and 1 or as any two words.
 
@@ -169,7 +214,7 @@ def looks_like(texts: Sequence[str]) -> str:
     if all(_is_number(text) for text in present):
         values = set(map(float, present))
         return "numbers" if values - {0.0, 1.0} else "classes" if len(values) == 2 else "either"
-    if all(_is_number(digits) or _DECIMAL_COMMA.fullmatch(digits) for digits in (_split(text)[1] for text in present)):
+    if all(map(is_written_number, present)):
         return "numbers"
     return "classes" if len({text.lower() for text in present}) == 2 else "text"
 

@@ -29,6 +29,8 @@ class TableSource(Protocol):
     @property
     def weight_column(self) -> str | None: ...
     @property
+    def feature_columns(self) -> tuple[str, ...]: ...
+    @property
     def split_column(self) -> str | None: ...
     @property
     def limit(self) -> int | None: ...
@@ -53,7 +55,12 @@ def load(settings: TableSource) -> Molecules:
         if file.sha256 and sha256_file(file.path) != file.sha256:
             print(f"note: {file.path} is not the published file of {dataset.name}: its SHA-256 is another")
     molecules = read_table(
-        dataset, settings.split_column, settings.limit, settings.qualifier_columns, settings.weight_column
+        dataset,
+        settings.split_column,
+        settings.limit,
+        settings.qualifier_columns,
+        settings.weight_column,
+        settings.feature_columns,
     )
     if settings.resolved_split != "given":
         molecules = replace(molecules, parts=None)  # the dataset's own test sets are not used then

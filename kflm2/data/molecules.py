@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem, rdBase
 
+from kflm2.data.covariates import Covariate
 from kflm2.data.datasets import Dataset
 from kflm2.errors import DataError, MoleculeError
 
@@ -71,6 +72,10 @@ class Molecules:
     """(n,) float64 weights in training; None for 1."""
     notes: tuple[str, ...] = ()
     """For the user: what was read otherwise than it stands in the table."""
+    covariates: np.ndarray | None = None
+    """(n, C) float64 values of the columns that are read beside the structure, see Covariate.value; None for none."""
+    covariate_columns: tuple[Covariate, ...] = ()
+    """(C,)"""
 
     def without_bounds(self) -> "Molecules":
         """The same without what is known of bounds; a molecule that has no other label is rejected."""
@@ -96,6 +101,7 @@ class Molecules:
             rejected=all_rejected,
             bounds=None if self.bounds is None else self.bounds[:, list(keep)],
             weights=None if self.weights is None else self.weights[list(keep)],
+            covariates=None if self.covariates is None else self.covariates[list(keep)],
         )
 
     def reject(self, reasons: dict[int, str]) -> "Molecules":

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from kflm2.data import compression, sdf
-from kflm2.data.cells import Labels, read_classes, read_numbers
+from kflm2.data.cells import Labels, read_classes, read_numbers, read_plain_numbers
+from kflm2.data.covariates import read_covariate
 from kflm2.data.datasets import Dataset
 from kflm2.data.molecules import Molecules, Rejection, none_left, parse_smiles, smiles_of_block
 from kflm2.data.parts import PARTS
@@ -21,6 +22,7 @@ def read_table(
     limit: int | None = None,
     qualifier_columns: Sequence[str] = (),
     weight_column: str | None = None,
+    feature_columns: Sequence[str] = (),
 ) -> Molecules:
     """Read a dataset's files and check every row.
 
@@ -30,19 +32,21 @@ def read_table(
         limit: use only the first rows of each file.
         qualifier_columns: a column for each target that says which labels are bounds; none where there are none.
         weight_column: column of weights in training.
+        feature_columns: columns that are read beside the structure.
 
     Raises:
         DataError: no such file or column, an empty file, no valid molecule, a target that is not a number, or an
-            invalid part or weight.
+            invalid part, weight or feature.
     """
     more = [*qualifier_columns, *([split_column] if split_column else []), *([weight_column] if weight_column else [])]
-    wanted = list(dict.fromkeys([dataset.smiles_column, *dataset.targets, *more]))
+    wanted = list(dict.fromkeys([dataset.smiles_column, *dataset.targets, *more, *feature_columns]))
     raw_smiles: list[str] = []
     unread: dict[int, str] = {}
     """Index -> reason why there is no SMILES."""
     labels: list[list[Labels]] = []
     """Of each file those of each target."""
     weights: list[np.ndarray] = []
+    features: dict[str, list[str]] = {name: [] for name in feature_columns}
     parts: list[str] = []
     rows: list[int] = []
     first_row = 1
@@ -56,12 +60,15 @@ def read_table(
         labels.append(_labels(dataset, table, qualifier_columns))
         if weight_column:
             weights.append(_weights(table, weight_column))
+        for name in feature_columns:
+            features[name] += table.columns[name]
         parts += _parts(table, split_column) if split_column else [file.part] * len(table)
     smiles = [text.strip() for text in raw_smiles]
     y_true, *bounds = (
         np.concatenate([np.stack([getattr(target, name) for target in file], axis=1) for file in labels])
         for name in ("values", "lower", "upper")
     )
+    covariates = [read_covariate(texts, name, str(dataset.path)) for name, texts in features.items()]
     is_label = ~np.isnan(y_true) | ~np.isnan(bounds).all(axis=0)
 
     valid: list[int] = []
@@ -93,7 +100,16 @@ def read_table(
         padded=sum(text != raw for text, raw in zip(smiles, raw_smiles, strict=True)),
         bounds=None if np.isnan(bounds).all() else np.stack(bounds)[:, valid],
         weights=np.concatenate(weights)[valid] if weights else None,
-        notes=tuple(dict.fromkeys(note for file in labels for target in file for note in target.notes)),
+        notes=tuple(
+            dict.fromkeys(
+                [
+                    *(note for file in labels for target in file for note in target.notes),
+                    *(note for _, _, notes in covariates for note in notes),
+                ]
+            )
+        ),
+        covariates=np.stack([values for _, values, _ in covariates], axis=1)[valid] if covariates else None,
+        covariate_columns=tuple(column for column, _, _ in covariates),
     )
 
 
@@ -111,11 +127,7 @@ def _labels(dataset: Dataset, table: Table, qualifier_columns: Sequence[str]) ->
 
 def _weights(table: Table, column: str) -> np.ndarray:
     """(n,) weights of the rows; a blank one is 0."""
-    labels = read_numbers(table.columns[column], column, str(table.path))
-    for row in np.flatnonzero(~np.isnan(labels.lower) | ~np.isnan(labels.upper)):
-        cell = table.columns[column][row]
-        raise DataError(f"{table.path}: row {row + 1}: column {column!r} is {cell!r}; a weight is a number")
-    values = np.nan_to_num(labels.values)
+    values = np.nan_to_num(read_plain_numbers(table.columns[column], column, str(table.path), "a weight")[0])
     for row in np.flatnonzero(values < 0):
         raise DataError(f"{table.path}: row {row + 1}: column {column!r} is {values[row]:g}; a weight is 0 or more")
     if not values.any():

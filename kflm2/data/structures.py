@@ -178,18 +178,18 @@ def _standard_or_reason(smiles: str, how: Standardization) -> tuple[str, str]:
 def deduplicate(molecules: Molecules) -> Molecules:
     """One molecule per structure: its first row, with the merged labels of all its rows.
 
-    Regression labels are averaged; bounds of a structure that has no exact label are joined to the narrowest. Weights
-    are averaged. Classes that contradict each other become a missing label, and a structure without
-    any label left is rejected. If the parts are given, rows of one structure are merged only within train, within
-    valid and within each test set; a structure in a test set is rejected from train and valid, and one in valid from
-    train, so that no test molecule is trained on.
+    Rows of a structure whose covariates differ, such as the pH, are not duplicates. Regression labels are averaged;
+    bounds of a structure that has no exact label are joined to the narrowest. Weights are averaged. Classes that
+    contradict each other become a missing label, and a structure without any label left is rejected. If the parts are
+    given, rows of one structure are merged only within train, within valid and within each test set; a structure in a
+    test set is rejected from train and valid, and one in valid from train, so that no test molecule is trained on.
     """
     y_true = molecules.y_true.copy()
     bounds = None if molecules.bounds is None else molecules.bounds.copy()
     weights = None if molecules.weights is None else molecules.weights.copy()
     reasons: dict[int, str] = {}
     merged: list[np.ndarray] = []
-    for group in duplicates(molecules.smiles):
+    for group in _duplicate_rows(molecules):
         reasons |= _duplicates_of_later_part(molecules, group)
         remaining = [i for i in group if i not in reasons]
         for indices in _by_part(molecules, remaining):
@@ -214,6 +214,19 @@ def deduplicate(molecules: Molecules) -> Molecules:
     rejected = [Rejection(int(molecules.rows[i]), molecules.smiles[i], reason) for i, reason in reasons.items()]
     notes = (*molecules.notes, *_replicates(molecules, merged))
     return replace(molecules, y_true=y_true, bounds=bounds, weights=weights, notes=notes).take(keep, rejected)
+
+
+def _duplicate_rows(molecules: Molecules) -> list[list[int]]:
+    """Indices of the rows of each structure, and of each of its covariates, of which there is more than one."""
+    groups = duplicates(molecules.smiles)
+    if molecules.covariates is None:
+        return groups
+    alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+    for number, group in enumerate(groups):
+        for i in group:
+            # as bytes, since a missing value is equal to a missing one
+            alike[number, (molecules.covariates[i] + 0.0).tobytes()].append(i)
+    return [group for group in alike.values() if len(group) > 1]
 
 
 def _narrowest(bounds: np.ndarray) -> np.ndarray:

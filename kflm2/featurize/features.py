@@ -22,6 +22,8 @@ class Sizes:
     """G: number of bond features."""
     descriptors: int = 0
     """P: number of descriptors."""
+    covariates: int = 0
+    """W: number of columns of covariates."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Batch:
     """(E, G) bond features."""
     descriptors: torch.Tensor | None = None
     """(B, P) scaled descriptors."""
+    covariates: torch.Tensor | None = None
+    """(B, W) scaled covariates."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Features:
     """(n, 2048) Morgan counts, for a support vector machine beside the model."""
     unscaled: np.ndarray | None = None
     """(n, L) descriptors that a ridge baseline reads, not scaled."""
+    covariates: np.ndarray | None = None
+    """(n, C) what stands beside the structure in the table; (n, W) when scaled."""
 
     def sizes(self) -> Sizes:
         """Widths of the views."""
@@ -67,6 +73,7 @@ class Features:
             atoms=self.graphs.atoms.width if self.graphs else 0,
             bonds=self.graphs.bond_features.shape[1] if self.graphs else 0,
             descriptors=self.descriptors.shape[1] if self.descriptors is not None else 0,
+            covariates=self.covariates.shape[1] if self.covariates is not None else 0,
         )
 
     def subset(self, rows: np.ndarray) -> "Features":
@@ -77,6 +84,7 @@ class Features:
             self.descriptors[rows] if self.descriptors is not None else None,
             self.counts[rows] if self.counts is not None else None,
             self.unscaled[rows] if self.unscaled is not None else None,
+            self.covariates[rows] if self.covariates is not None else None,
         )
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
@@ -96,6 +104,7 @@ class Features:
             edge_index=tensor(graph.edge_index) if graph else None,
             edge_attr=tensor(graph.edge_attr) if graph else None,
             descriptors=tensor(self.descriptors[rows]) if self.descriptors is not None else None,
+            covariates=tensor(self.covariates[rows]) if self.covariates is not None else None,
         )
 
 

@@ -28,10 +28,9 @@ from safetensors.numpy import save_file
 
 from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
-from kflm2.data.columns import SMILES
 from kflm2.data.datasets import Task
-from kflm2.errors import KFLM2Error
 from kflm2.featurize import descriptors, graphs, xtb
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
@@ -42,29 +41,27 @@ from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
+from kflm2.predictor.manifest import JSON, BundleError, smiles_column
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 4
+FORMAT = 5
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
-each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline."""
-JSON, WEIGHTS, TRAINING, ADAPTER, CARD = "bundle.json", "weights.safetensors", "training.csv", "adapter", "README.md"
+each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline. 5:
+columns beside the structure."""
+WEIGHTS, TRAINING, ADAPTER, CARD = "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
 SAVED_SETTINGS = (
     *(field.name for field in dataclasses.fields(ModelConfig)),
     *(field.name for field in dataclasses.fields(TrainingConfig) if field.name not in ("ensemble", "jobs")),
-    *("model", "descriptors", "views", "standardize"),
+    *("model", "descriptors", "views", "standardize", "feature_columns"),
 )
 """Settings on which a prediction depends."""
 HEADS, HEADS_IN_FILE = "auxiliary_heads.", "voices."
 """A module of FusedModel, and its older name in files of format 1."""
 PROBES = 3
 """Training molecules whose hidden states are saved, to recognize the LLM."""
-
-
-class BundleError(KFLM2Error):
-    """A bundle that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +86,13 @@ class Bundle:
     """The source with its LLM in memory, where a bundle was read, which loads the LLM to check it."""
 
     def scale_features(self, features: Features) -> Features:
-        """Features with descriptors as computed to the input of the models."""
+        """Features with descriptors as computed, and covariates as read, to the input of the models."""
         return self.ensemble.scale_features(features, baseline_columns(self.config, self.descriptor_names))
+
+    @property
+    def covariates(self) -> CovariateScaler | None:
+        """What reads the columns beside the structure; None where the models read none."""
+        return self.ensemble.covariate_scaler
 
     def head(self) -> KnowledgeHead | None:
         """What reads descriptors off the LLM's states; None where the models read none of them."""
@@ -104,9 +106,7 @@ class Bundle:
     @property
     def smiles_column(self) -> str:
         """The column of SMILES of the table that the model was trained on."""
-        made = self.provenance.get("config")
-        column = made.get("smiles_column") if isinstance(made, dict) else None
-        return column if isinstance(column, str) else SMILES
+        return smiles_column(self.provenance)
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -171,6 +171,7 @@ class Bundle:
             ],
             "thresholds": self.thresholds.tolist() if self.task == "classification" else None,
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
+            **({} if self.covariates is None else {"covariates": self.covariates.to_json()}),
             "llm": _llm_record(self.source),
             "features": feature_names(self.config),
             "made": self.provenance,

@@ -21,6 +21,7 @@ from kflm2 import __version__
 from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
 from kflm2.data.datasets import Task
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
@@ -37,17 +38,16 @@ from kflm2.predictor.bundle import (
     FORMAT,
     HEADS,
     HEADS_IN_FILE,
-    JSON,
     SAVED_SETTINGS,
     TRAINING,
     WEIGHTS,
     Bundle,
-    BundleError,
     _digest,
     bundle_files,
     feature_names,
     probe_states,
 )
+from kflm2.predictor.manifest import JSON, BundleError, read_manifest
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 from kflm2.trainers.voters import SVMVoter
@@ -84,9 +84,7 @@ def load_bundle(folder: Path, llm: str | None = None, device: torch.device | Non
 
 def _check_files(folder: Path) -> dict[str, Any]:
     """The content of bundle.json, after a check of its digest and of the SHA-256 of all files."""
-    if not (folder / JSON).is_file():
-        raise BundleError(f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}")
-    metadata = read_json(folder / JSON, "bundle", BundleError)
+    metadata = read_manifest(folder)
     if (folder / JSON).is_symlink():
         raise BundleError(f"bundle {folder}: {JSON} is a link; a bundle holds its files itself")
     if type(number := metadata.get("format")) is not int or not 1 <= number <= FORMAT:
@@ -153,10 +151,15 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     descriptor_scaler = None
     if sizes.descriptors:
         descriptor_scaler = DescriptorScaler.from_arrays(_with_prefix(arrays, "descriptors."))
+    covariate_scaler = None
+    if "covariates" in config.read_views or sizes.covariates:
+        covariate_scaler = CovariateScaler.from_json(metadata["covariates"])
+        if (covariate_scaler.names, covariate_scaler.width) != (config.feature_columns, sizes.covariates):
+            raise BundleError(f"bundle {folder} reads other columns than it says")
     source = _find_llm(folder, metadata["llm"], llm) if metadata["llm"] else None
     # the file of the head is checked here too
     names = names_of(config.read_descriptors, source)
-    ensemble = _ensemble(config, members, descriptor_scaler, sizes, arrays, len(targets), names)
+    ensemble = _ensemble(config, members, descriptor_scaler, covariate_scaler, sizes, arrays, len(targets), names)
     with open(folder / TRAINING, encoding="utf-8", newline="") as file:
         smiles = [row["smiles"] for row in csv.DictReader(file)]
     bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
@@ -197,6 +200,7 @@ def _ensemble(
     config: TrainConfig,
     members: list[FittedModel],
     scaler: DescriptorScaler | None,
+    covariate_scaler: CovariateScaler | None,
     sizes: Sizes,
     arrays: dict[str, np.ndarray],
     targets: int,
@@ -222,9 +226,10 @@ def _ensemble(
             for name in config.read_voters
         )
         for voter in voters:
-            if voter.numbers.shape[1] != _voter_width(voter.name, sizes, scaler):
+            widths = (voter.numbers.shape[1], voter.covariates.shape[1])
+            if widths != (_voter_width(voter.name, sizes, scaler), sizes.covariates):
                 raise BundleError(f"the voter {voter.name} reads other features than the models")
-        return Ensemble(networks, scaler, sizes, bool(config.folds), voters)
+        return Ensemble(networks, scaler, sizes, bool(config.folds), voters, covariate_scaler=covariate_scaler)
 
     ensemble = models(members[:count], "")
     if config.baseline_model != "none":

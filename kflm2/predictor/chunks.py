@@ -69,7 +69,9 @@ class ChunkReader:
             except MoleculeError as error:
                 smiles.append("")
                 problems[i] = str(error)
-        read = self.featurizer(smiles)
+        # a row that does not fit the header has no cells, but a problem
+        blank = ("",) * len(self.reader.features)
+        read = self.featurizer(smiles, [row.features or blank for row in chunk.rows] if blank else None)
         for i, problem in problems.items():
             read.status[i] = problem
         return ReadChunk(chunk, smiles, read)
@@ -149,7 +151,8 @@ def _next_chunk(rows: Iterator[InputRow], size: int) -> list[InputRow]:
     for row in rows:
         chunk.append(row)
         # a line of an SDF stands for an atom or a bond, as a character of a SMILES does
-        characters += (row.text.count("\n") or len(row.text)) + len(row.name) + sum(map(len, row.cells))
+        characters += row.text.count("\n") or len(row.text)
+        characters += len(row.name) + sum(map(len, (*row.cells, *row.features)))
         if len(chunk) == size or characters >= _CHUNK_CHARACTERS:
             break
     return chunk

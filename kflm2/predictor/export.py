@@ -95,16 +95,17 @@ def card(bundle: Bundle, name: str) -> str:
     names = {"valid": "out-of-fold"} if folds else {}
     unseen = "each inner fold" if folds else "the validation part"
     adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
+    beside = "" if bundle.covariates is None else f" and the columns {', '.join(bundle.covariates.names)}"
     sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
     return "\n".join(
         [
             f"# {name}",
             "",
-            f"Predicts {quantity}{unit} ({bundle.task}) of a molecule from its SMILES.",
+            f"Predicts {quantity}{unit} ({bundle.task}) of a molecule from its SMILES{beside}.",
             "",
             f"    kflm2 predict {name} molecules.csv -o predicted.csv",
-            f"    kflm2 predict {name} CCO c1ccccc1",
+            *([f"    kflm2 predict {name} CCO c1ccccc1"] if bundle.covariates is None else []),
             "",
             "## What it is",
             "",
@@ -112,6 +113,7 @@ def card(bundle: Bundle, name: str) -> str:
             "|---|---|",
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
             f"| models | {describe_models(bundle)} |",
+            *([] if bundle.covariates is None else [f"| feature columns | {bundle.covariates} |"]),
             f"| LLM | {llm}{adapter} |",
             *_taught_by(record.get("teacher")),
             *_origin(record.get("origin"), bundle),
@@ -136,6 +138,7 @@ def card(bundle: Bundle, name: str) -> str:
             "intervals then hold less often than they say; `in_domain` is no for a molecule that is less like what",
             f"the models learnt from, by structure or by what they make of it, than 95 % of {unseen} was.",
             "",
+            *_features(bundle),
             "training.csv holds the SMILES that the models learnt from: mind that before you give the folder away.",
             "",
         ]
@@ -182,6 +185,18 @@ def _refit(molecules: int | None) -> list[str]:
     return [
         f"After that the models were trained once more, on {molecules} molecules, those of test among them. These are",
         "the models in the folder; they cannot be measured on the table any more. Intervals and domain are theirs.",
+        "",
+    ]
+
+
+def _features(bundle: Bundle) -> list[str]:
+    if bundle.covariates is None:
+        return []
+    return [
+        "`in_domain` is of the structure, and of what the models make of the whole row; it is no check of the feature",
+        "columns. A row in which one of these is blank (unless some are in training), unreadable, or of a category",
+        "that training has not, has no prediction. A row with a number outside the range above has one, and the column",
+        "`features` says so: do not trust it.",
         "",
     ]
 

@@ -23,7 +23,7 @@ from kflm2.predictor import formats
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkModel, chunks
 from kflm2.predictor.predictor import OK, Predictor
-from kflm2.predictor.readers import MoleculeReader
+from kflm2.predictor.readers import MoleculeReader, reader_of
 from kflm2.progress import Progress
 from kflm2.trainers.jobs import default_jobs
 
@@ -44,12 +44,10 @@ def open_input(config: StreamConfig, writings: int = 1) -> tuple[MoleculeReader,
     device = choose_device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkModel.stream
-    bundle = load_bundle(config.model, config.llm, device)
-    reader = MoleculeReader.of(
-        config.molecules, config.smiles_column, config.name_column, bundle.smiles_column, config.keep_columns
-    )
+    reader = reader_of(config)
     if config.out is not None:
         _check_output(config.out, reader, config.model)
+    bundle = load_bundle(config.model, config.llm, device)
     return reader, Predictor(bundle, device, config.max_atoms, config.max_tokens, writings)
 
 

@@ -8,10 +8,12 @@ import torch
 from rdkit import Chem
 
 from kflm2.data.corpus import randomized
+from kflm2.data.covariates import also_needed
 from kflm2.data.molecules import MAX_ATOMS
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
-from kflm2.errors import MoleculeError, SettingError
+from kflm2.errors import DataError, MoleculeError, SettingError
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.embeddings import Pooling
 from kflm2.featurize.features import Features
@@ -49,6 +51,8 @@ class Predictions:
     """(n,) SMILES of the most similar training molecule; '' without a prediction."""
     writings_std: np.ndarray | None = None
     """(n, K) standard deviation of the predictions over the writings of each molecule; None for one writing."""
+    outside: list[str] | None = None
+    """(n,) covariates outside the range of training, empty where there are none; None for a model that reads none."""
     xtb: list[str] | None = None
     """(n,) why a molecule has no xTB values, empty where it has; None for a model that reads none."""
 
@@ -66,7 +70,9 @@ class ReadMolecules:
     fingerprints: Fingerprints
     """(m,) Morgan fingerprints."""
     features: Features
-    """Of m molecules, without states; descriptors are not scaled."""
+    """Of m molecules, without states; descriptors and covariates are not scaled."""
+    outside: list[str] | None = None
+    """(m,) covariates outside the range of training, empty where there are none; None for a model that reads none."""
     xtb: list[str] | None = None
     """(m,) why a molecule has no xTB values, empty where it has; None for a model that reads none."""
 
@@ -84,6 +90,7 @@ class ReadMolecules:
             [self.smiles[i] for i in kept],
             [self.fingerprints[i] for i in kept],
             self.features.subset(kept),
+            None if self.outside is None else [self.outside[i] for i in kept],
             None if self.xtb is None else [self.xtb[i] for i in kept],
         )
 
@@ -99,25 +106,46 @@ class MoleculeFeaturizer:
     counts: bool
     """Whether a voter reads Morgan counts."""
     max_atoms: int
+    covariates: CovariateScaler | None = None
+    """What reads the columns beside the structure; None where these are not read."""
 
-    def __call__(self, smiles: Sequence[str]) -> ReadMolecules:
-        """Read n SMILES; one that cannot be read has the reason as its status."""
+    def __call__(self, smiles: Sequence[str], cells: Sequence[Sequence[str]] | None = None) -> ReadMolecules:
+        """Read n SMILES; one that cannot be read, or whose cells cannot, has the reason as its status.
+
+        Args:
+            smiles: n SMILES.
+            cells: of each the C cells of the columns beside the structure.
+
+        Raises:
+            DataError: no cells, and the model needs them.
+        """
+        if self.covariates is not None and cells is None:
+            raise DataError(f"{also_needed(self.covariates.names)} beside the SMILES: give a table that has them")
         status = [OK] * len(smiles)
         standard: dict[int, str] = {}
         mols: list[Chem.Mol] = []
+        covariates: list[np.ndarray] = []
+        outside: list[str] = []
         for i, text in enumerate(smiles):
             try:
-                standard[i], mol = standard_molecule(text.strip(), self.standardize, self.max_atoms)
-                mols.append(mol)
+                standard_text, mol = standard_molecule(text.strip(), self.standardize, self.max_atoms)
+                if self.covariates is not None and cells is not None:
+                    values, beyond = self.covariates.read(cells[i])
+                    covariates.append(values)
+                    outside.append(beyond)
             except MoleculeError as error:
                 status[i] = str(error)
+            else:
+                standard[i] = standard_text
+                mols.append(mol)
         texts = list(standard.values())
         # what the LLM was taught is read off its states, later
         descriptors, counts, failures = descriptors_and_counts(without(self.descriptors, "taught"), self.counts, texts)
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
-        features = Features(None, graphs, descriptors, counts)
+        features = Features(None, graphs, descriptors, counts, covariates=np.stack(covariates) if covariates else None)
         xtb = failures if "xtb" in self.descriptors else None
-        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, xtb)
+        beyond_training = None if self.covariates is None else outside
+        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, beyond_training, xtb)
 
 
 class Predictor:
@@ -150,19 +178,33 @@ class Predictor:
         self.writings = writings
         self.bundle, self.device, self.max_tokens = bundle, device or torch.device("cpu"), max_tokens
         self.featurizer = MoleculeFeaturizer(
-            config.standardize, config.read_views, config.read_descriptors, "svm" in config.read_voters, max_atoms
+            config.standardize,
+            config.read_views,
+            config.read_descriptors,
+            "svm" in config.read_voters,
+            max_atoms,
+            bundle.covariates,
         )
         self._embedder = bundle.embedder(self.device)
         self._head = bundle.head()
 
-    def predict(self, smiles: Sequence[str], confidence: float = CONFIDENCE) -> Predictions:
+    def predict(
+        self,
+        smiles: Sequence[str],
+        confidence: float = CONFIDENCE,
+        cells: Sequence[Sequence[str]] | None = None,
+    ) -> Predictions:
         """Predict molecules; a SMILES that cannot be read has the reason as its status.
 
         Args:
             smiles: n SMILES.
             confidence: of intervals and sets, in (0, 1).
+            cells: of each the cells of the columns that the model reads beside the structure.
+
+        Raises:
+            DataError: no cells, and the model needs them.
         """
-        return self.predict_read(self.featurizer(smiles), confidence)
+        return self.predict_read(self.featurizer(smiles, cells), confidence)
 
     def predict_read(self, read: ReadMolecules, confidence: float) -> Predictions:
         """Predict molecules that the featurizer has read; see predict."""
@@ -240,6 +282,7 @@ class Predictor:
                 domain,
                 [""] * count,
                 nan if self.writings > 1 else None,
+                [""] * count if read.outside is not None else None,
                 [""] * count if read.xtb is not None else None,
             )
         features = self.scaled(read.features, states[0])
@@ -254,11 +297,11 @@ class Predictor:
         nearest = [""] * count
         for row, index in zip(rows, domain.nearest, strict=True):
             nearest[row] = bundle.domain.smiles[index]
-        xtb = None
-        if read.xtb is not None:
-            xtb = [""] * count
-            for row, failure in zip(rows, read.xtb, strict=True):
-                xtb[row] = failure
+
+        def expand_texts(texts: list[str] | None) -> list[str] | None:
+            by_row = dict(zip(rows, texts or (), strict=False))
+            return None if texts is None else [by_row.get(row, "") for row in range(count)]
+
         intervals, sets, predicted_class = None, None, None
         if bundle.task == "regression":
             intervals = expand(bundle.calibration.intervals(raw, std, confidence), np.nan)
@@ -280,5 +323,6 @@ class Predictor:
             ),
             nearest,
             writings_std,
-            xtb,
+            expand_texts(read.outside),
+            expand_texts(read.xtb),
         )

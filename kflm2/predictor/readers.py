@@ -16,12 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from kflm2.config.base import InferenceConfig, StreamConfig
 from kflm2.data import compression, sdf
 from kflm2.data.columns import SMILES, find_smiles
+from kflm2.data.covariates import also_needed
 from kflm2.data.molecules import smiles_of_block
 from kflm2.data.tables import column_names, find_header, read_xlsx
 from kflm2.errors import DataError, MoleculeError, did_you_mean
 from kflm2.files import sha256_file, sha256_texts
+from kflm2.predictor.manifest import input_columns
 from kflm2.predictor.text_input import LONGEST, Lines, open_text
 
 Format = Literal["csv", "xlsx", "smi", "sdf", "parquet", "words"]
@@ -49,6 +52,8 @@ class InputRow:
     """Reason why there is no text."""
     cells: tuple[str, ...] = ()
     """Of the columns that are copied to the output; () of a row that does not fit the header."""
+    features: tuple[str, ...] = ()
+    """Cells of the columns that the model reads beside the structure; () of a row that does not fit the header."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class MoleculeReader:
     """Column of a table; None for no names."""
     keep: tuple[str, ...] = ()
     """Further columns of a table, whose cells the rows bring along."""
+    features: tuple[str, ...] = ()
+    """Columns, or of an SDF data items, that the model reads beside the structure."""
     text: str | None = None
     """What a .csv, .smi or .sdf file would hold, where there is no file."""
 
@@ -76,6 +83,7 @@ class MoleculeReader:
         name_column: str | None,
         model_column: str = SMILES,
         keep: bool = False,
+        features: tuple[str, ...] = (),
     ) -> "MoleculeReader":
         """The reader of command-line arguments: one file, `-` for standard input, or SMILES.
 
@@ -85,12 +93,13 @@ class MoleculeReader:
             name_column: of a table.
             model_column: the column of SMILES in the table that the model was trained on, which is tried first.
             keep: whether the rows bring along the cells of all other columns.
+            features: columns that the model reads beside the structure.
 
         Raises:
             DataError: a file that is missing, or of an unknown format, or a column that is not clear.
         """
         if words == ("-",):
-            return MoleculeReader("smi")
+            return MoleculeReader("smi").with_features(features)
         path = Path(words[0])
         file_format = _SUFFIXES.get(compression.plain(path).suffix.lower())
         # os.path.isfile, since a SMILES may be too long to be a name, for which Path.is_file raises an error
@@ -104,11 +113,12 @@ class MoleculeReader:
             if name_column is not None and file_format in ("smi", "sdf"):
                 raise DataError(f"{path} has names of its own, and no column {name_column!r}")
             reader = MoleculeReader(file_format, path, (), smiles_column or model_column, name_column)
-            return reader.with_columns(smiles_column is not None, keep)
+            return reader.with_columns(smiles_column is not None, keep).with_features(features)
         if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
         # the shell may pass bytes that are no UTF-8
-        return MoleculeReader("words", words=tuple(os.fsencode(word).decode(errors="replace") for word in words))
+        texts = tuple(os.fsencode(word).decode(errors="replace") for word in words)
+        return MoleculeReader("words", words=texts).with_features(features)
 
     def with_columns(self, fixed: bool, keep: bool) -> "MoleculeReader":
         """The same with its columns, where it is of a table.
@@ -126,6 +136,29 @@ class MoleculeReader:
         column = self.smiles_column if fixed or self.smiles_column in names else find_smiles(self._source, names)
         others = [name for name in names if name and names.count(name) == 1 and name not in (column, self.name_column)]
         return replace(self, smiles_column=column, keep=tuple(others) if keep else ())
+
+    def with_features(self, names: tuple[str, ...]) -> "MoleculeReader":
+        """The same, with columns that the model reads beside the structure.
+
+        Raises:
+            DataError: the input does not have them.
+        """
+        if not names:
+            return self
+        if self.format in ("smi", "words"):
+            what = "SMILES alone do" if self.path is None else f"{self.path} does"
+            header = ",".join([self.smiles_column, *names])
+            raise DataError(
+                f"{also_needed(names)}, which {what} not have: give a table, such as a .csv with the header {header}"
+            )
+        if self.format in _TABLES:
+            there = self._column_names()
+            if missing := [name for name in names if name not in there]:
+                hint = did_you_mean(missing[0], there) if len(missing) == 1 else ""
+                raise DataError(f"{self._source}: {also_needed(missing)}{hint}; it has: {', '.join(map(repr, there))}")
+            if twice := [name for name in names if there.count(name) > 1]:
+                raise DataError(f"{self._source}: {there.count(twice[0])} columns are named {twice[0]!r}")
+        return replace(self, features=names)
 
     @property
     def _source(self) -> Path | str:
@@ -218,7 +251,7 @@ class MoleculeReader:
             yield from self._csv_rows(file)
         else:
             lines = Lines(file, self._source)
-            for row in map(_sdf_row, sdf.blocks(lines)) if self.format == "sdf" else _smi_rows(lines):
+            for row in map(self._sdf_row, sdf.blocks(lines)) if self.format == "sdf" else _smi_rows(lines):
                 lines.next_molecule()
                 yield row
 
@@ -257,7 +290,8 @@ class MoleculeReader:
     def _parquet_rows(self) -> Iterator[InputRow]:
         wanted = self._wanted()
         with self._parquet_errors():
-            for batch in self._open_parquet().iter_batches(batch_size=1024, columns=wanted):
+            columns_read = list(dict.fromkeys(wanted))
+            for batch in self._open_parquet().iter_batches(batch_size=1024, columns=columns_read):
                 columns = [batch.column(name).to_pylist() for name in wanted]
                 for cells in zip(*columns, strict=True):
                     yield self._row(list(map(_text, cells)))
@@ -286,12 +320,46 @@ class MoleculeReader:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
     def _wanted(self) -> list[str]:
-        return [self.smiles_column, *([self.name_column] if self.name_column else []), *self.keep]
+        return [self.smiles_column, *([self.name_column] if self.name_column else []), *self.features, *self.keep]
 
     def _row(self, cells: Sequence[str]) -> InputRow:
         """Of the cells of the wanted columns."""
         first = 1 + bool(self.name_column)
-        return InputRow(cells[0], cells[1] if self.name_column else "", cells=tuple(cells[first:]))
+        last = first + len(self.features)
+        name = cells[1] if self.name_column else ""
+        return InputRow(cells[0], name, cells=tuple(cells[last:]), features=tuple(cells[first:last]))
+
+    def _sdf_row(self, block: str) -> InputRow:
+        items = sdf.properties(block) if self.features else {}
+        return InputRow(block, sdf.title(block), features=tuple(items.get(name, "") for name in self.features))
+
+
+def reader_of(config: InferenceConfig) -> MoleculeReader:
+    """The molecules that the settings name, with the columns that the saved model reads; it is not loaded.
+
+    Raises:
+        DataError: see MoleculeReader.of; or a column that the model reads is not there.
+        BundleError: there is no model.
+    """
+    smiles_column, features = input_columns(config.model)
+    return MoleculeReader.of(
+        config.molecules,
+        config.smiles_column,
+        config.name_column,
+        smiles_column,
+        isinstance(config, StreamConfig) and config.keep_columns,
+        features if config.reads_features else (),
+    )
+
+
+def check_features(config: InferenceConfig) -> None:
+    """Refuse an input without the columns that the saved model reads beside the structure.
+
+    Raises:
+        KFLM2Error: see reader_of.
+    """
+    if input_columns(config.model)[1]:
+        reader_of(config)
 
 
 def parquet_file(path: Path) -> Any:
@@ -307,10 +375,6 @@ def _smi_rows(lines: Iterable[str]) -> Iterator[InputRow]:
         if line.strip():
             text, *rest = line.split(maxsplit=1)
             yield InputRow(text, rest[0].strip() if rest else "")
-
-
-def _sdf_row(block: str) -> InputRow:
-    return InputRow(block, sdf.title(block))
 
 
 def _text(cell: object) -> str:

@@ -102,7 +102,8 @@ def _write_hidden(run: Run, path: Path) -> None:
 def predictions(run: Run) -> pd.DataFrame:
     """A line a molecule, in row order: row in the file, SMILES, part, then of each target y_true and y_pred.
 
-    Where some labels are bounds, y_true of these is blank, and a further column has them."""
+    Where some labels are bounds, y_true of these is blank, and a further column has them. Feature columns come last.
+    """
     molecules = run.molecules
     frame = pd.DataFrame({"row": molecules.rows, "smiles": molecules.smiles, "part": run.split.labels()})
     for k, target in enumerate(molecules.dataset.targets):
@@ -110,6 +111,9 @@ def predictions(run: Run) -> pd.DataFrame:
         frame[f"y_pred_{target}"] = run.y_pred[:, k]
         if molecules.bounds is not None:
             frame[f"bound_{target}"] = list(map(_bound, *molecules.bounds[:, :, k]))
+    if molecules.covariates is not None:
+        for column, values in zip(molecules.covariate_columns, molecules.covariates.T, strict=True):
+            frame[f"feature_{column.name}"] = column.words(values) if column.categories else values
     return frame
 
 

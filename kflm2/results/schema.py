@@ -39,13 +39,18 @@ class DatasetRecord:
     task: Task = field(default="regression", metadata={"key": "kind"})
     classes: list[list[str]] = field(default_factory=list)
     """Of each target the words of class 0 and of class 1; [] where these are 0 and 1."""
+    features: dict[str, list[str]] = field(default_factory=dict)
+    """Column that stands beside the structure -> its categories; [] for numbers."""
 
     @staticmethod
     def of(molecules: Molecules) -> "DatasetRecord":
         """The record of a table."""
         dataset = molecules.dataset
         classes = [list(pair) for pair in dataset.classes]
-        return DatasetRecord(dataset.name, molecules.sha256, list(dataset.targets), dataset.unit, dataset.task, classes)
+        features = {column.name: list(column.categories) for column in molecules.covariate_columns}
+        return DatasetRecord(
+            dataset.name, molecules.sha256, list(dataset.targets), dataset.unit, dataset.task, classes, features
+        )
 
     @property
     def mean_metrics(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from kflm2.stages.compare import stage as compare
 from kflm2.stages.train.experiment import find_source
 from kflm2.stages.train.stage import run_missing
 
-_SHORT = {"states": "LLM", "graph": "graph", "descriptors": "descriptors"}
+_SHORT = {"states": "LLM", "graph": "graph", "descriptors": "descriptors", "covariates": "covariates"}
 
 
 def variants(config: AblateConfig) -> dict[str, dict[str, Any]]:

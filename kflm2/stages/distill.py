@@ -23,9 +23,10 @@ from kflm2.device import choose_device
 from kflm2.errors import DataError, KFLM2Error, MoleculeError, SettingError
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
-from kflm2.predictor.bundle import Bundle, BundleError, check_destination, saved_as
+from kflm2.predictor.bundle import Bundle, check_destination, saved_as
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
+from kflm2.predictor.manifest import BundleError
 from kflm2.predictor.predictor import OK, TOO_LONG, Predictor
 from kflm2.progress import Progress
 from kflm2.results import schema
@@ -61,6 +62,11 @@ def run(config: DistillConfig) -> None:
         raise SettingError(f"save: {config.save} holds a model: name another folder, or replace it by --again")
     device = choose_device(config.device)
     teacher = load_bundle(config.model, config.llm, device)
+    if teacher.covariates is not None:
+        raise SettingError(
+            f"the teacher reads columns beside the structure ({', '.join(teacher.covariates.names)}); molecules of a"
+            " corpus do not have them, so it cannot teach a student"
+        )
     try:
         record = schema.parse(RunResult, teacher.provenance, config.model)
         student = student_config(teacher, config)

@@ -51,7 +51,7 @@ def check_vectors(vectors: VectorName, bundle: Bundle) -> None:
 def featurizer(vectors: VectorName, predictor: Predictor) -> MoleculeFeaturizer:
     """What reads of a SMILES all that these vectors need, and no more."""
     if vectors in _VIEWS:
-        return replace(predictor.featurizer, views=(vectors,), descriptors="none", counts=False)
+        return replace(predictor.featurizer, views=(vectors,), descriptors="none", counts=False, covariates=None)
     return replace(predictor.featurizer, counts=False)
 
 

@@ -16,6 +16,7 @@ from kflm2.config.train import TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.errors import KFLM2Error
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged
@@ -161,13 +162,15 @@ class Ensemble:
     descriptor_scaler: DescriptorScaler | None
     """Fitted on the training rows; None if the models do not use descriptors."""
     sizes: Sizes
-    """Widths of the views, with scaled descriptors."""
+    """Widths of the views, with scaled descriptors and covariates."""
     folds: bool = False
     """Whether each member is of an inner fold, and has not learnt from that fold."""
     voters: tuple[SVMVoter, ...] = ()
     """Models of other kinds, each of all folds."""
     weights: np.ndarray | None = None
     """(M, K) of all M kinds of models, in the order of `names`; None without inner folds."""
+    covariate_scaler: CovariateScaler | None = None
+    """Fitted on the training rows; None if the models read none."""
     baseline: RidgeBaseline | None = None
     """Predicts first; members and voters learnt what it leaves."""
     delta: "Ensemble | None" = None
@@ -186,8 +189,8 @@ class Ensemble:
         return self.members if self.delta is None else [*self.members, *self.delta.members]
 
     def scale_features(self, features: Features, unscaled: Sequence[int] = ()) -> Features:
-        """Features with unscaled descriptors to the input of the models; see scale_features."""
-        return scale_features(features, self.descriptor_scaler, unscaled)
+        """Features with unscaled descriptors and covariates to the input of the models; see scale_features."""
+        return scale_features(features, self.descriptor_scaler, self.covariate_scaler, unscaled)
 
     def predict(self, scaled: Features) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the members' predictions, (n, K) each; see FittedModel.predict."""
@@ -232,14 +235,22 @@ class Ensemble:
         return (self.weights[:, None] * outputs.models()).sum(axis=0), outputs.spread()
 
 
-def scale_features(features: Features, scaler: DescriptorScaler | None, unscaled: Sequence[int]) -> Features:
+def scale_features(
+    features: Features,
+    scaler: DescriptorScaler | None,
+    covariate_scaler: CovariateScaler | None,
+    unscaled: Sequence[int],
+) -> Features:
     """The input of the models.
 
     Args:
-        features: with descriptors as computed.
+        features: with descriptors as computed, and covariates as CovariateScaler takes them.
         scaler: of the descriptors; None for a model without them.
+        covariate_scaler: None for a model without covariates.
         unscaled: columns of the descriptors that a baseline reads as they are.
     """
+    if covariate_scaler is not None and features.covariates is not None:
+        features = replace(features, covariates=covariate_scaler(features.covariates))
     if scaler is None or features.descriptors is None:
         return features
     columns = features.descriptors[:, list(unscaled)] if len(unscaled) else None
@@ -428,12 +439,16 @@ def _parameter_groups(model: FusedModel, config: TrainingConfig, kept: bool) -> 
     """All weights, in groups of one learning rate; kept: whether the encoders are of a trained model."""
     if not kept:
         return [{"params": list(model.parameters())}]
-    encoders = list(model.encoders.parameters())
-    rest = [weight for name, weight in model.named_parameters() if not name.startswith("encoders.")]
+    encoders = [encoder for name, encoder in model.encoders.items() if name != "covariates"]  # those are new
+    slow = {weight for encoder in encoders for weight in encoder.parameters()}
+    rest = {"params": [weight for weight in model.parameters() if weight not in slow]}
     if not config.encoder_rate:
-        model.encoders.requires_grad_(False)
-        return [{"params": rest}]
-    return [{"params": rest}, {"params": encoders, "lr": config.encoder_rate * config.learning_rate}]
+        for weight in slow:
+            weight.requires_grad_(False)
+        return [rest]
+    # in the order of the model: a set has none, and sums of gradients would differ in the last bits
+    ordered = [weight for weight in model.parameters() if weight in slow]
+    return [rest, {"params": ordered, "lr": config.encoder_rate * config.learning_rate}]
 
 
 def _schedule(
@@ -453,7 +468,7 @@ def _schedule(
 
 
 def _count(features: Features) -> int:
-    views = (features.states, features.graphs, features.descriptors)
+    views = (features.states, features.graphs, features.descriptors, features.covariates)
     return next(len(view) for view in views if view is not None)
 
 

@@ -52,6 +52,10 @@ class SVMVoter:
     """(F, K)"""
     platt: np.ndarray
     """(2, K) slope and offset that turn margins into logits (Platt 1999); 1 and 0 for regression."""
+    covariates: np.ndarray
+    """(m, W) float32 scaled covariates of these molecules; W is 0 for none."""
+    covariate_weight: float
+    """By which they are multiplied: as few columns they would not count in the kernel, see fit_voter."""
 
     def predict(self, scaled: Features) -> np.ndarray:
         """(F, n, K) predictions; the probability of class 1 for classification."""
@@ -62,16 +66,22 @@ class SVMVoter:
         for start in range(0, len(numbers), _ROWS):
             rows = slice(start, start + _ROWS)
             x = _joined(_standardized(numbers[rows], self.centre, self.scale), counts[rows])
+            x = self._beside(x, None if scaled.covariates is None else scaled.covariates[rows])
             values = rbf_kernel(x, self._references, gamma=self.gamma) @ flat
             out[:, rows] = values.reshape(len(x), folds, targets).transpose(1, 0, 2) + self.intercepts[:, None]
         return out if self.task == "regression" else expit(self.platt[0] * out + self.platt[1])
 
-    def baseline(self) -> np.ndarray:
-        """(F, K) predictions of average inputs: the median descriptors and mean counts, or mean states."""
+    def baseline(self, covariates: np.ndarray | None = None) -> np.ndarray:
+        """(F, K) predictions of average inputs: the median descriptors and mean counts, or mean states.
+
+        Args:
+            covariates: (1, W) that are read beside them; None for none.
+        """
         # counts enter as their logarithm
         average = np.concatenate([np.zeros(self.numbers.shape[1]), np.log1p(self.counts.astype(float)).mean(axis=0)])
         _, folds, targets = self.coefficients.shape
-        values = rbf_kernel(average[None], self._references, gamma=self.gamma) @ self.coefficients.reshape(
+        x = self._beside(average[None], covariates)
+        values = rbf_kernel(x, self._references, gamma=self.gamma) @ self.coefficients.reshape(
             len(self.coefficients), -1
         )
         out = values.reshape(folds, targets) + self.intercepts
@@ -79,12 +89,19 @@ class SVMVoter:
 
     @cached_property
     def _references(self) -> np.ndarray:
-        return _joined(self.numbers, self.counts)
+        return self._beside(_joined(self.numbers, self.counts), self.covariates)
+
+    def _beside(self, x: np.ndarray, covariates: np.ndarray | None) -> np.ndarray:
+        """(n, P + C) inputs with (n, W) scaled covariates beside them."""
+        if covariates is None:
+            return x
+        return np.concatenate([x, self.covariate_weight * covariates.astype(np.float64)], axis=1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, from which `from_arrays` restores the voter."""
-        names = ("numbers", "counts", "centre", "scale", "coefficients", "intercepts", "platt")
-        return {**{name: getattr(self, name) for name in names}, "gamma": np.array([self.gamma])}
+        names = ("numbers", "counts", "centre", "scale", "coefficients", "intercepts", "platt", "covariates")
+        values = {name: np.array([getattr(self, name)]) for name in ("gamma", "covariate_weight")}
+        return {**{name: getattr(self, name) for name in names}, **values}
 
     @classmethod
     def from_arrays(
@@ -95,9 +112,14 @@ class SVMVoter:
         Raises:
             ValueError: the arrays do not go together, or hold a number that is not finite.
         """
-        arrays = dict(arrays)
-        (gamma,) = arrays.pop("gamma").tolist()
-        voter = cls(name, task, gamma=gamma, **arrays)
+        # models of earlier versions have no covariates
+        none: dict[str, np.ndarray] = {
+            "covariates": np.zeros((len(arrays["numbers"]), 0), np.float32),
+            "covariate_weight": np.ones(1),
+        }
+        arrays = none | arrays
+        (gamma,), (weight,) = arrays.pop("gamma").tolist(), arrays.pop("covariate_weight").tolist()
+        voter = cls(name, task, gamma=gamma, covariate_weight=weight, **arrays)
         count, width = voter.numbers.shape
         shapes = {
             "counts": (count, voter.counts.shape[1]),
@@ -106,9 +128,10 @@ class SVMVoter:
             "coefficients": (count, folds, targets),
             "intercepts": (folds, targets),
             "platt": (2, targets),
+            "covariates": (count, voter.covariates.shape[1]),
         }
         sound = all(getattr(voter, part).shape == shape for part, shape in shapes.items())
-        finite = all(np.isfinite(array).all() for array in [*arrays.values(), gamma])
+        finite = all(np.isfinite(array).all() for array in [*arrays.values(), gamma, weight])
         if not (sound and finite and count and gamma > 0 and voter.counts.dtype == np.uint8 and voter.scale.all()):
             raise ValueError(f"the voter {name} is damaged")
         return voter
@@ -174,6 +197,9 @@ def fit_voter(
     numbers = _standardized(numbers[rows], centre, scale)
     counts = counts[rows].clip(0, 255).astype(np.uint8)
     x = _joined(numbers, counts)
+    covariates = np.zeros((len(rows), 0), np.float32) if scaled.covariates is None else scaled.covariates[rows]
+    weight = covariate_weight(x, covariates)
+    x = np.concatenate([x, weight * covariates.astype(np.float64)], axis=1)
     gamma = 1 / (x.shape[1] * x.var()) if x.var() else 1.0
     kernel = rbf_kernel(x, x, gamma=gamma)
     folds, targets = len(split.folds), y_true.shape[1]
@@ -187,7 +213,18 @@ def fit_voter(
     for k in range(targets):
         machine = _best(kernel, labels[..., k], fold, task, None if weights is None else weights[rows])
         coefficients[:, :, k], intercepts[:, k], platt[:, k] = machine
-    return SVMVoter(name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt)
+    return SVMVoter(
+        name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt, covariates, weight
+    )
+
+
+def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
+    """A factor of (m, W) covariates with which they have as much variance in all as the (m, P) columns of structures.
+
+    So a kernel, which reads distances, can tell two values of the pH apart as well as two molecules.
+    """
+    own = float(covariates.var(axis=0).sum()) if covariates.size else 0.0
+    return float(np.sqrt(x.var(axis=0).sum() / own)) if own else 1.0
 
 
 def _best(

@@ -30,9 +30,10 @@ from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor import chunks as predict_chunks
 from kflm2.predictor import formats
-from kflm2.predictor.bundle import FORMAT, BundleError, _digest
+from kflm2.predictor.bundle import FORMAT, _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import ChunkReader
+from kflm2.predictor.manifest import BundleError
 from kflm2.predictor.predictor import Predictor, ReadMolecules
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.predict import stage as predict_stage

@@ -121,6 +121,20 @@ def test_predictions_do_not_depend_on_atom_order(name: str, encoder: str, attend
     torch.testing.assert_close(_predict(model, permuted_features, rows), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_covariates_are_read_by_every_pipeline_and_by_every_head(name: str) -> None:
+    covariates = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
+    features = dataclasses.replace(_views(name, _features()), covariates=covariates)
+    model = _model(name, features, vote=("graph", "descriptors"))
+    batch = features.batch(np.arange(5), CPU)
+    assert batch.covariates is not None
+    with torch.inference_mode():
+        base = model.head_outputs(batch)
+        changed = model.head_outputs(dataclasses.replace(batch, covariates=batch.covariates + 0.5))
+    assert len(base) == 1 + len({"graph", "descriptors"} & set(model.encoders))
+    assert (changed - base).abs().amax(dim=2).min() > 1e-5
+
+
 @pytest.mark.parametrize(("name", "encoder"), [(case[0], case[1]) for case in CASES if case[2] == "items"])
 def test_predictions_depend_on_every_view_of_the_pipeline_and_on_no_other(name: str, encoder: str) -> None:
     features = _views(name, _features())

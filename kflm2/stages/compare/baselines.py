@@ -5,6 +5,7 @@ and then learns from all of them at once, which is better than the mean of model
 validation part, it chooses on that.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +17,14 @@ from sklearn.metrics import roc_auc_score, root_mean_squared_error
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC, SVR
 
+from kflm2.data.covariates import Covariate
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
 from kflm2.data.splits import Split
 from kflm2.errors import SettingError
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+from kflm2.trainers.voters import covariate_weight
 
 NEIGHBOURS = 5
 TREES = 500
@@ -40,6 +44,9 @@ ABOUT = {
     "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C and gamma chosen",
 }
 
+READ_FEATURES = ("forest", "xgboost", "svm")
+"""Those that read the columns beside the structure, where there are any."""
+
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 """Labelled rows that a trial learns from, and those that judge it: of each inner fold, or of the validation part."""
 
@@ -47,15 +54,25 @@ Pairs = list[tuple[np.ndarray, np.ndarray]]
 class Baselines:
     """Baselines for one table of molecules; fingerprints and descriptors are computed once."""
 
-    def __init__(self, smiles: list[str], y_true: np.ndarray, task: Task) -> None:
+    def __init__(
+        self,
+        smiles: list[str],
+        y_true: np.ndarray,
+        task: Task,
+        columns: Sequence[Covariate] = (),
+        covariates: np.ndarray | None = None,
+    ) -> None:
         """Set the molecules and their labels.
 
         Args:
             smiles: n SMILES.
             y_true: (n, K), NaN where the label is missing.
             task: of the targets.
+            columns: (C,) beside the structure.
+            covariates: (n, C) what stands there, see Covariate.value; None for none.
         """
         self.smiles, self.y_true, self.task = smiles, y_true, task
+        self.columns, self.covariates = columns, covariates
 
     @cached_property
     def _prints(self) -> Fingerprints:
@@ -86,7 +103,9 @@ class Baselines:
             SettingError: xgboost is not installed.
         """
         trials = [split.of_member(number) for number in range(len(split.folds) or 1)]
-        svm = _SVM(self._rdkit, self._morgan, split.learned, self.task) if name == "svm" else None
+        svm = None
+        if name == "svm":
+            svm = _SVM(self._rdkit, self._morgan, split.learned, self.task, self._scaled(split.learned))
         predictions, choices = [], []
         for y_true in self.y_true.T:
             labelled = np.flatnonzero(~np.isnan(y_true))
@@ -131,7 +150,16 @@ class Baselines:
 
     @cached_property
     def _columns(self) -> np.ndarray:
-        return np.concatenate([self._rdkit, self._morgan], axis=1)
+        # trees do not mind the scale, which here is of all molecules
+        beside = self._scaled(np.arange(len(self.smiles)))
+        return np.concatenate([self._rdkit, self._morgan, *([] if beside is None else [beside])], axis=1)
+
+    def _scaled(self, learned: np.ndarray) -> np.ndarray | None:
+        """(n, W) covariates, scaled on some of the molecules; None for none."""
+        if self.covariates is None:
+            return None
+        scaler = CovariateScaler.fit(self.columns, self.covariates[learned])
+        return scaler(scaler.of_table(self.columns, self.covariates))
 
     def _forest(self, y_true: np.ndarray, train: np.ndarray, seed: int, out_of_bag: bool) -> np.ndarray:
         x, settings = self._columns, {"n_jobs": -1, "random_state": seed, "oob_score": out_of_bag}
@@ -179,10 +207,15 @@ class Baselines:
 class _SVM:
     """Support vector machines on the descriptors and counts of n molecules, scaled on those that are learnt from."""
 
-    def __init__(self, rdkit: np.ndarray, morgan: np.ndarray, learned: np.ndarray, task: Task) -> None:
+    def __init__(
+        self, rdkit: np.ndarray, morgan: np.ndarray, learned: np.ndarray, task: Task, beside: np.ndarray | None
+    ) -> None:
         scaled = DescriptorScaler(rdkit[learned])(rdkit)
         # counts as logarithms: what a second and a tenth ring add should not be the same
         self.x = np.concatenate([scaled, np.log1p(morgan)], axis=1).astype(float)
+        if beside is not None:
+            weight = covariate_weight(self.x[learned], beside[learned])
+            self.x = np.concatenate([self.x, weight * beside], axis=1)
         self.gamma = 1 / (self.x.shape[1] * self.x[learned].var())
         self.task = task
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kflm2.config.compare import CompareConfig
+from kflm2.data.covariates import Covariate
 from kflm2.errors import DataError
 from kflm2.files import write_csv, write_text
 from kflm2.metrics.scores import SMALLER_IS_BETTER, choose_thresholds, score
@@ -20,7 +21,7 @@ from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import RunResult
 from kflm2.stages.compare import chemprop, pairing, plots, report
-from kflm2.stages.compare.baselines import ABOUT, Baselines
+from kflm2.stages.compare.baselines import ABOUT, READ_FEATURES, Baselines
 from kflm2.stages.compare.comparison import Comparison
 
 
@@ -101,6 +102,8 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
     beside = folds[0][1].folder.parents[1] / name
     if folds[0][1].result.bounds or folds[0][1].result.config.get("weight_column"):
         print(f"note: {name} learns from exact labels, all of one weight; the models had bounds or weights", flush=True)
+    if folds[0][1].result.dataset.features and name not in READ_FEATURES:
+        print(f"note: {name} does not read the feature columns", flush=True)
     # descriptors are computed once for all folds with the same molecules, as the folds of one command have
     tables: dict[str, Baselines] = {}
     for fold, run in Progress(folds, desc=f"{reference.dataset} {name}", unit="run"):
@@ -108,7 +111,9 @@ def run_baseline(name: str, reference: Method, chemprop_program: Path | None = N
         if _is_done(folder, fold, name):
             continue
         if fold.molecules not in tables:
-            tables[fold.molecules] = Baselines(run.table["smiles"].tolist(), run.y_true, run.task)
+            tables[fold.molecules] = Baselines(
+                run.table["smiles"].tolist(), run.y_true, run.task, *_feature_columns(run)
+            )
         _run_fold(name, tables[fold.molecules], run, folder, chemprop_program)
     return methods.find(str(beside), reference.split, reference.folds)[0]
 
@@ -137,10 +142,21 @@ def _is_done(folder: Path, wanted: Fold, name: str) -> bool:
     return same and saved.result.about == _about(name, wanted.run)
 
 
+def _feature_columns(run: SavedRun) -> tuple[tuple[Covariate, ...], np.ndarray | None]:
+    """The columns beside the structure of a run's table, and (n, C) what stands there; see Covariate.value."""
+    columns = tuple(Covariate(name, tuple(words)) for name, words in run.result.dataset.features.items())
+    if not columns:
+        return (), None
+    texts = [run.table[f"feature_{column.name}"].fillna("").astype(str) for column in columns]
+    values = [[column.value(text) for text in cells] for column, cells in zip(columns, texts, strict=True)]
+    return columns, np.array(values).T
+
+
 def _about(name: str, reference: SavedRun) -> str:
     count = reference.result.config["ensemble"] if reference.folds else 0
     folds = f"; with the {count} inner folds of the models" if count else "; with a validation part"
-    return {**ABOUT, **chemprop.ABOUT}[name] + folds
+    beside = "; with the feature columns" if reference.result.dataset.features and name in READ_FEATURES else ""
+    return {**ABOUT, **chemprop.ABOUT}[name] + folds + beside
 
 
 def _run_fold(

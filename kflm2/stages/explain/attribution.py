@@ -7,7 +7,8 @@ baseline. All attributions add up to the difference between the two predictions,
 The baseline is average: for every token the mean of the training states, for every descriptor the median, and the same
 molecular graph with the mean features of the training molecules' atoms and bonds. It has as many atoms as the molecule,
 and its prediction depends on their number, as it does with features of 0; attributions are compared within a molecule
-only. Sizes: S steps, T tokens, N atoms, P descriptors.
+only. Covariates (pH, assay ...) are those of the molecule in both: what is explained is the structure under these
+conditions. Sizes: S steps, T tokens, N atoms, P descriptors.
 """
 
 from collections.abc import Callable, Sequence
@@ -170,7 +171,12 @@ def explain_all(
         weights = weights[1 + len(models.voters) :]
         parts.append((own, explain(models, molecule, average, target, pooled, steps)))
         changes = [
-            (VOTERS[voter.name], weight, voter.predict(scaled)[:, 0, target], voter.baseline()[:, target])
+            (
+                VOTERS[voter.name],
+                weight,
+                voter.predict(scaled)[:, 0, target],
+                voter.baseline(scaled.covariates)[:, target],
+            )
             for weight, voter in zip(others, models.voters, strict=True)
         ]
         if models.baseline is not None:
@@ -296,7 +302,14 @@ def _repeat(molecule: Batch, size: int, inputs: dict[str, torch.Tensor]) -> Batc
     if molecule.edge_index is not None and molecule.x is not None:
         offsets = (copies * len(molecule.x)).repeat_interleave(molecule.edge_index.shape[1])
         edge_index = molecule.edge_index.repeat(1, size) + offsets
-    return Batch(size, states_mol=copy_of(molecule.states), x_mol=copy_of(molecule.x), edge_index=edge_index, **inputs)
+    return Batch(
+        size,
+        states_mol=copy_of(molecule.states),
+        x_mol=copy_of(molecule.x),
+        edge_index=edge_index,
+        covariates=None if molecule.covariates is None else molecule.covariates.expand(size, -1),
+        **inputs,
+    )
 
 
 @lru_cache

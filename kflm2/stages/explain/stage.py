@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from kflm2.plotting import save_figure
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import OK, TOO_LONG
-from kflm2.predictor.readers import MoleculeReader
+from kflm2.predictor.readers import reader_of
 from kflm2.stages.explain import plots
 from kflm2.stages.explain.attribution import (
     VIEWS,
@@ -62,9 +63,9 @@ def run(config: ExplainConfig) -> int:
         KFLM2Error: model or input cannot be used.
     """
     device = choose_device(config.device)
+    reader = reader_of(config)
     bundle = load_bundle(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
-    reader = MoleculeReader.of(config.molecules, config.smiles_column, config.name_column, bundle.smiles_column)
     limit = None if reader.format == "words" else config.limit
     _clear(config.out)
     frames, records = [pd.DataFrame(columns=list(_COLUMNS))], []
@@ -73,7 +74,7 @@ def run(config: ExplainConfig) -> int:
         record = {"row": number, "name": row.name, "smiles": ""}
         try:
             record["smiles"] = reader.smiles(row)
-            explanation, maps = explainer.explain(str(record["smiles"]), row.name if reader.named else "")
+            explanation, maps = explainer.explain(str(record["smiles"]), row.name if reader.named else "", row.features)
         except MoleculeError as error:
             print(f"{number:>4}  no prediction: {error}", flush=True)
             records.append({**record, "status": str(error)})
@@ -134,12 +135,15 @@ class Explainer:
             "views": list(self.views),
         }
 
-    def explain(self, smiles: str, name: str) -> tuple[Explanation, tuple[np.ndarray, np.ndarray] | None]:
+    def explain(
+        self, smiles: str, name: str, cells: Sequence[str] = ()
+    ) -> tuple[Explanation, tuple[np.ndarray, np.ndarray] | None]:
         """Explain one molecule.
 
         Args:
             smiles: of the input.
             name: shown in the picture; may be empty.
+            cells: of the columns that the model reads beside the structure.
 
         Returns:
             The explanation, and the two attention maps, None for a model without them; see attribution.attention.
@@ -147,14 +151,18 @@ class Explainer:
         Raises:
             MoleculeError: there is no prediction.
         """
-        bundle = self.bundle
+        bundle, covariates = self.bundle, None
+        if bundle.covariates is not None:
+            covariates = bundle.covariates.read(cells)[0][None]
         text = standard_smiles(smiles.strip(), bundle.config.standardize)
         mol = parse_smiles(text)
         views = bundle.config.read_views
         plain = without(bundle.config.read_descriptors, "taught")
         computed, counts, failures = descriptors_and_counts(plain, "svm" in bundle.config.read_voters, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
-        unscaled = with_taught(Features(self._states(text), graphs, computed, counts), bundle.head())
+        unscaled = with_taught(
+            Features(self._states(text), graphs, computed, counts, covariates=covariates), bundle.head()
+        )
         values, features = unscaled.descriptors, bundle.scale_features(unscaled)
         molecule = features.batch(np.array([0]), self.device)
         attribution = explain_all(
@@ -165,7 +173,7 @@ class Explainer:
         explanation = Explanation(
             smiles=text,
             name=name,
-            title=self._title(attribution, probability),
+            title=self._title(attribution, probability, cells),
             unit=self.unit,
             attribution=attribution,
             probability=probability,
@@ -203,13 +211,16 @@ class Explainer:
         raw, _ = self.bundle.ensemble.predict(features)
         return float(self.bundle.calibration.calibrated(raw)[0, self.target])
 
-    def _title(self, attribution: Attribution, probability: float | None) -> str:
+    def _title(self, attribution: Attribution, probability: float | None, cells: Sequence[str]) -> str:
         # some targets have a whole sentence as name, and the values after it are more important
         target = _shortened(self.bundle.targets[self.target], _TARGET_LENGTH)
         unit = f" {self.unit}" if self.unit else ""
+        names = () if self.bundle.covariates is None else self.bundle.covariates.names
+        given = ", ".join(f"{name} {cell.strip()}" for name, cell in zip(names, cells, strict=bool(names)))
+        at = f" at {_shortened(given, _TARGET_LENGTH)}" if given else ""
         probability_text = "" if probability is None else f" (probability {probability:.3g})"
         return (
-            f"{target}: predicted {attribution.prediction:.4g}{unit}{probability_text};"
+            f"{target}{at}: predicted {attribution.prediction:.4g}{unit}{probability_text};"
             f" baseline {attribution.baseline:.4g}; difference {attribution.difference:+.4g}"
         )
 

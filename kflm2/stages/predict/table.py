@@ -10,7 +10,7 @@ from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.chunks import ChunkModel, ReadChunk
 from kflm2.predictor.predictor import OK, Predictions, Predictor
 
-_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status", "xtb")
+_COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status", "features", "xtb")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
     `T_class`, the probability `T_threshold` from which class 1 is called, and `T_possible`, the classes that cannot be
     excluded; then `in_domain`, `nearest`, `similarity`,
-    `distance`, `status`, and of a model that reads xTB `xtb`: ok, or why the molecule has no such values. With several
-    writings `T_writings` too.
+    `distance`, `status`; of a model that reads columns beside the structure `features`: ok, or which numbers are
+    outside the range of training; and of one that reads xTB `xtb`: ok, or why the molecule has no such values. With
+    several writings `T_writings` too.
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in predictions.status], dtype=bool)
@@ -59,6 +60,8 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     columns["nearest"] = np.array(predictions.nearest, dtype=object)
     columns["similarity"], columns["distance"] = predictions.domain.similarity, predictions.domain.distance
     columns["status"] = np.array(predictions.status, dtype=object)
+    if predictions.outside is not None:
+        columns["features"] = np.where(ok, [beyond or OK for beyond in predictions.outside], "")
     if predictions.xtb is not None:
         columns["xtb"] = np.where(ok, [failure or OK for failure in predictions.xtb], "")
     return pd.DataFrame(columns)

@@ -78,11 +78,12 @@ class SavedMethod:
         if result.baseline or result.model not in PIPELINES:
             return ""
         descriptors, views = result.config.get("descriptors", "none"), tuple(result.config.get("views") or ())
-        words = {view: view for view in ("graph", "descriptors")}
+        columns = tuple(result.config.get("feature_columns") or ())
+        words = {view: view for view in ("graph", "descriptors", "covariates")}
         if result.llm is not None:
             is_random = str(result.config.get("llm", "")).startswith(PLACEBO)
             words["states"] = f"{'random' if is_random else 'taught' if result.llm.adapter else 'untaught'} LLM"
-        read = TrainConfig(model=result.model, descriptors=descriptors, views=views).read_views
+        read = TrainConfig(model=result.model, descriptors=descriptors, views=views, feature_columns=columns).read_views
         return " + ".join(words.get(view, "LLM") for view in read)
 
     def values(self, part: str, metric: str, target: str | None = None) -> list[float | None]:

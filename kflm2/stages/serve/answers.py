@@ -10,6 +10,7 @@ import torch
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.serve import ServeConfig
+from kflm2.data.covariates import also_needed
 from kflm2.device import choose_device
 from kflm2.errors import DataError, MoleculeError
 from kflm2.metrics.conformal import promise
@@ -46,6 +47,11 @@ class Answers:
         self.predictor = Predictor(self.bundle, self.device, config.max_atoms, config.max_tokens)
         self._explainers: dict[str, Explainer] = {}
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns that the model reads beside the structure."""
+        return () if self.bundle.covariates is None else self.bundle.covariates.names
+
     def about(self) -> dict[str, Any]:
         """What the page says of the model."""
         bundle = self.bundle
@@ -56,6 +62,7 @@ class Answers:
                 {"name": name, "column": column, "unit": bundle.unit}
                 for name, column in zip(bundle.targets, target_columns(bundle), strict=True)
             ],
+            "features": list(self.features),
             "confidence": self.config.confidence,
             "drawing": {"size": list(SIZE), "scale": SCALE},
             **_provenance(bundle, self.config.confidence),
@@ -66,35 +73,42 @@ class Answers:
 
         Args:
             source: `format` and `words`, `text`, `smiles_column` or `name_column` of a MoleculeReader.
-            drawings: whether each row has a drawing of its molecule, None for one that cannot be drawn.
+            drawings: whether each row has a drawing of its molecule, None for one that cannot be drawn, and under
+                `given` what it has in the columns that the model reads beside the structure.
 
         Raises:
             DataError: no molecule, too many, or a table that cannot be read.
         """
         reader = MoleculeReader(**{"smiles_column": self.bundle.smiles_column, **source})
-        reader = reader.with_columns("smiles_column" in source, keep=True)
+        reader = reader.with_columns("smiles_column" in source, keep=True).with_features(self.features)
         count = sum(1 for _ in itertools.islice(reader.rows(), self.config.limit + 1))
         if not count:
             raise DataError("there is no molecule in the request")
         if count > self.config.limit:
             raise DataError(f"more than {self.config.limit} molecules; send fewer at once, or use kflm2 predict")
         predict = ChunkPredictor(ChunkReader(reader, self.predictor.featurizer), self.predictor, self.config.confidence)
-        tables = [predict(chunk)[1] for chunk in chunks(reader, 0, None, predict.chunk_size)]
+        made = [predict(chunk) for chunk in chunks(reader, 0, None, predict.chunk_size)]
+        tables = [table for _, table in made]
         rows = [row for table in tables for row in _rows(table)]
         if drawings:
-            for row in rows:
+            for row, given in zip(rows, (given for chunk, _ in made for given in chunk.rows), strict=True):
                 row["drawing"] = draw(row["smiles"]) if row["status"] == OK else None
+                # as /api/explain takes them: a column of this name may be another one of the table
+                row["given"] = dict(zip(self.features, given.features, strict=False))
         header = as_csv(predict(Chunk(0, []))[1], True)
         csv = header + b"".join(as_csv(table, False) for table in tables)
         return {"columns": list(tables[0].columns), "rows": rows, "csv": csv.decode()}
 
-    def explain(self, smiles: str, name: str, target: str | None) -> dict[str, Any]:
+    def explain(
+        self, smiles: str, name: str, target: str | None, features: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """The picture and the values of an explanation.
 
         Args:
             smiles: of the molecule.
             name: shown in the picture; may be empty.
             target: one of the model's; None for the first.
+            features: column -> value, of those that the model reads beside the structure.
 
         Raises:
             KFLM2Error: no such target, or the molecule has no prediction.
@@ -102,11 +116,15 @@ class Answers:
         target = target or self.bundle.targets[0]
         if target not in self._explainers:
             self._explainers[target] = Explainer(self.bundle, target, self.config.steps, self.device)
+        features = features or {}
+        if missing := [column for column in self.features if column not in features]:
+            raise DataError(f"{also_needed(missing)}: give them as features")
+        cells = ["" if (cell := features[column]) is None else str(cell) for column in self.features]
         # the limits on the size of a molecule are the predictor's
-        status = self.predictor.predict([smiles]).status[0]
+        status = self.predictor.predict([smiles], cells=[cells]).status[0]
         if status != OK:
             raise MoleculeError(f"there is no prediction to explain: {status}")
-        explanation, _ = self._explainers[target].explain(smiles, name)
+        explanation, _ = self._explainers[target].explain(smiles, name, cells)
         return {
             "target": target,
             "smiles": explanation.smiles,
@@ -155,6 +173,7 @@ def _training(bundle: Bundle) -> dict[str, Any]:
     facts = [
         ["pipeline", f"{bundle.config.model}: {PIPELINES[bundle.config.model].about}"],
         ["models", describe_models(bundle)],
+        *([] if bundle.covariates is None else [["feature columns", str(bundle.covariates)]]),
         ["LLM", "none" if bundle.source is None else str(bundle.source)],
         ["trained on", f"{record['dataset']['name']}, {int(record['rows']['kept'])} molecules"],
         ["split", f"{record['split']['kind']}: {parts}"],

@@ -1,5 +1,7 @@
 """The JSON of requests and replies; FastAPI checks and documents it."""
 
+import csv
+import io
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -20,10 +22,18 @@ class _Question(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+Cell = Text | int | float | None
+
+
 class PredictQuestion(_Question):
-    """Molecules to predict: `smiles`, or a `text` of a `format`."""
+    """Molecules to predict: `smiles`, `rows`, or a `text` of a `format`."""
 
     smiles: list[Text] | None = Field(None, description="SMILES, one for each molecule", examples=[["CCO", "c1ccccc1"]])
+    rows: list[dict[Text, Cell]] | None = Field(
+        None,
+        description="column -> value, one for each molecule, instead of smiles: for a model that reads further columns",
+        examples=[[{"smiles": "CCO", "pH": 7.4}]],
+    )
     text: Text | None = Field(None, description="the content of a table, instead of smiles")
     format: Literal["smi", "csv", "sdf"] = Field(
         "smi", description="of text: smi (one SMILES a line, a name after a blank), csv (with a header) or sdf"
@@ -36,18 +46,34 @@ class PredictQuestion(_Question):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.smiles is None) == (self.text is None):
-            raise ValueError("give either smiles or text")
+        if sum(source is not None for source in (self.smiles, self.rows, self.text)) != 1:
+            raise ValueError("give one of smiles, rows and text")
         return self
 
     def source(self) -> dict[str, Any]:
         """Arguments of a MoleculeReader; none of them is a path."""
         if self.smiles is not None:
             return {"format": "words", "words": tuple(self.smiles)}
-        columns = {"name_column": self.name_column} if self.format == "csv" else {}
-        if self.format == "csv" and self.smiles_column is not None:
+        if self.rows is not None:
+            return {"format": "csv", "text": _csv(self.rows), **self._columns()}
+        return {"format": self.format, "text": self.text, **(self._columns() if self.format == "csv" else {})}
+
+    def _columns(self) -> dict[str, Any]:
+        """Names of the columns of a table."""
+        columns = {"name_column": self.name_column}
+        if self.smiles_column is not None:
             columns["smiles_column"] = self.smiles_column
-        return {"format": self.format, "text": self.text, **columns}
+        return columns
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    """Rows as the text of a table."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([["" if (cell := row.get(name)) is None else cell for name in names] for row in rows])
+    return file.getvalue()
 
 
 class ExplainQuestion(_Question):
@@ -55,6 +81,9 @@ class ExplainQuestion(_Question):
 
     smiles: Text = Field(description="of the molecule", examples=["CCO"])
     name: Text = Field("", description="shown in the picture", max_length=1000)
+    features: dict[Text, Cell] = Field(
+        {}, description="column -> value, for a model that reads further columns", examples=[{"pH": 7.4}]
+    )
     target: Text | None = Field(None, description="one of the model's targets; null for the first")
 
 

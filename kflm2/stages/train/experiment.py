@@ -21,6 +21,7 @@ from kflm2.device import choose_device, choose_precision
 from kflm2.errors import DataError, MoleculeError
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors, without
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
@@ -50,7 +51,7 @@ class Prepared:
 
     molecules: Molecules
     features: Features
-    """Descriptors as computed; each run scales them on its own training rows."""
+    """Descriptors as computed, and covariates as read; each run scales them on its own training rows."""
     source: LLMSource | None
     """The LLM, where the model reads one."""
     seconds: dict[str, float]
@@ -180,7 +181,9 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
     without_xtb = dict(Counter(filter(None, failures)).most_common())
-    return Prepared(molecules, Features(states, graphs, descriptors, counts), source, seconds, without_xtb, origin)
+    covariates = molecules.covariates if "covariates" in config.read_views else None
+    features = Features(states, graphs, descriptors, counts, covariates=covariates)
+    return Prepared(molecules, features, source, seconds, without_xtb, origin)
 
 
 def _read_descriptors(
@@ -334,9 +337,9 @@ def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: lis
         members: of fit_member.
         seed: of the run.
     """
-    features, descriptor_scaler = scaled_features(config, prepared, split)
+    features, (descriptor_scaler, covariate_scaler) = scaled_features(config, prepared, split)
     first, second = members[: config.members], members[config.members :]
-    ensemble = Ensemble(first, descriptor_scaler, features.sizes())
+    ensemble = Ensemble(first, descriptor_scaler, features.sizes(), covariate_scaler=covariate_scaler)
     if config.baseline_model != "none":
         baseline = fit_ridge(config, features, prepared.molecules, split)
         if config.baseline_model == "ridge":
@@ -405,17 +408,23 @@ def training_weights(molecules: Molecules, split: Split) -> np.ndarray | None:
     return weights / weights[split.learned].mean()
 
 
-def scaled_features(config: TrainConfig, prepared: Prepared, split: Split) -> tuple[Features, DescriptorScaler | None]:
-    """Features as the models of a split read them."""
-    features = prepared.features
-    if features.descriptors is None:
-        return features, None
-    # of inner folds all share one, which sees no label
-    scaler = None if prepared.origin is None else prepared.origin.scaler
-    scaler = scaler or DescriptorScaler(features.descriptors[split.learned])
-    return scale_features(
-        features, scaler, baseline_columns(config, names_of(config.read_descriptors, prepared.source))
-    ), scaler
+def scaled_features(
+    config: TrainConfig, prepared: Prepared, split: Split
+) -> tuple[Features, tuple[DescriptorScaler | None, CovariateScaler | None]]:
+    """Features as the models of a split read them, and what scaled descriptors and covariates."""
+    features, unscaled = prepared.features, list[int]()
+    # of inner folds all share one scaler, which sees no label
+    descriptor_scaler, covariate_scaler = None, None
+    if features.covariates is not None:
+        columns = prepared.molecules.covariate_columns
+        covariate_scaler = CovariateScaler.fit(columns, features.covariates[split.learned])
+        features = dataclasses.replace(features, covariates=covariate_scaler.of_table(columns, features.covariates))
+    if features.descriptors is not None:
+        descriptor_scaler = None if prepared.origin is None else prepared.origin.scaler
+        descriptor_scaler = descriptor_scaler or DescriptorScaler(features.descriptors[split.learned])
+        unscaled = baseline_columns(config, names_of(config.read_descriptors, prepared.source))
+    scaled = scale_features(features, descriptor_scaler, covariate_scaler, unscaled)
+    return scaled, (descriptor_scaler, covariate_scaler)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.data.structures import structure_digests
+from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import promise
 from kflm2.metrics.scores import (
@@ -56,20 +57,44 @@ def notes(molecules: Molecules) -> list[str]:
             f"bounds    {lower} labels are lower bounds (>), {upper} upper bounds (<): in training a prediction that"
             " breaks one is an error; metrics and intervals are of exact labels only"
         )
+    if molecules.covariates is not None:
+        columns = CovariateScaler.fit(molecules.covariate_columns, molecules.covariates)
+        lines.append(f"features  columns beside the structure: {columns}")
     if molecules.weights is not None:
         low, high = molecules.weights.min(), molecules.weights.max()
         lines.append(f"weights   {low:g} to {high:g} in training; metrics count every label alike")
     return lines
 
 
-def shared_structures(smiles: list[str], seed: int, split: Split) -> str:
+def shared_structures(molecules: Molecules, seed: int, split: Split) -> str:
     """How many test molecules of a split are learnt from under another SMILES or row; '' for none."""
-    digests = structure_digests(smiles)
+    digests = structure_digests(molecules.smiles)
     learnt = {digests[i] for i in (*split.train, *split.valid)}
     count = sum(digests[i] in learnt for i in split.test)
+    if not count:
+        return ""
+    # with feature columns the rows of a structure may all be needed
+    advice = (
+        "--deduplicate makes one row of each"
+        if molecules.covariates is None
+        else "splits by scaffold or cluster keep the rows of a structure together"
+    )
     return (
         f"note: {count} of {len(split.test)} test molecules (seed {seed}) have the structure of one that is learnt"
-        " from; --deduplicate makes one row of each"
+        f" from; {advice}"
+    )
+
+
+def unknown_features(molecules: Molecules, seed: int, split: Split) -> str:
+    """How many test molecules have a category, or a blank, that nothing is learnt of; '' for none."""
+    if molecules.covariates is None:
+        return ""
+    columns = molecules.covariate_columns
+    scaler = CovariateScaler.fit(columns, molecules.covariates[split.learned])
+    count = int(scaler.unknown(scaler.of_table(columns, molecules.covariates[split.test])).sum())
+    return (
+        f"note: {count} of {len(split.test)} test molecules (seed {seed}) have a category, or a blank, in a feature"
+        " column that no molecule has that is learnt from: they are predicted as if nothing were known of it"
         if count
         else ""
     )

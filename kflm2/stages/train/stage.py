@@ -106,8 +106,9 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts, folds=config.folds)
     by_seed = dict(zip(seeds, splits, strict=True))
-    if note := report.shared_structures(molecules.smiles, config.seed, splits[0]):
-        print(note, flush=True)
+    for count in (report.shared_structures, report.unknown_features):
+        if note := count(molecules, config.seed, splits[0]):
+            print(note, flush=True)
     seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)

@@ -138,6 +138,29 @@ def test_the_first_row_of_a_structure_gets_the_mean_of_its_labels(tmp_path: Path
     ]
 
 
+def test_rows_of_a_structure_at_other_conditions_are_not_duplicates(tmp_path: Path) -> None:
+    lines = [
+        "CCO,1,7,A,train",
+        "OCC,3,7.0,a,train",
+        "CCO,5,4,A,test",
+        "CCO,6,,A,train",
+        "C(O)C,8,,A,test",
+        "CC,9,7,B,train",
+    ]
+    (tmp_path / "own.csv").write_text("\n".join(["smiles,y,pH,assay,part", *lines]) + "\n")
+    dataset = Dataset("own", (File(tmp_path / "own.csv"),), ("y",))
+    molecules = read_table(dataset, "part", feature_columns=("pH", "assay"))
+    merged = deduplicate(molecules)
+    assert merged.rows.tolist() == [1, 3, 5, 6]
+    assert merged.y_true[:, 0].tolist() == [2, 5, 8, 9]
+    assert merged.covariates is not None
+    np.testing.assert_array_equal(merged.covariates[:, 0], [7, 4, np.nan, 7])
+    assert [(row.row, row.reason) for row in merged.rejected] == [
+        (2, "same structure as row 1, which stands for it"),
+        (4, "same structure as row 5 in test"),
+    ]
+
+
 def test_classes_that_contradict_each_other_are_dropped(tmp_path: Path) -> None:
     rows = [("CCO", "1", "0"), ("CN", "0", "1"), ("OCC", "0", "0"), ("NC", "1", "0"), ("CC", "1", "1"), ("CC", "", "1")]
     merged = deduplicate(_molecules(tmp_path, rows, "classification"))

@@ -32,6 +32,28 @@ def _rows(reader: MoleculeReader) -> list[tuple[str, str]]:
     return rows
 
 
+def test_columns_that_a_model_needs_come_with_every_row_or_are_asked_for(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"pH": ["7,4", None], "smiles": ["CCO", "CC"], "assay": ["A", "B"]})
+    frame.to_csv(tmp_path / "a.csv", index=False, sep=";")
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO"))
+    (tmp_path / "a.sdf").write_text(f"{block}> <assay>\nA\n\n> <pH>\n7,4\n\n$$$$\n{block}> <assay>\nB\n\n$$$$\n")
+    for name in ("a.csv", "a.parquet", "a.xlsx", "a.sdf"):
+        path = (str(tmp_path / name),)
+        reader = MoleculeReader.of(path, None, None, keep=True, features=("assay", "pH"))
+        assert [row.features for row in reader.rows()] == [("A", "7,4"), ("B", "")], name
+        if name != "a.sdf":
+            assert reader.keep == ("pH", "assay")
+            assert [row.cells for row in reader.rows()] == [("7,4", "A"), ("", "B")]
+            with pytest.raises(DataError, match=r"also needs the columns cell, time; it has: 'pH', 'smiles'"):
+                MoleculeReader.of(path, None, None, features=("cell", "pH", "time"))
+    (tmp_path / "a.smi").write_text("CCO\n")
+    for word in (str(tmp_path / "a.smi"), "CCO", "-"):
+        with pytest.raises(DataError, match=r"also needs the column pH, which .* not have: give a table.*smiles,pH"):
+            MoleculeReader.of((word,), None, None, features=("pH",))
+
+
 def test_the_column_of_smiles_is_the_models_or_the_only_one_and_the_others_come_along(tmp_path: Path) -> None:
     frame = pd.DataFrame({"id": [7, 8], "Canonical_SMILES": ["CCO", "C,C"], "mol": ["CN", "CC"], "y": [0.5, None]})
     frame.to_csv(tmp_path / "a.csv", index=False)

@@ -1,6 +1,7 @@
 """Voters: scikit-learn's predictions, from arrays alone; nothing of a fold's labels in its machine."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -135,6 +136,30 @@ def test_arrays_restore_the_same_bits(task: voters.Task) -> None:
     restored = SVMVoter.from_arrays("svm", task, arrays, FOLDS, 2)
     assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
     assert np.array_equal(restored.baseline(), voter.baseline())
+
+
+@pytest.mark.parametrize("name", ["svm", "llm"])
+def test_covariates_count_as_much_as_the_structure_and_are_kept(name: Literal["svm", "llm"]) -> None:
+    ph = np.linspace(-1, 1, N, dtype=np.float32)[:, None]
+    features = replace(FEATURES, covariates=ph)
+    labels = 20 * np.asarray(ph, dtype=float)
+    voter = fit_voter(name, features, labels, SPLIT, "regression", 0)
+    test = SPLIT.test
+    structure = np.concatenate([voter.numbers, np.log1p(voter.counts.astype(float))], axis=1).var(axis=0).sum()
+    assert voter.covariate_weight**2 * voter.covariates.var() == pytest.approx(structure, rel=1e-4)
+    error = np.abs(voter.predict(features)[:, test] - labels[test]).mean()
+    blind = fit_voter(name, FEATURES, labels, SPLIT, "regression", 0)
+    assert error < 0.6 * np.abs(blind.predict(FEATURES)[:, test] - labels[test]).mean()
+    restored = SVMVoter.from_arrays(name, "regression", load(save(voter.arrays())), FOLDS, 1)
+    assert np.array_equal(restored.predict(features), voter.predict(features))
+    assert not np.allclose(voter.baseline(ph[:1]), voter.baseline(ph[-1:]))
+
+
+def test_arrays_of_earlier_versions_have_no_covariates() -> None:
+    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    arrays = {key: array for key, array in voter.arrays().items() if not key.startswith("covariate")}
+    restored = SVMVoter.from_arrays("svm", "regression", arrays, FOLDS, 2)
+    assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ function coverage(set, method) {
   return node;
 }
 
-const VIEWS = { states: "LLM branch", graph: "graph branch", descriptors: "descriptors branch", fused: "fused" };
+const VIEWS = { states: "LLM branch", graph: "graph branch", descriptors: "descriptors branch", covariates: "feature columns branch", fused: "fused" };
 
 function maps(set, method) {
   const own = method.map, head = el("h2", {}, "Map of the hidden states");

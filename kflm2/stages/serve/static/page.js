@@ -51,12 +51,14 @@ function showModel() {
   part("model").replaceChildren(
     el("h1", {}, `Predict ${what}`),
     el("p", {}, `${model.task === "regression" ? "A number" : "A probability"}${unit ? ` in ${unit}` : ""} for each molecule, by the model `, el("code", {}, model.name), `${summary()}.`),
+    ...(model.features.length ? [el("p", {}, `It reads more than the structure: give a .csv with the columns ${model.features.join(", ")} beside the SMILES.`)] : []),
     el("details", {}, el("summary", {}, "About the model: what it was trained on, and how well it predicts"),
       pairs([[model.targets.length > 1 ? "targets" : "target", targets], ["task", model.task], ...model.facts]),
       rows.length ? el("table", { class: "metrics" }, el("thead", {}, el("tr", {}, el("td"), parts.map((name) => el("th", { scope: "col", class: "number" }, name)))), el("tbody", {}, rows)) : null,
       el("p", { class: "soft" }, model.worth)));
   part("target").replaceChildren(...model.targets.map((target) => el("option", { value: target.name }, target.name)));
   part("explained").hidden = model.targets.length < 2;
+  part("example").hidden = model.features.length > 0;
   part("foot").replaceChildren(`KFLM2 ${model.version}. At most ${count(model.limits.molecules)} molecules at once. Nothing leaves the machine that runs kflm2 serve. For programs: `,
     el("a", { href: "/api" }, "the JSON interface"), ".");
 }
@@ -153,7 +155,8 @@ function columnsOf(target) {
 
 const wrapped = (name, label, text, node, value) => ({ label, text, value, node, cell: name });
 const domain = (row) => ({ yes: "inside", no: "outside" })[row.in_domain] || MISSING;
-const note = (row) => row.status + (row.xtb && row.xtb !== "ok" ? `; no xTB values: ${row.xtb}` : "");
+const beyond = (row) => (model.features.length && row.features && row.features !== "ok" ? `; do not trust it: ${row.features}` : "");
+const note = (row) => row.status + beyond(row) + (row.xtb && row.xtb !== "ok" ? `; no xTB values: ${row.xtb}` : "");
 
 function showAnswers(answer) {
   csv = answer.csv;
@@ -165,7 +168,7 @@ function showAnswers(answer) {
     ...model.targets.flatMap(columnsOf),
     wrapped("domain", "domain", domain, (row) => el("span", { class: row.in_domain === "no" ? "alarm" : null }, domain(row))),
     wrapped("nearest", "nearest in training", (row) => row.nearest, (row) => (row.nearest ? [el("code", {}, row.nearest), `similarity ${fixed(row.similarity, 2)}`] : MISSING), (row) => row.similarity),
-    wrapped("status", "status", note, (row) => el("span", { class: row.status === "ok" ? null : "alarm" }, note(row))),
+    wrapped("status", "status", note, (row) => el("span", { class: row.status === "ok" && !beyond(row) ? null : "alarm" }, note(row))),
     wrapped("more", "explanation", (row) => row.status, (row) => (row.status === "ok"
       ? el("button", { type: "button", onclick: () => explain(row), "aria-label": `Explain row ${row.row}` }, "Explain") : MISSING)),
   ];
@@ -180,7 +183,7 @@ async function explain(row) {
   part("picture").replaceChildren();
   part("explanation").showModal();
   try {
-    const answer = await ask("/api/explain", { smiles: row.smiles, name: (row.name || "").slice(0, 1000), target: part("target").value });
+    const answer = await ask("/api/explain", { smiles: row.smiles, name: (row.name || "").slice(0, 1000), features: row.given, target: part("target").value });
     const source = `data:image/svg+xml,${encodeURIComponent(answer.svg)}`;
     const shares = Object.entries(answer.shares).map(([view, value]) => `${view} ${short(value)}`).join(", ");
     part("explanation-state").textContent = "";
