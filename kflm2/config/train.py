@@ -170,7 +170,7 @@ class TrainingConfig:
     baseline_columns: tuple[str, ...] = ("xtb",)
     """Of the descriptors that are read, those on which the ridge regresses: xtb for all of xTB, computed or taught;
     taught for all that the LLM was taught; or names of columns, such as xtb_dG_water or TPSA."""
-    encoder_rate: float = 0.1
+    encoder_rate: float = 1.0
     """With --from: the learning rate of the encoders that are kept, as a share of --learning-rate, at which the rest
     learns; 0 keeps them as they are."""
 
