@@ -66,6 +66,7 @@ def run(config: FinetuneConfig) -> Path:
 
 
 def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
+    _check_fsdp(config)
     device = choose_device(config.device)
     if device.type == "cuda" and processes > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -127,6 +128,19 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
         _write(folder, model, tokenizer, record, evaluation)
         print(summary(record, folder))
     return folder
+
+
+def _check_fsdp(config: FinetuneConfig) -> None:
+    """Refuse what needs the whole LLM in one process, where accelerate's FSDP gives each process a part of it.
+
+    Raises:
+        SettingError: the LLM was to be evaluated, or a checkpoint to be read.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        if config.evaluate:
+            raise SettingError("with FSDP no process has the whole LLM to evaluate it: give --no-evaluate")
+        if config.resume:
+            raise SettingError("with FSDP there are no checkpoints to --resume from")
 
 
 def _knowledge(config: FinetuneConfig, record: dict[str, Any], sample: list[str]) -> KnowledgeTargets | None:
