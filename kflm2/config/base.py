@@ -129,7 +129,8 @@ class StreamConfig(InferenceConfig):
     and one for standard input. With a GPU they compute descriptors and graphs, and one more process the rest."""
     engine: Literal["local", "ray"] = "local"
     """local: the processes are of this machine. ray: they are of all machines of the Ray cluster that the variable
-    RAY_ADDRESS names, one for each core or GPU; without it, of this machine. --out is then a folder of Parquet files."""
+    RAY_ADDRESS names, one for each core or GPU, and without it of this machine; --out is then a folder, for Parquet
+    files."""
     max_atoms: int = 600
     """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no result. 600 take about
     3 seconds where the model reads descriptors, and the time grows with the square."""

@@ -24,8 +24,6 @@ from kflm2.errors import DataError, KFLM2Error, SettingError
 from kflm2.files import read_json, write_json
 from kflm2.predictor import formats
 from kflm2.predictor.chunks import Chunk, ChunkModel, ChunkReader, ReadChunk, chunks
-from kflm2.predictor.output import command_digest, locked, print_summary
-from kflm2.predictor.predictor import OK
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.progress import Progress
 
@@ -58,6 +56,10 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
     Raises:
         KFLM2Error: the input cannot be read, or the output not be written, to its end.
     """
+    # not above: the task that reads the input needs no PyTorch
+    from kflm2.predictor.output import command_digest, locked, print_summary
+    from kflm2.predictor.predictor import OK
+
     out, start = config.out, time.perf_counter()
     assert out is not None
     with _cluster():

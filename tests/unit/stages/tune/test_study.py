@@ -191,7 +191,7 @@ def test_a_database_keeps_a_study_that_another_process_goes_on_with(tmp_path: Pa
     chosen = [tuple(trial.params.values()) for trial in (*first, *second)]
     assert len(set(chosen)) == 4
     assert not list(tmp_path.rglob("study.journal"))
-    with pytest.raises(SettingError, match="^storage nonsense://here: "):
+    with pytest.raises(SettingError, match=r"^storage nonsense://here: "):
         opened("one", "nonsense://here")
 
 
