@@ -62,6 +62,9 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
 
     out, start = config.out, time.perf_counter()
     assert out is not None
+    # the actors have working folders of their own
+    llm = config.llm and (str(Path(config.llm).resolve()) if Path(config.llm).exists() else config.llm)
+    config = replace(config, model=config.model.resolve(), llm=llm)
     with _cluster():
         # this process reads no molecules; the GPU of its machine is an actor's
         model = build(replace(config, device="cpu"))
@@ -72,8 +75,9 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
             _begin(out, command_digest(config, reader, settings))
             count = reader.count()
             assert count is not None
-            source = _Chunks(reader, model.chunk_size, PARTITION, frozenset(_partitions(out)))
-            _write_missing(config, build, model, source, count)
+            if missing := count - sum(_statuses(out).values()):
+                source = _Chunks(reader, model.chunk_size, PARTITION, frozenset(_partitions(out)))
+                _write_missing(config, build, model, source, missing)
             statuses = _statuses(out)
     if sum(statuses.values()) != count:
         raise KFLM2Error(f"{out} has {sum(statuses.values())} rows and the input {count}")
@@ -146,14 +150,14 @@ def _statuses(out: Path) -> Counter[str]:
     return statuses
 
 
-def _write_missing(config: StreamConfig, build: Build, model: ChunkModel, source: "_Chunks", count: int) -> None:
-    """Compute and write the partitions that are not there."""
+def _write_missing(config: StreamConfig, build: Build, model: ChunkModel, source: "_Chunks", missing: int) -> None:
+    """Compute and write the partitions that are not there, which have `missing` rows."""
     out = config.out
     assert out is not None
     header = _encoder(model)(model(Chunk(0, []))[1], True)
     # chunks come in the order in which they are ready; few partitions are incomplete at a time
     waiting: dict[int, dict[int, bytes]] = defaultdict(dict)
-    with Progress(total=count, desc=model.DOING, unit="mol", disable=count == 0) as bar:
+    with Progress(total=missing, desc=model.DOING, unit="mol") as bar:
         for done in _computed(config, build, source, replace(model.read, reader=source.reader)):
             pieces = waiting[done["first"]]
             pieces[done["start"]] = done["rows"]
