@@ -197,7 +197,8 @@ def _computed(config: StreamConfig, build: Build, source: "_Chunks", read: Chunk
         num_cpus=1,
         num_gpus=1 if gpus else 0,
     )
-    for batch in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+    batches: Iterator[Any] = iter(data.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for batch in batches:
         yield from batch.to_pylist()
 
 

@@ -120,6 +120,7 @@ class LoRAModel(nn.Module):
             assert isinstance(standardize, Standardize)
             standardize.fit(torch.from_numpy(states).to(self.llm.device))
 
+    @torch.no_grad()
     def gather(self) -> None:
         """Give each process the whole adapter and head, where FSDP gave each a part; all processes must call it.
 
@@ -128,7 +129,7 @@ class LoRAModel(nn.Module):
         for module in self.modules():
             for name, weight in list(module.named_parameters(recurse=False)):
                 if weight.requires_grad and isinstance(weight, DTensor):
-                    module._parameters[name] = nn.Parameter(weight.detach().full_tensor())
+                    module._parameters[name] = nn.Parameter(weight.full_tensor())
 
     @torch.no_grad()
     def round_to_half(self) -> None:
