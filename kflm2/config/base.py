@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
@@ -132,6 +132,10 @@ class StreamConfig(InferenceConfig):
     jobs: int | None = None
     """Processes that work at once; the output is the same bytes for any number. Default: one for each core,
     and one for standard input. With a GPU they compute descriptors and graphs, and one more process the rest."""
+    engine: Literal["local", "ray"] = "local"
+    """local: the processes are of this machine. ray: they are of all machines of the Ray cluster that the variable
+    RAY_ADDRESS names, one for each core or GPU, and without it of this machine; --out is then a folder, for Parquet
+    files."""
     max_atoms: int = 600
     """Atoms of a molecule, without hydrogens; a larger one has the status 'too large' and no result. 600 take about
     3 seconds where the model reads descriptors, and the time grows with the square."""
@@ -150,6 +154,16 @@ class StreamConfig(InferenceConfig):
         self.share()
         if self.shard is not None and (self.molecules == ("-",) or self.out is None):
             raise SettingError("--shard needs a file to read and --out, a file of its own to write")
+        if self.engine == "ray":
+            self._check_ray()
+
+    def _check_ray(self) -> None:
+        if self.molecules == ("-",):
+            raise SettingError("--engine ray reads no standard input; give a file")
+        if self.shard is not None:
+            raise SettingError("--engine ray shares the rows itself; leave --shard out")
+        if self.out is None or self.out == type(self).out or self.out.suffix.lower() in (".csv", ".parquet"):
+            raise SettingError("--engine ray needs --out FOLDER, for Parquet files")
 
     def share(self) -> tuple[int, int]:
         """Number of the share, from 1, and how many there are.

@@ -40,5 +40,5 @@ class EmbedConfig(StreamConfig):
         super().check()
         if self.shard is not None and self.out == EmbedConfig.out:
             raise SettingError("--shard needs --out, a file of its own to write")
-        if self.out.suffix.lower() != ".parquet":
+        if self.engine == "local" and self.out.suffix.lower() != ".parquet":
             raise SettingError(f"out {self.out}: vectors are written as .parquet")

@@ -33,6 +33,6 @@ class PredictConfig(StreamConfig):
         super().check()
         if not 0 < self.confidence < 1:
             raise SettingError(f"confidence is {self.confidence}; it must be between 0 and 1, such as 0.9")
-        if self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):
+        if self.engine == "local" and self.out is not None and self.out.suffix.lower() not in (".csv", ".parquet"):
             raise SettingError(f"out {self.out}: predictions are written as .csv or .parquet")
         check_at_least(self, 1, "writings")

@@ -3,16 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 
 from kflm2.errors import MoleculeError
-from kflm2.predictor.predictor import MoleculeFeaturizer, ReadMolecules
 from kflm2.predictor.readers import InputRow, MoleculeReader
-from kflm2.trainers.jobs import run_stream
+
+if TYPE_CHECKING:  # a process that only cuts the input into chunks starts sooner without PyTorch
+    import torch
+
+    from kflm2.predictor.predictor import MoleculeFeaturizer, ReadMolecules
 
 CHUNK = 256
 """Rows in a chunk. A resumed run and a share use the same chunks as the whole, and so write the same bits."""
@@ -38,7 +40,7 @@ class ReadChunk:
     chunk: Chunk
     smiles: list[str]
     """As the input has them; '' where it has none."""
-    read: ReadMolecules
+    read: "ReadMolecules"
 
 
 def chunks(reader: MoleculeReader, start: int, last: int | None, size: int) -> Iterator[Chunk]:
@@ -58,7 +60,7 @@ class ChunkReader:
     """Reads the molecules of a chunk; it has no models."""
 
     reader: MoleculeReader
-    featurizer: MoleculeFeaturizer
+    featurizer: "MoleculeFeaturizer"
 
     def __call__(self, chunk: Chunk) -> ReadChunk:
         """Read the molecules."""
@@ -90,7 +92,7 @@ class ChunkModel(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Of the LLM and the networks."""
 
     @abstractmethod
@@ -138,6 +140,8 @@ class ChunkModel(ABC):
         do not depend on the number of processes. With a GPU the processes read the molecules, and this one does the
         rest.
         """
+        from kflm2.trainers.jobs import run_stream
+
         if self.device.type == "cpu":
             yield from run_stream(self, chunks, jobs, forked=True)
         else:

@@ -38,12 +38,19 @@ def finish(part: Path, out: Path) -> None:
         os.replace(part, out)
         return
     import pyarrow as pa
+
+    with pa.OSFile(str(part)) as file:
+        write_parquet(file, out)
+
+
+def write_parquet(arrow: Any, out: Path) -> None:
+    """Write an Arrow stream, which a file of pyarrow or bytes hold, to a Parquet file, atomically."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     with (
         atomic(out) as temporary,
-        pa.OSFile(str(part)) as file,
-        pa.ipc.open_stream(file) as stream,
+        pa.ipc.open_stream(arrow) as stream,
         parquet.ParquetWriter(temporary, stream.schema) as writer,
     ):
         group: list[pa.RecordBatch] = []

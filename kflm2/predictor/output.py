@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -31,24 +31,36 @@ _MOST_REASONS = 5
 """Reasons for missing results that are printed."""
 
 
-def open_input(config: StreamConfig, writings: int = 1) -> tuple[MoleculeReader, Predictor]:
-    """The molecules and the saved model that the settings name; an output that cannot be written is refused.
+def load_predictor(config: StreamConfig, writings: int = 1) -> Predictor:
+    """The saved model that the settings name.
 
     Args:
         config: checked.
         writings: see Predictor.
 
     Raises:
-        KFLM2Error: model or input cannot be used, or the output cannot be written.
+        KFLM2Error: it cannot be used.
     """
     device = choose_device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkModel.stream
+    bundle = load_bundle(config.model, config.llm, device)
+    return Predictor(bundle, device, config.max_atoms, config.max_tokens, writings)
+
+
+def open_input(config: StreamConfig) -> MoleculeReader:
+    """The molecules that the settings name; an output that cannot be written is refused.
+
+    Args:
+        config: checked.
+
+    Raises:
+        KFLM2Error: the input cannot be used, or the output cannot be written.
+    """
     reader = reader_of(config)
     if config.out is not None:
-        _check_output(config.out, reader, config.model)
-    bundle = load_bundle(config.model, config.llm, device)
-    return reader, Predictor(bundle, device, config.max_atoms, config.max_tokens, writings)
+        _check_output(config.out, reader, config.model, config.engine == "ray")
+    return reader
 
 
 def write_rows(config: StreamConfig, model: ChunkModel, settings: Sequence[object]) -> int:
@@ -73,14 +85,14 @@ def write_rows(config: StreamConfig, model: ChunkModel, settings: Sequence[objec
     except BrokenPipeError:  # the reader of standard output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    _print_summary(statuses, model.DONE, time.perf_counter() - start, config.out)
+    print_summary(statuses, model.DONE, time.perf_counter() - start, config.out)
     return sum(count for status, count in statuses.items() if status != OK)
 
 
-def _check_output(out: Path, reader: MoleculeReader, model: Path) -> None:
+def _check_output(out: Path, reader: MoleculeReader, model: Path, folder: bool) -> None:
     """Refuse an output that cannot be written, or would overwrite the input, before the work starts."""
-    if out.is_dir():
-        raise DataError(f"out {out} is a folder; give a file")
+    if out.exists() and out.is_dir() != folder:
+        raise DataError(f"out {out} is a {'file' if folder else 'folder'}; give a {'folder' if folder else 'file'}")
     if reader.path is not None and out.exists() and out.samefile(reader.path):
         raise DataError(f"out {out} is the input itself; give another file")
     if out.resolve().is_relative_to(model.resolve()):
@@ -153,64 +165,85 @@ class _RowsJob:
 class _ProgressJournal:
     """Records how much of a growing file is on disk: rows, bytes, and counts of statuses."""
 
-    def __init__(self, path: Path, command_digest: str, file: IO[bytes]) -> None:
-        self.path, self.command_digest, self.file = path, command_digest, file
+    def __init__(self, path: Path, digest: str, file: IO[bytes]) -> None:
+        self.path, self.digest, self.file = path, digest, file
 
     def __call__(self, rows: int, statuses: Counter[str]) -> None:
         self.file.flush()
         os.fsync(self.file.fileno())
         size = os.fstat(self.file.fileno()).st_size
-        write_json(self.path, {"of": self.command_digest, "rows": rows, "bytes": size, "statuses": dict(statuses)})
+        write_json(self.path, {"of": self.digest, "rows": rows, "bytes": size, "statuses": dict(statuses)})
 
 
 def _write_file(config: StreamConfig, job: _RowsJob, settings: Sequence[object]) -> Counter[str]:
     """Write to a file beside the output, and move it to the output when it is complete."""
     out = config.out
     assert out is not None
+    part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
+    with locked(out):
+        statuses = _write_locked(config, job, settings, part, journal)
+        # deleted before the release: another process may start at once, with files of the same names
+        part.unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
+    return statuses
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other processes from writing the same output.
+
+    Raises:
+        DataError: another process is writing it.
+    """
     lock = FileLock(out.with_name(f"{out.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"{out} is being written by another process") from None
-    part, journal = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.part.json")
     try:
-        statuses = _write_locked(config, job, settings, part, journal)
-        # deleted before the release: another process may start at once, with files of the same names
-        part.unlink(missing_ok=True)
-        journal.unlink(missing_ok=True)
+        yield
     finally:
-        # deleted before the release too: no process may wait for a lock file that is then deleted
+        # deleted before the release: no process may wait for a lock file that is then deleted
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
-    return statuses
+
+
+def command_digest(config: StreamConfig, reader: MoleculeReader, settings: Sequence[object]) -> str:
+    """SHA-256 of all that the rows depend on: another command must not continue an output. '' for standard input.
+
+    Args:
+        config: checked.
+        reader: of the input.
+        settings: see write_rows.
+    """
+    if not (digest := reader.digest()):
+        return ""
+    columns = (reader.smiles_column, reader.name_column, reader.keep)
+    shared = (config.shard, *columns, config.max_atoms, config.max_tokens)
+    bundle = sha256_file(config.model / "bundle.json")
+    return sha256_texts([digest, bundle, version("rdkit"), *map(str, (*shared, *settings))])
 
 
 def _write_locked(
     config: StreamConfig, job: _RowsJob, settings: Sequence[object], part: Path, journal: Path
 ) -> Counter[str]:
     """The work of _write_file; `part` and `journal` stay where the same command could go on, and only there."""
-    out, digest = config.out, job.reader.digest()
+    out, digest = config.out, command_digest(config, job.reader, settings)
     assert out is not None
-    # of everything that the rows depend on: another command must not continue this one's file
-    reader = job.reader
-    columns = (reader.smiles_column, reader.name_column, reader.keep)
-    shared = (config.shard, *columns, config.max_atoms, config.max_tokens)
-    inputs = [digest, sha256_file(config.model / "bundle.json"), version("rdkit"), *map(str, (*shared, *settings))]
-    command_digest = sha256_texts(inputs)
-    rows, size, statuses = _saved_progress(part, journal, command_digest if digest else "")
+    rows, size, statuses = _saved_progress(part, journal, digest)
     try:
         with open(part, "r+b" if size else "wb") as file:
             file.truncate(size)
             file.seek(size)
             if rows:
                 print(f"going on after row {rows} of {part}", file=sys.stderr)
-            record = _ProgressJournal(journal, command_digest, file)
+            record = _ProgressJournal(journal, digest, file)
             encode = formats.encoder(out, job.model.arrow_types())
             job.write(file.write, encode, rows or job.first, statuses, record)
         formats.finish(part, out)
     except OSError as error:
-        done = _saved_progress(part, journal, command_digest)[0]
+        done = _saved_progress(part, journal, digest)[0]
         advice = "and the same command goes on after them" if digest else "but standard input is gone"
         raise DataError(
             f"{out}: {error.strerror or error}; {max(0, done - job.first)} rows are safe in {part}, {advice}"
@@ -222,16 +255,16 @@ def _write_locked(
     return statuses
 
 
-def _saved_progress(part: Path, journal: Path, command_digest: str) -> tuple[int, int, Counter[str]]:
+def _saved_progress(part: Path, journal: Path, digest: str) -> tuple[int, int, Counter[str]]:
     """Rows, bytes and statuses of an interrupted run of the same command; zeros if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(journal.read_text(encoding="utf-8"))
-        if record["of"] == command_digest and part.stat().st_size >= record["bytes"]:
+        if digest and record["of"] == digest and part.stat().st_size >= record["bytes"]:
             return int(record["rows"]), int(record["bytes"]), Counter(record["statuses"])
     return 0, 0, Counter()
 
 
-def _print_summary(statuses: Counter[str], done: str, seconds: float, out: Path | None) -> None:
+def print_summary(statuses: Counter[str], done: str, seconds: float, out: Path | None) -> None:
     """Print the counts of statuses, to standard error since the rows may be on standard output."""
     count, ok = sum(statuses.values()), statuses[OK]
     lines = [f"{ok} of {count} molecules {done} in {seconds:.1f} s"]

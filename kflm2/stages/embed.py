@@ -11,8 +11,10 @@ from kflm2.config.embed import EmbedConfig, VectorName
 from kflm2.errors import SettingError
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.chunks import ChunkModel, ChunkReader, ReadChunk
-from kflm2.predictor.output import open_input, write_rows
+from kflm2.predictor.output import load_predictor, open_input, write_rows
 from kflm2.predictor.predictor import MoleculeFeaturizer, Predictor, ReadMolecules
+from kflm2.predictor.ray_engine import write_folder
+from kflm2.predictor.readers import MoleculeReader
 
 _VIEWS: dict[VectorName, str] = {"states": "LLM", "graph": "graph"}
 """Vectors of one view, and what a model without it does not read."""
@@ -30,11 +32,19 @@ def run(config: EmbedConfig) -> int:
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
-    reader, predictor = open_input(config)
+    settings = ("embed", config.vectors, config.dtype)
+    if config.engine == "ray":
+        return write_folder(config, load, settings)
+    return write_rows(config, load(config), settings)
+
+
+def load(config: EmbedConfig, reader: MoleculeReader | None = None) -> "ChunkEmbedder":
+    """Load the saved model, for the rows of a reader; None: of the input that the settings name."""
+    reader = reader or open_input(config)
+    predictor = load_predictor(config)
     check_vectors(config.vectors, predictor.bundle)
     read = ChunkReader(reader, featurizer(config.vectors, predictor))
-    model = ChunkEmbedder(read, predictor, config.vectors, np.dtype(config.dtype))
-    return write_rows(config, model, ("embed", config.vectors, config.dtype))
+    return ChunkEmbedder(read, predictor, config.vectors, np.dtype(config.dtype))
 
 
 def check_vectors(vectors: VectorName, bundle: Bundle) -> None:

@@ -157,7 +157,8 @@ def _check_line(line: str) -> None:
     Raises:
         RefusedError: an unknown stage, script or option, or an invalid value.
     """
-    for command in _programs(line):
+    # a job of a SLURM array has its number in a variable
+    for command in _programs(line.replace("$SLURM_ARRAY_TASK_ID", "1")):
         if command[0] in ("torchrun", "accelerate"):
             command = ["python", *itertools.dropwhile(lambda word: not word.endswith(".py"), command)]
         if command[0] == "kflm2":

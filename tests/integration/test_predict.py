@@ -328,7 +328,9 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert one == (tmp_path / "2.csv").read_bytes() == (tmp_path / "3.csv").read_bytes()
     # as on a system that cannot fork: models go to the processes, and each loads the LLM
     unforked = functools.partial(run_stream, forked=False)
-    monkeypatch.setattr(predict_chunks, "run_stream", lambda work, chunks, jobs, forked: unforked(work, chunks, jobs))
+    monkeypatch.setattr(
+        "kflm2.trainers.jobs.run_stream", lambda work, chunks, jobs, forked: unforked(work, chunks, jobs)
+    )
     _predict(*common, "-o", tmp_path / "4.csv", "--jobs", 2)
     assert one == (tmp_path / "4.csv").read_bytes()
 

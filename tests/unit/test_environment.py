@@ -35,7 +35,7 @@ def test_conda_takes_python_and_rdkit_and_leaves_the_rest_to_this_project() -> N
     assert plain["python"] in SpecifierSet(PROJECT["requires-python"])
     assert Version(plain["rdkit"]) == Version(PINS["rdkit"])
     assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
-    assert set(PROJECT["optional-dependencies"]) == {"chembl", "dev", "physics", "serve", "zstd"}
+    assert set(PROJECT["optional-dependencies"]) == {"chembl", "dev", "physics", "ray", "serve", "zstd"}
 
 
 def test_the_embedded_llms_version_is_told_the_same_everywhere() -> None:

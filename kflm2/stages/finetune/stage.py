@@ -66,6 +66,7 @@ def run(config: FinetuneConfig) -> Path:
 
 
 def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
+    sharded = _uses_fsdp(config)
     device = choose_device(config.device)
     if device.type == "cuda" and processes > 1:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -74,7 +75,7 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     config = replace(config, precision=choose_precision(config.precision, device))
     one_of(f"precision with {device.type}", config.precision, ("bfloat16",) if device.type == "cuda" else _OF_CPU)
     llm = choose(config.llm)
-    check_memory(llm, config)
+    check_memory(llm, config, parts=processes if sharded else 1)
     source = LLMSource.of(llm, None, "last")
     (depth,) = source.layers
     if (config.layers or 0) > depth:
@@ -129,6 +130,21 @@ def _run(config: FinetuneConfig, processes: int, rank: int) -> Path:
     return folder
 
 
+def _uses_fsdp(config: FinetuneConfig) -> bool:
+    """Whether accelerate's FSDP gives each process a part of the LLM.
+
+    Raises:
+        SettingError: it does, and the LLM was to be evaluated, or a checkpoint to be read.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return False
+    if config.evaluate:
+        raise SettingError("with FSDP no process has the whole LLM to evaluate it: give --no-evaluate")
+    if config.resume:
+        raise SettingError("with FSDP there are no checkpoints to --resume from")
+    return True
+
+
 def _knowledge(config: FinetuneConfig, record: dict[str, Any], sample: list[str]) -> KnowledgeTargets | None:
     """What the head learns, added to the record; how much of the corpus is in each table is printed.
 
@@ -157,8 +173,14 @@ def _knowledge(config: FinetuneConfig, record: dict[str, Any], sample: list[str]
     return targets
 
 
-def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | None = None) -> None:
+def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | None = None, parts: int = 1) -> None:
     """Check that this machine has enough memory to fine-tune an LLM, before gigabytes are downloaded.
+
+    Args:
+        llm: of the registry, or another one, which is not checked.
+        config: checked.
+        machine: default this one.
+        parts: processes that share the weights while they train; each has loaded them all before.
 
     Raises:
         LLMError: the LLM needs more memory than the machine has; the message states both.
@@ -170,6 +192,7 @@ def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | N
     layers = min(config.layers or shape.layers, shape.layers)
     needed = shape.lora_bytes(config.batch_size, _TOKENS, machine.bytes_per_number, config.rank, layers)
     # the whole LLM is loaded and evaluated before layers are cut
+    needed -= (1 - 1 / parts) * machine.bytes_per_number * shape.parameters(layers)
     whole = float(machine.bytes_per_number * shape.parameters())
     if config.load_4bit and machine.bytes_per_number == 2:
         # embeddings and vocabulary head are converted to float32

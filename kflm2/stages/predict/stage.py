@@ -2,7 +2,9 @@
 
 from kflm2.config.predict import PredictConfig
 from kflm2.predictor.chunks import ChunkReader
-from kflm2.predictor.output import open_input, write_rows
+from kflm2.predictor.output import load_predictor, open_input, write_rows
+from kflm2.predictor.ray_engine import write_folder
+from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.predict.table import ChunkPredictor
 
 
@@ -18,6 +20,14 @@ def run(config: PredictConfig) -> int:
     Raises:
         KFLM2Error: model or input cannot be used, or the output cannot be written to its end.
     """
-    reader, predictor = open_input(config, config.writings)
-    predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, config.confidence)
-    return write_rows(config, predict, ("predict", config.confidence, config.writings))
+    settings = ("predict", config.confidence, config.writings)
+    if config.engine == "ray":
+        return write_folder(config, load, settings)
+    return write_rows(config, load(config), settings)
+
+
+def load(config: PredictConfig, reader: MoleculeReader | None = None) -> ChunkPredictor:
+    """Load the saved model, for the rows of a reader; None: of the input that the settings name."""
+    reader = reader or open_input(config)
+    predictor = load_predictor(config, config.writings)
+    return ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, config.confidence)

@@ -15,8 +15,7 @@ import optuna
 import psutil
 from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.storages.journal._file import BaseJournalFileLock  # it is exported nowhere else
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kflm2.errors import DataError, SettingError
@@ -103,10 +102,11 @@ def _distribution(entry: Any) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log, step=entry.get("step"))
 
 
-class _Lock(BaseJournalFileLock):
-    """A lock that the operating system releases when its process ends, also when it is killed."""
+class _Lock(JournalFileOpenLock):
+    """A lock that the operating system releases when its process ends; Optuna's own waits 30 s for a killed one."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self._lock = FileLock(path)
 
     def acquire(self) -> bool:

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import load_peft_weights
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.errors import SettingError
@@ -118,6 +119,17 @@ class LoRAModel(nn.Module):
             standardize = self.head[0]
             assert isinstance(standardize, Standardize)
             standardize.fit(torch.from_numpy(states).to(self.llm.device))
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Give each process the whole adapter and head, where FSDP gave each a part; all processes must call it.
+
+        After it the model can be saved, and not be trained any more.
+        """
+        for module in self.modules():
+            for name, weight in list(module.named_parameters(recurse=False)):
+                if weight.requires_grad and isinstance(weight, DTensor):
+                    module._parameters[name] = nn.Parameter(weight.full_tensor())
 
     @torch.no_grad()
     def round_to_half(self) -> None:

@@ -38,6 +38,8 @@ class LoRATrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_fsdp_enabled:  # each process has a part of the weights; see LoRAModel.gather
+            return
         try:
             super()._save_checkpoint(*args, **kwargs)
         except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors raise their own error types
@@ -82,6 +84,7 @@ def finetune(
         LLMError: training diverged.
     """
     _train(model, dataset, collator, molecules, config, folder, callbacks)
+    model.gather()
     _end_process_group()
 
 

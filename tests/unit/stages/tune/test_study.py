@@ -178,6 +178,23 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
         _open(tmp_path, _space(tmp_path, "[hidden]\nchoices = [16, 65]"))
 
 
+def test_a_database_keeps_a_study_that_another_process_goes_on_with(tmp_path: Path) -> None:
+    space, url = _space(tmp_path), f"sqlite:///{tmp_path}/study.db"
+    arguments: dict[str, Any] = {"identity": {"dataset": "a"}, "minimize": True, "prune": False, "seed": 0}
+
+    def opened(folder: str, storage: str) -> Search:
+        return open_search(tmp_path / folder, storage, "study", space, "grid", **arguments)
+
+    first = list(opened("one", url).run(2, _value))
+    second = list(opened("another", url).run(4, _value))
+    assert [len(first), len(second)] == [2, 2]
+    chosen = [tuple(trial.params.values()) for trial in (*first, *second)]
+    assert len(set(chosen)) == 4
+    assert not list(tmp_path.rglob("study.journal"))
+    with pytest.raises(SettingError, match=r"^storage nonsense://here: "):
+        opened("one", "nonsense://here")
+
+
 def test_the_error_of_a_damaged_journal_names_the_line(tmp_path: Path) -> None:
     list(_open(tmp_path, _space(tmp_path)).run(2, _value))
     path = tmp_path / "study.journal"

@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
+from transformers.models.llama import modeling_llama
+from transformers.models.qwen2 import modeling_qwen2
 
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.data import datasets
@@ -27,6 +32,7 @@ from kflm2.llm.decoding import IGNORE, hidden_states, load_decoder, mean_pool, t
 from kflm2.llm.loading import cut_layers
 from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
+from kflm2.stages.finetune.stage import run as run_finetune
 from kflm2.trainers.lora import dataset as dataset_module
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset
 from kflm2.trainers.lora.knowledge import KnowledgeTargets
@@ -350,3 +356,55 @@ def test_after_a_full_disk_the_last_good_checkpoint_can_be_resumed(tiny_decoder:
     # a process killed while writing a checkpoint: its last file is incomplete
     (checkpoints / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 1.0,')
     assert last_checkpoint(tmp_path / "adapter") == checkpoints / "checkpoint-9"
+
+
+def test_the_parts_of_a_model_shared_by_fsdp2_give_the_same_loss_and_are_gathered_and_saved(
+    tiny_decoder: Path, tmp_path: Path
+) -> None:
+    batch = tokens_and_labels(AutoTokenizer.from_pretrained(tiny_decoder), ["CCO", "C1CCCCC1N"], 24)
+    targets = KnowledgeTargets(("descriptors",), (1.0,), SMILES)
+    batch["knowledge"] = torch.randn(2, targets.size)
+    # not new, so that each weight has an effect
+    model = _model(tiny_decoder, dataclasses.replace(SETTINGS, dropout=0.0), targets)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.1)
+    model.save(tmp_path / "whole")
+    loss = model(**batch)["loss"].item()
+    # one process, which has a part of everything: torch's FSDP2 has no other needs on a CPU
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for layer in model.llm.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+        assert all(isinstance(weight, DTensor) for weight in model.parameters())
+        shared = model(**batch)["loss"]
+        shared.backward()
+        model.gather()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert shared.item() == pytest.approx(loss, rel=1e-6)
+    model.save(tmp_path / "gathered")
+    for name in ("adapter_model.safetensors", adapters.HEAD):
+        whole, gathered = load_file(tmp_path / "whole" / name), load_file(tmp_path / "gathered" / name)
+        assert whole.keys() == gathered.keys() and all(torch.equal(whole[key], gathered[key]) for key in whole)
+
+
+def test_the_configuration_of_fsdp2_is_read_by_accelerate_and_names_layers_of_the_llms(
+    monkeypatch: pytest.MonkeyPatch, tiny_decoder: Path
+) -> None:
+    path = Path(__file__).parents[4] / "fine_tune" / "fsdp2.yaml"
+    config = load_config_from_file(str(path))
+    assert (str(config.distributed_type), config.mixed_precision, config.fsdp_config["fsdp_version"]) == (
+        "DistributedType.FSDP",
+        "bf16",
+        2,
+    )
+    layers = config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(",")
+    assert type(_model(tiny_decoder).llm.model.layers[0]).__name__ in layers
+    assert all(any(hasattr(module, layer) for module in (modeling_llama, modeling_qwen2)) for layer in layers)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SettingError, match="give --no-evaluate"):
+        run_finetune(FinetuneConfig(llm=str(tiny_decoder)))
+    with pytest.raises(SettingError, match="no checkpoints"):
+        run_finetune(FinetuneConfig(llm=str(tiny_decoder), evaluate=False, resume=True))
