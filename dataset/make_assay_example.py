@@ -35,6 +35,7 @@ def main() -> None:
             "note": rng.choice(["", "repeat", "new batch"], len(table)),
         }
     )
+    made = made.sample(frac=1, random_state=0).assign(id=made["id"].to_numpy())
     made.to_csv(FOLDER / "assay_example.csv", index=False)
 
 

@@ -1,20 +1,23 @@
-"""Make docs/report.png, explain-*.png and serve.png: what `kflm2 report`, `explain` and `serve` show for SAMPL.
+"""Make docs/report.png, explain-*.png, serve.png and assay-*.png: what `kflm2 report`, `explain` and `serve` show.
 
     python docs/make_pictures.py [FOLDER]
 
-Trains and saves crossAtt, trains a graph network on two splits, and audits the dataset, all in FOLDER (default: a
-temporary one), in about 15 minutes on 2 cores; existing results are not computed again. Needs Chromium.
+Trains and saves crossAtt on SAMPL, trains a graph network on two splits, audits the dataset, and runs the walk-through
+of guide/assay.md, all in FOLDER (default: a temporary one), in about 20 minutes on 2 cores; existing results are not
+computed again. Needs Chromium.
 """
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 DOCS = Path(__file__).parent
 KFLM2 = Path(sys.executable).with_name("kflm2")
@@ -22,6 +25,17 @@ MOLECULES = {"aspirin": "CC(=O)Oc1ccccc1C(=O)O", "caffeine": "Cn1cnc2c1c(=O)n(C)
 WIDTH, HEIGHT = 1280, 1950
 SERVED = "\n".join([*(f"{smiles} {name}" for name, smiles in MOLECULES.items()), "C1CC broken", "CCO ethanol"])
 """What is pasted into the page."""
+NEW = """\
+smiles,temperature,lab
+CCO,25,Kyoto
+CCO,45,Kyoto
+CCO,45,Basel
+c1ccccc1O,25,Basel
+c1ccccc1O,,Basel
+CCO,25,Oslo
+CCO,90,Kyoto
+"""
+"""The table of guide/assay.md that is dropped on the page."""
 
 
 def main() -> None:
@@ -59,22 +73,57 @@ def make(folder: Path) -> None:
         page.get_by_role("heading", name="One method closely").evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=DOCS / "report.png")
         browser.close()
-    picture_of_server(folder / "model")
+    make_assay(folder)
+    pictures_of_server(folder / "model", _paste, {"serve.png": 1250})
 
 
-def picture_of_server(model: Path) -> None:
-    """Make docs/serve.png with a saved model."""
+def make_assay(folder: Path) -> None:
+    """Run the walk-through of guide/assay.md, and make docs/assay-*.png."""
+    if not (folder / "dataset").exists():
+        os.symlink(DOCS.parent / "dataset", folder / "dataset")
+    guide = (DOCS / "guide" / "assay.md").read_text(encoding="utf-8")
+    walk = guide.partition("## Walk-through")[2].partition("\n## ")[0]
+    for line in re.findall(r"^    kflm2 (.+)$", walk, flags=re.MULTILINE):
+        name = re.search(r"--(?:save|out) (\S+)", line)
+        assert name is not None
+        if not (folder / name.group(1)).exists():
+            subprocess.run([KFLM2, *line.split()], check=True, cwd=folder)
+    (folder / "new.csv").write_text(NEW, encoding="utf-8")
+    pictures_of_server(
+        folder / "hydration",
+        lambda page: page.get_by_label("or drop a").set_input_files(folder / "new.csv"),
+        {"assay-served.png": 1000, "assay-explained.png": 1000},
+    )
+
+
+def _paste(page: Page) -> None:
+    page.get_by_label("SMILES, one a line").fill(SERVED)
+
+
+def pictures_of_server(model: Path, ask: Callable[[Page], None], pictures: dict[str, int]) -> None:
+    """Pictures of the page that serves a saved model.
+
+    Args:
+        model: folder.
+        ask: gives the page its molecules.
+        pictures: name and height of the picture of the predictions, and of that of the first explanation.
+    """
     server = subprocess.Popen([KFLM2, "serve", model, "--port", "0"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     address = next(found.group() for line in server.stdout if (found := re.search(r"http://\S+", line)))
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 1250})
+        predictions, *explanation = pictures
+        page = browser.new_page(viewport={"width": 1100, "height": pictures[predictions]})
         page.goto(address)
-        page.get_by_label("SMILES, one a line").fill(SERVED)
+        ask(page)
         page.get_by_role("button", name="Predict", exact=True).click()
         page.wait_for_selector("#answers table")
-        page.screenshot(path=DOCS / "serve.png")
+        page.screenshot(path=DOCS / predictions)
+        for name in explanation:
+            page.get_by_role("button", name="Explain row 1", exact=True).click()
+            page.wait_for_selector("#picture img")
+            page.screenshot(path=DOCS / name)
         browser.close()
     server.send_signal(signal.SIGINT)
     server.wait()

@@ -27,6 +27,10 @@ VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
 """Voter -> the view that it reads."""
 
 
+BUNDLE = "bundle.json"
+"""File of a saved model that says what it is made of."""
+
+
 @dataclass(frozen=True)
 class StatesConfig(AdapterConfig):
     """Which hidden states are read."""
@@ -258,7 +262,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         defaults.
 
         Raises:
-            SettingError: unknown pipeline, or no saved model.
+            SettingError: unknown pipeline, or a saved model that cannot be read.
         """
         saved = {} if values.get("from_") is None else _saved_settings(Path(values["from_"]))
         model = model or saved.get("model", PipelineConfig.model)
@@ -275,6 +279,16 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         """What the search saw, of best.json."""
         search = values.get("search")
         return {"search": None if search is None else SearchRecord.read(search)}
+
+    def completed(self) -> Self:
+        """The same settings with what the table decides; a saved model to go on from must be there.
+
+        Raises:
+            KFLM2Error: it is not; see also TableConfig.completed.
+        """
+        if self.from_ is not None and not (self.from_ / BUNDLE).is_file():
+            raise SettingError(f"from: {self.from_} is no folder that `kflm2 train --save` wrote")
+        return super().completed()
 
     def check(self) -> None:
         """Refuse values that cannot work.
@@ -410,14 +424,14 @@ def checked_setting(name: str, value: object) -> object:
 
 
 def _saved_settings(folder: Path) -> dict[str, Any]:
-    """What a saved model is made of.
+    """What a saved model is made of; {} where there is none.
 
     Raises:
-        SettingError: there is no such model.
+        SettingError: it cannot be read.
     """
-    path = folder / "bundle.json"
+    path = folder / BUNDLE
     if not path.is_file():
-        raise SettingError(f"from: {folder} is no folder that `kflm2 train --save` wrote")
+        return {}
     stored = read_json(path, "bundle", SettingError).get("config")
     names = (*(part.name for part in fields(ModelConfig)), *_SHAPE)
     if not isinstance(stored, dict):

@@ -4,11 +4,12 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from kflm2.config.train import BUNDLE
 from kflm2.data.columns import SMILES
 from kflm2.errors import KFLM2Error
 from kflm2.files import read_json
 
-JSON = "bundle.json"
+JSON = BUNDLE
 
 
 class BundleError(KFLM2Error):

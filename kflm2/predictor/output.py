@@ -22,6 +22,7 @@ from kflm2.files import sha256_file, sha256_texts, write_json
 from kflm2.predictor import formats
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkModel, chunks
+from kflm2.predictor.manifest import JSON
 from kflm2.predictor.predictor import OK, Predictor
 from kflm2.predictor.readers import MoleculeReader, reader_of
 from kflm2.progress import Progress
@@ -221,7 +222,7 @@ def command_digest(config: StreamConfig, reader: MoleculeReader, settings: Seque
         return ""
     columns = (reader.smiles_column, reader.name_column, reader.keep)
     shared = (config.shard, *columns, config.max_atoms, config.max_tokens)
-    bundle = sha256_file(config.model / "bundle.json")
+    bundle = sha256_file(config.model / JSON)
     return sha256_texts([digest, bundle, version("rdkit"), *map(str, (*shared, *settings))])
 
 

@@ -369,6 +369,10 @@ WALKS = {
             for name in "rejected.csv duplicates.csv leakage.csv similarity.csv audit.json audit.png".split()
         )
     ),
+    "assay": Walk(
+        ("predicted.csv", "classes.csv"),
+        {"train": f"{SMALL} --views graph descriptors covariates"},
+    ),
     "training": Walk(
         (
             "results/SAMPL/combinedAtt/summary-random.json",

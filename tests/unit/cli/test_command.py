@@ -207,7 +207,8 @@ def test_help_explains_every_setting_with_its_default() -> None:
         if field.name in TrainConfig.NOT_OPTIONS:
             assert f"--{field.name} " not in text
             continue
-        _, option, rest = text.replace(", --no-", " --no-").partition(f" --{field.name.replace('_', '-')} ")
+        name = field.name.rstrip("_").replace("_", "-")  # from_, as `from` is a word of Python
+        _, option, rest = text.replace(", --no-", " --no-").partition(f" --{name} ")
         assert option, field.name
         explanation = rest.partition("(default: ")[0]
         assert len(explanation.split()) > 3, field.name
