@@ -92,7 +92,7 @@ def make_assay(folder: Path) -> None:
     pictures_of_server(
         folder / "hydration",
         lambda page: page.get_by_label("or drop a").set_input_files(folder / "new.csv"),
-        {"assay-served.png": 1000, "assay-explained.png": 1000},
+        {"assay-served.png": 1120, "assay-explained.png": 1000},
     )
 
 
@@ -114,11 +114,13 @@ def pictures_of_server(model: Path, ask: Callable[[Page], None], pictures: dict[
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         predictions, *explanation = pictures
-        page = browser.new_page(viewport={"width": 1100, "height": pictures[predictions]})
+        page = browser.new_page(viewport={"width": 1250, "height": pictures[predictions]})
         page.goto(address)
         ask(page)
         page.get_by_role("button", name="Predict", exact=True).click()
         page.wait_for_selector("#answers table")
+        if model.name == "hydration":  # to the rows that have no prediction
+            page.get_by_role("heading", name="Predictions", exact=True).evaluate("heading => heading.scrollIntoView()")
         page.screenshot(path=DOCS / predictions)
         for name in explanation:
             page.get_by_role("button", name="Explain row 1", exact=True).click()

@@ -165,6 +165,7 @@ function showAnswers(answer) {
     { label: "row", number: true, text: (row) => row.row, value: (row) => row.row },
     wrapped("molecule", "molecule", (row) => row.name || row.smiles, (row) => [
       drawing(row.drawing, size, scale, row.smiles, "lazy"), row.name ? el("bdi", {}, row.name) : null, el("code", {}, row.smiles)]),
+    ...model.features.map((name) => ({ label: name, text: (row) => row.given[name] || MISSING })),
     ...model.targets.flatMap(columnsOf),
     wrapped("domain", "domain", domain, (row) => el("span", { class: row.in_domain === "no" ? "alarm" : null }, domain(row))),
     wrapped("nearest", "nearest in training", (row) => row.nearest, (row) => (row.nearest ? [el("code", {}, row.nearest), `similarity ${fixed(row.similarity, 2)}`] : MISSING), (row) => row.similarity),
