@@ -252,7 +252,7 @@ def train(
     targets: str | Sequence[str],
     features: str | Sequence[str] = (),
     smiles: str | None = None,
-    model: str = TrainConfig.model,
+    model: str | None = None,
     out: str | Path | None = None,
     **settings: Any,
 ) -> TrainingResult:
@@ -263,7 +263,7 @@ def train(
         targets: columns to predict.
         features: columns that are read beside the structure, such as pH or assay.
         smiles: column of the molecules; default the one that `kflm2 train` would take.
-        model: pipeline.
+        model: pipeline; default crossAtt, or that of `from_`, a saved model to go on from.
         out: folder for results and model; default a temporary one, which is deleted with the result.
         settings: of `kflm2 train`, such as epochs=50, runs=5, split="scaffold", weight_column="w" or refit=True.
 

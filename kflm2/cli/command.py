@@ -97,7 +97,9 @@ class Stage:
         new_names = {old: new for new, old in config_class.OLD_NAMES.items()}
         values = _config_file(_last_value(args, "config"), config_class)
         unlisted = config_class.unlisted(values, {*script, *_named(args)})
-        values = {name: value for name, value in values.items() if name not in config_class.NOT_OPTIONS}
+        values = {
+            name: value for name, value in values.items() if new_names.get(name, name) not in config_class.NOT_OPTIONS
+        }
         given = {name: _last_value(args, name) or values.get(name) for name in config_class.FIRST}
         first = {new_names.get(name, name): value for name, value in given.items() if value}
         script = {new_names.get(name, name): value for name, value in script.items()}

@@ -1,7 +1,7 @@
 """Every setting of an ablation. Nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kflm2.config.compare import CompareConfig
 from kflm2.config.train import TrainConfig
@@ -17,7 +17,13 @@ class AblateConfig(TrainConfig):
     """The smallest difference of the metric that matters to you: give it before you see any metric."""
 
     FIRST: ClassVar = ("model",)
-    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_")
+    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_", "encoder_rate")
+
+    @classmethod
+    def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
+        """What a search saw that chose the settings of the file."""
+        cls.check_start(values)
+        return super().unlisted(values, given)
 
     def check(self) -> None:
         """Refuse values that cannot work."""

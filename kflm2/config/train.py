@@ -337,7 +337,8 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         if self.save is not None and self.save.resolve().is_relative_to(self.from_.resolve()):
             raise SettingError(f"save: {self.save} is the model to go on from, or lies in it: name another folder")
         for name, value in _saved_settings(self.from_).items():
-            if name in _SHAPE and (here := getattr(self, name)) != value:
+            here = getattr(self, name) if name != "views" else _of_structure(self.views)
+            if name in _SHAPE and here != value:
                 raise SettingError(
                     f"{name} is {_in_words(here)}, and in {self.from_} it is {_in_words(value)}; its encoders are"
                     " kept with all their sizes"
@@ -345,6 +346,12 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         for name in ("adapter", "layers", "precision"):
             if getattr(self, name) != getattr(StatesConfig, name):
                 raise SettingError(f"--{name} does not go with --from: the LLM is read as {self.from_} reads it")
+
+    @staticmethod
+    def check_start(values: dict[str, Any]) -> None:
+        """Refuse settings of a file that go on from a saved model, where every model starts from random weights."""
+        if values.get("from") is not None:
+            raise SettingError(f"the settings go on from {values['from']} (from); a search or an ablation cannot")
 
     @property
     def networks(self) -> int:
@@ -372,10 +379,14 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
     def resolved(self) -> Self:
         """The same settings with those filled in that depend on others: split, runs, ensemble, inner and voters."""
         split = self.resolved_split
+        views = self.views
+        if self.from_ is not None and views and self.feature_columns and "covariates" not in views:
+            views = (*views, "covariates")
         runs = 1 if self.save else FOLDS * REPEATS - self.seed if split in CROSS_VALIDATIONS else 10
         return replace(
             self,
             split=split,
+            views=views,
             runs=self.runs or runs,
             ensemble=self.members,
             inner="folds" if self.folds else "holdout",
@@ -437,7 +448,13 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(stored, dict):
         raise SettingError(f"from: {path} says nothing of the model's settings")
     # a model of an earlier version has what is the default now
-    return {name: checked_setting(name, stored.get(name, getattr(TrainConfig(), name))) for name in names}
+    saved = {name: checked_setting(name, stored.get(name, getattr(TrainConfig(), name))) for name in names}
+    # the columns beside the structure are the new table's own
+    return {**saved, "views": _of_structure(saved["views"])}
+
+
+def _of_structure(views: Any) -> tuple[str, ...]:
+    return tuple(view for view in views if view != "covariates")
 
 
 def _in_words(value: Any) -> str:

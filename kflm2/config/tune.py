@@ -51,7 +51,7 @@ class TuneConfig(SearchConfig, TrainConfig):
     """Names of the settings that the command line, a script or a caller gives; these are not searched."""
 
     FIRST: ClassVar = ("model", "csv")
-    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_", "given")
+    NOT_OPTIONS: ClassVar = (*TrainConfig.NOT_OPTIONS, "from_", "encoder_rate", "given")
     CSV_REPLACES_DATASET: ClassVar = True
 
     @classmethod
@@ -62,6 +62,7 @@ class TuneConfig(SearchConfig, TrainConfig):
     @classmethod
     def unlisted(cls, values: dict[str, Any], given: set[str]) -> dict[str, Any]:
         """What an earlier search saw, and what is not searched: not what a file gives, since best.json gives all."""
+        cls.check_start(values)
         return {**super().unlisted(values, given), "given": tuple(sorted(given & set(TUNABLE)))}
 
     def check(self) -> None:

@@ -146,16 +146,23 @@ def read_plain_numbers(texts: Sequence[str], column: str, where: str, what: str)
     return labels.values, labels.notes
 
 
-def read_number(text: str) -> float:
-    """A number that stands by itself, with a decimal comma only where it cannot separate thousands; NaN for a blank.
+def read_number(text: str, decimal_comma: bool = False) -> float:
+    """A number that stands by itself, ~7 too; NaN for a blank.
+
+    Args:
+        text: the cell.
+        decimal_comma: whether 6,125 is read with a decimal comma; else one is read only where it cannot separate
+            thousands.
 
     Raises:
         ValueError: it is none.
     """
-    text = text.strip()
     if is_missing(text):
         return math.nan
-    if _DECIMAL_COMMA.fullmatch(text) and not _THOUSANDS.fullmatch(text):
+    sign, text = _split(text.strip())
+    if sign not in _ABOUT | {"", "="}:
+        raise ValueError(text)
+    if _DECIMAL_COMMA.fullmatch(text) and (decimal_comma or not _THOUSANDS.fullmatch(text)):
         text = text.replace(",", ".")
     if not _is_number(text):
         raise ValueError(text)

@@ -25,6 +25,8 @@ class Covariate:
     name: str
     categories: tuple[str, ...] = ()
     """In alphabetical order, each as it is written first; () for numbers."""
+    decimal_comma: bool = False
+    """Of numbers, whether they are written with a decimal comma."""
 
     def value(self, cell: str) -> float:
         """What a cell means: a number, or the index of a category; NaN where it is blank.
@@ -36,7 +38,7 @@ class Covariate:
             return math.nan
         if not self.categories:
             try:
-                return read_number(cell)
+                return read_number(cell, self.decimal_comma)
             except ValueError:
                 raise MoleculeError(f"{self.name} is {shown(cell)}, not a number") from None
         if (key := _key(cell)) not in self._index:
@@ -85,8 +87,8 @@ def read_covariate(texts: Sequence[str], name: str, where: str) -> tuple[Covaria
         raise DataError(f"{where}: column {name!r} is blank in every row; leave it out of --feature-columns")
     notes: tuple[str, ...] = ()
     if 2 * sum(map(is_written_number, present)) > len(present):
-        column = Covariate(name)
         values, notes = read_plain_numbers(texts, name, where, "a feature")
+        column = Covariate(name, decimal_comma=any("," in text for text in present))
     else:
         spelled = {_key(text): " ".join(text.split()) for text in reversed(present)}
         column = Covariate(name, tuple(spelled[key] for key in sorted(spelled)))

@@ -32,6 +32,8 @@ class ScaledCovariate:
     mean: float = 0.0
     std: float = 0.0
     """Of the numbers in training; 0 where they are all equal, so that the models cannot read them."""
+    decimal_comma: bool = False
+    """Whether the numbers of the table have one."""
 
     @property
     def width(self) -> int:
@@ -44,7 +46,7 @@ class ScaledCovariate:
     @cached_property
     def column(self) -> Covariate:
         """What reads its cells in another table."""
-        return Covariate(self.name, self.categories)
+        return Covariate(self.name, self.categories, self.decimal_comma)
 
     def __str__(self) -> str:
         blank = ", or blank" if self.blank else ""
@@ -167,7 +169,8 @@ class CovariateScaler:
                     str(record["name"]),
                     tuple(map(str, record["categories"])),
                     bool(record["blank"]),
-                    *(float(record[name]) for name in ("low", "high", "mean", "std")),
+                    **{name: float(record[name]) for name in ("low", "high", "mean", "std")},
+                    decimal_comma=bool(record.get("decimal_comma")),
                 )
                 for record in records
             )
@@ -188,4 +191,4 @@ def _fit(column: Covariate, values: np.ndarray) -> ScaledCovariate:
         return ScaledCovariate(column.name, seen, blank)
     low, high = float(present.min()), float(present.max())
     std = float(present.std()) if high > low else 0.0
-    return ScaledCovariate(column.name, (), blank, low, high, float(present.mean()), std)
+    return ScaledCovariate(column.name, (), blank, low, high, float(present.mean()), std, column.decimal_comma)

@@ -58,6 +58,8 @@ SAVED_SETTINGS = (
     *("model", "descriptors", "views", "standardize", "feature_columns"),
 )
 """Settings on which a prediction depends."""
+LEARNT_BEFORE = "learnt_before"
+"""In what a bundle says of its making: digests of the structures that the model which it goes on from had learnt."""
 HEADS, HEADS_IN_FILE = "auxiliary_heads.", "voices."
 """A module of FusedModel, and its older name in files of format 1."""
 PROBES = 3

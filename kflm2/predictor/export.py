@@ -10,7 +10,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import CONFIDENCE, promise
 from kflm2.metrics.scores import mean_metrics
-from kflm2.predictor.bundle import Bundle
+from kflm2.predictor.bundle import LEARNT_BEFORE, Bundle
 from kflm2.results.provenance import method_settings
 from kflm2.results.runs import Run, result
 from kflm2.results.schema import to_json
@@ -63,6 +63,7 @@ def make_bundle(run: Run) -> Bundle:
             **{key: record[key] for key in keys},
             # without the paths of the machine
             "config": method_settings(record["config"]),
+            **({LEARNT_BEFORE: sorted(run.learnt_before)} if run.learnt_before else {}),
         },
     )
 
@@ -175,7 +176,7 @@ def _origin(origin: dict[str, Any] | None, bundle: Bundle) -> list[str]:
     targets = ", ".join(origin["targets"])
     return [
         f"| goes on from | {origin['model']} of {origin['dataset']} ({targets}): its encoders {how};"
-        f" it had learnt from {origin['known']} of the test molecules |"
+        f" it had learnt from {origin['known']} of the test molecules and {origin['known_others']} of the others |"
     ]
 
 

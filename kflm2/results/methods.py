@@ -15,7 +15,7 @@ from kflm2.metrics.scores import Metrics
 from kflm2.metrics.statistics import Design
 from kflm2.results.provenance import method_settings
 from kflm2.results.saved_runs import SavedRun, runs_in, split_kinds
-from kflm2.results.schema import DatasetRecord, LLMRecord, OriginRecord, RunResult, development_note
+from kflm2.results.schema import DatasetRecord, LLMRecord, OriginRecord, RunResult, notes
 
 _SHOWN = 3
 """Differences that are told."""
@@ -65,9 +65,9 @@ class Method:
 
     @property
     def development(self) -> str:
-        """A sentence on runs whose test molecules a search saw; '' where there are none."""
+        """A sentence on runs whose test molecules a search or an earlier model saw; '' where there are none."""
         runs = [fold.run for fold in self.folds.values() if fold.run is not None]
-        return development_note([run.result.development for run in runs])
+        return notes([run.result for run in runs])
 
     def design(self, seeds: Collection[int]) -> Design:
         """What the runs of some seeds have in common."""

@@ -68,6 +68,8 @@ class Run:
     """What the search saw of the test part, if it did."""
     origin: OriginRecord | None = None
     """The saved model that it went on from."""
+    learnt_before: frozenset[str] = frozenset()
+    """Digests of the structures that this had learnt from."""
     without_xtb: dict[str, int] = field(default_factory=dict)
     """Reason -> molecules that have no xTB values for it."""
     bounds: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -149,6 +149,8 @@ class OriginRecord:
     targets: list[str] = field(default_factory=list)
     known: int = 0
     """Test molecules of the run whose structures it had learnt from."""
+    known_others: int = 0
+    """The same of the molecules that the run learns from, or chooses the epoch and calibrates by."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,24 @@ def development_note(records: Sequence[DevelopmentRecord | None]) -> str:
         return ""
     which = "" if len(seen) == len(records) else f" in {len(seen)} of {len(records)} runs"
     return f"development: the search saw {percent_range(seen)} of these test molecules{which}"
+
+
+def origin_note(records: Sequence[OriginRecord | None]) -> str:
+    """A sentence on runs, one record each, that went on from a model which knew their test molecules; '' for none."""
+    known = [record for record in records if record is not None and record.known]
+    if not known:
+        return ""
+    count = sum(record.known for record in known)
+    return f"went on from {known[0].model}, which had learnt from {count} of the test molecules of these runs"
+
+
+def notes(results: Sequence[RunResult]) -> str:
+    """Why test metrics of these runs may be too good; '' for nothing."""
+    texts = (
+        development_note([result.development for result in results]),
+        origin_note([result.origin for result in results]),
+    )
+    return "; ".join(filter(None, texts))
 
 
 def to_json(record: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from kflm2.device import choose_device
 from kflm2.errors import DataError, KFLM2Error, MoleculeError, SettingError
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import build_graphs
-from kflm2.predictor.bundle import Bundle, check_destination, saved_as
+from kflm2.predictor.bundle import LEARNT_BEFORE, Bundle, check_destination, saved_as
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
 from kflm2.predictor.manifest import BundleError
@@ -86,7 +86,8 @@ def run(config: DistillConfig) -> None:
     student_run = evaluate(student, prepared, split, student.seed, trained, seconds)
     bundle = make_bundle(student_run)
     source = {"model": teacher.config.model, "corpus": find_corpus(config.corpus).name, "molecules": len(smiles)}
-    bundle = replace(bundle, provenance={**bundle.provenance, "teacher": source})
+    before = {name: teacher.provenance[name] for name in (LEARNT_BEFORE,) if name in teacher.provenance}
+    bundle = replace(bundle, provenance={**bundle.provenance, **before, "teacher": source})
     bundle.save(config.save, card(bundle, config.save.name))
     print(table(record, student_run))
     print(f"student   {config.save}: kflm2 predict {config.save} molecules.csv -o predicted.csv")

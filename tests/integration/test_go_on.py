@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
+from kflm2 import api
 from kflm2.cli import stages
+from kflm2.data.structures import structure_digests
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 
@@ -18,7 +20,7 @@ from kflm2.predictor.predictor import Predictor
 def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[pd.DataFrame, pd.DataFrame]:
     """500 molecules of SAMPL in first.csv; in second.csv the others and 20 of them, with a target that follows expt."""
     sampl = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").sample(frac=1, random_state=0)
-    first, second = sampl[:500], sampl[480:].copy()
+    first, second = sampl[:500], pd.concat([sampl[:20], sampl[500:]])
     second["other"] = 1 - 2 * second["expt"]
     monkeypatch.chdir(tmp_path)
     first.to_csv("first.csv", index=False)
@@ -74,6 +76,8 @@ def test_encoders_are_kept_and_heads_are_new(
     predictions = pd.read_csv("results/second/crossAtt-saved/random-0/predictions.csv")
     tested = predictions.loc[predictions["part"] == "test", "smiles"]
     assert result["origin"]["known"] == sum(smiles in seen for smiles in tested)
+    others = predictions.loc[predictions["part"] != "test", "smiles"]
+    assert result["origin"]["known_others"] == sum(smiles in seen for smiles in others) > 0
     assert result["origin"]["targets"] == ["expt"] and result["origin"]["dataset"] == "first"
     assert f"had learnt from {result['origin']['known']} of {len(tested)} test molecules" in capsys.readouterr().out
     card = Path("second/README.md").read_text()
@@ -127,7 +131,41 @@ def test_columns_beside_the_structure_may_be_new(tables: tuple[pd.DataFrame, pd.
     kept = [name for name in first if name.startswith("member.0.encoders.graph.")]
     assert kept and all(np.array_equal(first[name], second[name]) for name in kept)
     assert any(name.startswith("member.0.encoders.covariates.") for name in second)
+    # what the first one had learnt is known of the second one too
+    assert {*structure_digests(pd.read_csv("first/training.csv")["smiles"].tolist())} == {
+        *json.loads(Path("second/bundle.json").read_text())["made"]["learnt_before"]
+    }
     # and from there on with the same columns, or without them
     _train("second.csv", "expt", *few, "--from", "second", "--feature-columns", "pH", "--name", "third")
     _train("second.csv", "expt", *few, "--from", "second", "--name", "fourth", "--save", "fourth")
     assert not any("covariates" in name for name in load_file("fourth/weights.safetensors") if "voter" not in name)
+
+
+def test_views_that_were_chosen_go_with_columns_or_without_them(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    first = tables[0].assign(pH=np.arange(500) % 7)
+    first.to_csv("first.csv", index=False)
+    few = ["--epochs", "1", "--limit", "40", "--ensemble", "1"]
+    columns = ["--feature-columns", "pH"]
+    for name, views, own in (("without", ["graph"], []), ("with", ["graph", "covariates"], columns)):
+        _train("first.csv", "expt", *few, *own, "--views", *views, "--name", name, "--save", name)
+        for more in ([], columns):
+            _train("first.csv", "expt", *few, "--from", name, *more, "--name", f"{name}-{len(more)}", "--again")
+            result = json.loads(Path(f"results/first/{name}-{len(more)}/random-0/result.json").read_text())
+            assert result["config"]["views"] == (["graph", "covariates"] if more else ["graph"])
+
+
+def test_a_notebook_goes_on_from_a_model_and_other_stages_refuse_its_settings(
+    tables: tuple[pd.DataFrame, pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = ["--model", "gcn_indepent", "--epochs", "1", "--limit", "40"]
+    _train("first.csv", "expt", *graph, "--ensemble", "1", "--save", "first")
+    result = api.train(tables[1][:40], targets="other", from_="first", epochs=1, ensemble=1, out="made")
+    assert result.model.predictor.bundle.config.model == "gcn_indepent"
+    (settings,) = Path("made").rglob("result.json")
+    for stage in (stages.ablate, stages.tune):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            stage.from_command_line(["--config", str(settings), "--csv", "second.csv"])
+        assert (
+            capsys.readouterr().err == "error: the settings go on from first (from); a search or an ablation cannot\n"
+        )

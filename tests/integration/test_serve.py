@@ -193,6 +193,7 @@ def test_a_path_or_an_address_in_a_request_is_a_smiles_that_cannot_be_read(clien
         (b'{"smiles": "CCO"}', 422, "smiles"),
         (b"{}", 422, "give one of smiles, rows and text"),
         (b'{"smiles": ["C"], "text": "C"}', 422, "give one of smiles, rows and text"),
+        (b'{"rows": [{"smiles": "C"}, {"SMILES": "C"}]}', 422, "all rows must have the same names"),
         (b'{"smiles": ["C"], "path": "/etc/passwd"}', 422, "path"),
         (b'{"text": "C", "format": "parquet"}', 422, "format"),
         (b'{"text": "/etc/passwd", "format": "csv"}', 400, "the table: no column 'smiles'"),

@@ -48,6 +48,9 @@ class PredictQuestion(_Question):
     def _one_source(self) -> Self:
         if sum(source is not None for source in (self.smiles, self.rows, self.text)) != 1:
             raise ValueError("give one of smiles, rows and text")
+        # a table of rows with other names each would be as large as their square
+        if self.rows and any(row.keys() != self.rows[0].keys() for row in self.rows):
+            raise ValueError("all rows must have the same names; give null for what a row has not")
         return self
 
     def source(self) -> dict[str, Any]:
@@ -68,11 +71,11 @@ class PredictQuestion(_Question):
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     """Rows as the text of a table."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(rows[0]) if rows else []
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows([["" if (cell := row.get(name)) is None else cell for name in names] for row in rows])
+    writer.writerows([["" if (cell := row[name]) is None else cell for name in names] for row in rows])
     return file.getvalue()
 
 

@@ -34,7 +34,6 @@ from kflm2.metrics.scores import choose_thresholds, score
 from kflm2.metrics.stacking import stacking_weights
 from kflm2.model import build
 from kflm2.results.runs import Run
-from kflm2.results.schema import OriginRecord
 from kflm2.stages.train import report
 from kflm2.stages.train.origin import Origin, find_origin
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
@@ -59,13 +58,6 @@ class Prepared:
     """Reason -> molecules that have no xTB values for it; empty where all have, or none are read."""
     origin: Origin | None = None
     """The saved model to go on from."""
-
-    def origin_record(self, split: Split) -> OriginRecord | None:
-        """What a run of a split went on from."""
-        if self.origin is None:
-            return None
-        known = self.origin.known(structure_digests(self.molecules.smiles), split)
-        return dataclasses.replace(self.origin.record, known=known)
 
 
 def fit_once(config: TrainConfig, molecules: Molecules, split: Split) -> Run:
@@ -97,7 +89,7 @@ def evaluate(
     With inner folds, validation is of the out-of-fold predictions of train and valid together, and there are no metrics
     of a training part.
     """
-    molecules, held_out = prepared.molecules, split.held_out
+    molecules, held_out, origin = prepared.molecules, split.held_out, prepared.origin
     y_true, task, y_pred, std = molecules.y_true, molecules.dataset.task, trained.y_pred, trained.std
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
@@ -132,7 +124,8 @@ def evaluate(
         hidden=trained.ensemble.members[0].hidden(trained.scaled) if seed == config.seed else None,
         fused=trained.fused if seed == config.seed else None,
         seconds=seconds,
-        origin=prepared.origin_record(split),
+        origin=None if origin is None else origin.known(structure_digests(molecules.smiles), split),
+        learnt_before=frozenset() if origin is None else origin.learnt,
         without_xtb=prepared.without_xtb,
     )
 

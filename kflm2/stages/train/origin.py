@@ -1,9 +1,11 @@
 """A saved model that training goes on from."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kflm2.config.train import TrainConfig
@@ -13,7 +15,7 @@ from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.files import sha256_file
 from kflm2.llm.resolve import LLMSource
 from kflm2.model import FusedModel
-from kflm2.predictor.bundle import WEIGHTS, Bundle
+from kflm2.predictor.bundle import LEARNT_BEFORE, WEIGHTS, Bundle
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.results.schema import OriginRecord
 
@@ -30,21 +32,25 @@ class Origin:
     """Its LLM."""
     record: OriginRecord
     learnt: frozenset[str]
-    """Digests of the structures that it learnt from."""
+    """Digests of the structures that it learnt from, it and those that it went on from."""
 
     def model(self, number: int) -> FusedModel:
         """Where the model of an inner fold starts."""
         return self.models[number % len(self.models)]
 
-    def known(self, digests: list[str], split: Split) -> int:
-        """How many test molecules of a split it has learnt from.
+    def known(self, digests: list[str], split: Split) -> OriginRecord:
+        """The record, with how many molecules of a split it has learnt from.
 
         Args:
             digests: of the structures of all molecules.
             split: of these.
         """
-        tests = (rows for part, rows in split.parts.items() if part.startswith("test"))
-        return sum(digests[row] in self.learnt for rows in tests for row in rows)
+
+        def count(parts: Iterable[np.ndarray]) -> int:
+            return sum(digests[row] in self.learnt for rows in parts for row in rows)
+
+        tests = [rows for part, rows in split.parts.items() if part.startswith("test")]
+        return replace(self.record, known=count(tests), known_others=count([split.learned]))
 
 
 def find_origin(config: TrainConfig, device: torch.device) -> Origin | None:
@@ -63,7 +69,7 @@ def find_origin(config: TrainConfig, device: torch.device) -> Origin | None:
         bundle.ensemble.descriptor_scaler,
         bundle.source,
         _record(bundle, folder),
-        frozenset(structure_digests(bundle.domain.smiles)),
+        frozenset([*structure_digests(bundle.domain.smiles), *map(str, bundle.provenance.get(LEARNT_BEFORE) or ())]),
     )
 
 

@@ -9,6 +9,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.data.structures import structure_digests
+from kflm2.errors import DataError
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.conformal import promise
@@ -90,7 +91,10 @@ def unknown_features(molecules: Molecules, seed: int, split: Split) -> str:
     if molecules.covariates is None:
         return ""
     columns = molecules.covariate_columns
-    scaler = CovariateScaler.fit(columns, molecules.covariates[split.learned])
+    try:
+        scaler = CovariateScaler.fit(columns, molecules.covariates[split.learned])
+    except DataError as error:
+        raise DataError(f"seed {seed}: {error}") from None
     count = int(scaler.unknown(scaler.of_table(columns, molecules.covariates[split.test])).sum())
     return (
         f"note: {count} of {len(split.test)} test molecules (seed {seed}) have a category, or a blank, in a feature"
@@ -180,10 +184,17 @@ def _origin(runs: Sequence[RunResult]) -> list[str]:
     first, config = origins[0], runs[0].config
     how = f"at {config['encoder_rate']:g} of the learning rate" if config["encoder_rate"] else "as they are"
     known, tested = sum(origin.known for origin in origins), sum(_tested(run) for run in runs)
-    return [
+    others = sum(origin.known_others for origin in origins)
+    lines = [
         f"from      {first.model}, of {first.dataset} ({', '.join(first.targets)}): its encoders {how};"
         f" it had learnt from {known} of {tested} test molecules"
     ]
+    if others:
+        lines.append(
+            f"          and from {others} of the others: where it had their values too, metrics of valid are too good"
+            " and intervals too narrow"
+        )
+    return lines
 
 
 def _tested(run: RunResult) -> int:

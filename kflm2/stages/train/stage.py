@@ -106,8 +106,11 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts, folds=config.folds)
     by_seed = dict(zip(seeds, splits, strict=True))
-    for count in (report.shared_structures, report.unknown_features):
-        if note := count(molecules, config.seed, splits[0]):
+    if note := report.shared_structures(molecules, config.seed, splits[0]):
+        print(note, flush=True)
+    for seed, split in by_seed.items():  # of all seeds: columns that a run cannot read should show now
+        note = report.unknown_features(molecules, seed, split)
+        if note and seed == config.seed:
             print(note, flush=True)
     seen = check_seen(config, molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten

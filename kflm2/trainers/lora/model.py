@@ -43,6 +43,8 @@ class LoRAModel(nn.Module):
             knowledge: what the head learns; None for a model without a head.
         """
         super().__init__()
+        # what accelerate asks for, where each GPU has a part of every layer
+        self._no_split_modules = list(llm._no_split_modules or [])
         self.peft: Any = _with_lora(llm, config)
         self.knowledge = knowledge
         self.sources = () if knowledge is None else tuple(knowledge.sources)

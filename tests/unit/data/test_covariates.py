@@ -11,7 +11,7 @@ from kflm2.errors import DataError, MoleculeError
 
 def test_numbers_are_read_with_a_decimal_comma_and_blanks_stay_blank() -> None:
     column, values, notes = read_covariate([" 7,4 ", "6", "n/a", "", "-0,5"], "pH", "own.csv")
-    assert column == Covariate("pH")
+    assert column == Covariate("pH", decimal_comma=True)
     np.testing.assert_array_equal(values, [7.4, 6, np.nan, np.nan, -0.5])
     assert notes == ("pH: read with a decimal comma",)
 
@@ -41,6 +41,9 @@ def test_a_column_that_is_unclear_or_says_nothing_is_refused(cells: list[str], m
 def test_a_cell_of_another_table_means_the_same_or_is_refused() -> None:
     number, category = Covariate("pH"), Covariate("species", ("mouse", "Rat"))
     assert [number.value(cell) for cell in ("7.4", " 7,4", "0,123")] == [7.4, 7.4, 0.123]
+    assert [number.value(cell) for cell in ("~7", "= 7.4")] == [7, 7.4]
+    # unless the numbers that were learnt from have a decimal comma
+    assert Covariate("pH", decimal_comma=True).value("6,125") == 6.125
     assert np.isnan([number.value("NA"), category.value(" ")]).all()
     assert [category.value(cell) for cell in ("rat", "Mouse ")] == [1, 0]
     # 1,234 may be 1.234 or 1234
