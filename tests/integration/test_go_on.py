@@ -141,7 +141,9 @@ def test_columns_beside_the_structure_may_be_new(tables: tuple[pd.DataFrame, pd.
     assert not any("covariates" in name for name in load_file("fourth/weights.safetensors") if "voter" not in name)
 
 
-def test_views_that_were_chosen_go_with_columns_or_without_them(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_views_that_were_chosen_go_with_columns_or_without_them(
+    tables: tuple[pd.DataFrame, pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
     first = tables[0].assign(pH=np.arange(500) % 7)
     first.to_csv("first.csv", index=False)
     few = ["--epochs", "1", "--limit", "40", "--ensemble", "1"]
@@ -150,8 +152,12 @@ def test_views_that_were_chosen_go_with_columns_or_without_them(tables: tuple[pd
         _train("first.csv", "expt", *few, *own, "--views", *views, "--name", name, "--save", name)
         for more in ([], columns):
             _train("first.csv", "expt", *few, "--from", name, *more, "--name", f"{name}-{len(more)}", "--again")
+            assert "not read" not in capsys.readouterr().out
             result = json.loads(Path(f"results/first/{name}-{len(more)}/random-0/result.json").read_text())
             assert result["config"]["views"] == (["graph", "covariates"] if more else ["graph"])
+    # what is asked for and left out is said
+    _train("first.csv", "expt", *few, *columns, "--views", "graph", "--name", "unread")
+    assert "they are not read, as --views leaves covariates out" in capsys.readouterr().out
 
 
 def test_a_notebook_goes_on_from_a_model_and_other_stages_refuse_its_settings(

@@ -207,7 +207,7 @@ def load_readable(config: TrainConfig, device: torch.device) -> Molecules:
 
 def _load(config: TrainConfig) -> Molecules:
     molecules = load(config)
-    for line in report.notes(molecules):
+    for line in report.notes(molecules, "covariates" in config.read_views):
         print(line, flush=True)
     if molecules.rejected:
         print(report.rejections(molecules), flush=True)

@@ -49,8 +49,13 @@ def rejections(molecules: Molecules) -> str:
     )
 
 
-def notes(molecules: Molecules) -> list[str]:
-    """What was read otherwise than it stands in the table, and labels of which only a bound is known."""
+def notes(molecules: Molecules, reads_covariates: bool) -> list[str]:
+    """What was read otherwise than it stands in the table, and labels of which only a bound is known.
+
+    Args:
+        molecules: of the table.
+        reads_covariates: whether the pipeline reads the columns beside the structure.
+    """
     lines = list(molecules.notes)
     if molecules.bounds is not None:
         lower, upper = (int(count) for count in (~np.isnan(molecules.bounds)).sum(axis=(1, 2)))
@@ -60,7 +65,8 @@ def notes(molecules: Molecules) -> list[str]:
         )
     if molecules.covariates is not None:
         columns = CovariateScaler.fit(molecules.covariate_columns, molecules.covariates)
-        lines.append(f"features  columns beside the structure: {columns}")
+        unread = "" if reads_covariates else "; they are not read, as --views leaves covariates out"
+        lines.append(f"features  columns beside the structure: {columns}{unread}")
     if molecules.weights is not None:
         low, high = molecules.weights.min(), molecules.weights.max()
         lines.append(f"weights   {low:g} to {high:g} in training; metrics count every label alike")
