@@ -21,7 +21,7 @@ from kflm2.files import sha256_file, write_json, write_text
 from kflm2.llm import adapters, checkpoints, registry
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.loading import cut_layers
-from kflm2.llm.memory import Machine
+from kflm2.llm.memory import Machine, Shape
 from kflm2.llm.resolve import LLMSource, choose
 from kflm2.results.provenance import commit, versions
 from kflm2.stages.corpus import PreparedCorpus, read_corpus
@@ -188,24 +188,35 @@ def check_memory(llm: registry.LLM, config: FinetuneConfig, machine: Machine | N
     if llm.shape is None:
         return
     machine = machine or Machine.detect(config.device)
-    shape = llm.shape
-    layers = min(config.layers or shape.layers, shape.layers)
-    needed = shape.lora_bytes(config.batch_size, _TOKENS, machine.bytes_per_number, config.rank, layers)
-    # the whole LLM is loaded and evaluated before layers are cut
-    needed -= (1 - 1 / parts) * machine.bytes_per_number * shape.parameters(layers)
-    whole = float(machine.bytes_per_number * shape.parameters())
-    if config.load_4bit and machine.bytes_per_number == 2:
-        # embeddings and vocabulary head are converted to float32
-        tables = 2 * (1 if shape.tied else 2) * shape.vocabulary * shape.width
-        needed += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights(layers)
-        whole += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights()
-    needed = max(needed, whole)
+    needed = memory_needed(llm.shape, config, machine.bytes_per_number, parts)
     if needed > machine.memory:
         raise LLMError(
             f"LLM {llm.name} takes about {needed / 1e9:.0f} GB to be fine-tuned with {config.batch_size} molecules at a"
             f" time, and there are {machine.memory / 1e9:.0f} GB of {machine.name}; --batch-size and --layers lower it,"
             " `kflm2 llms` shows what fits"
         )
+
+
+def memory_needed(shape: Shape, config: FinetuneConfig, bytes_per_number: int, parts: int = 1) -> float:
+    """Maximum memory in bytes while an LLM is loaded and fine-tuned.
+
+    Args:
+        shape: of the whole LLM.
+        config: batch size, rank, layers and whether the weights are in 4 bit.
+        bytes_per_number: 4 for float32, 2 for bfloat16.
+        parts: processes that share the weights while they train.
+    """
+    layers = min(config.layers or shape.layers, shape.layers)
+    needed = shape.lora_bytes(config.batch_size, _TOKENS, bytes_per_number, config.rank, layers)
+    # the whole LLM is loaded and evaluated before layers are cut
+    needed -= (1 - 1 / parts) * bytes_per_number * shape.parameters(layers)
+    whole = float(bytes_per_number * shape.parameters())
+    if config.load_4bit and bytes_per_number == 2:
+        # embeddings and vocabulary head are converted to float32
+        tables = 2 * (1 if shape.tied else 2) * shape.vocabulary * shape.width
+        needed += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights(layers)
+        whole += tables - (2 - _BYTES_OF_4_BIT) * shape.linear_weights()
+    return max(needed, whole)
 
 
 def _record(config: FinetuneConfig, source: LLMSource, prepared: PreparedCorpus, processes: int) -> dict[str, Any]:
