@@ -70,7 +70,6 @@ def embedding(source: LLMSource, smiles: list[str]) -> Measure:
 
 def fine_tuning(llm: str, folder: Path, smiles: list[str], *options: str) -> Measure:
     """Tokens/s of stage 1, padding not counted."""
-    (folder / "corpus.smi").write_text("".join(f"{text}\n" for text in smiles), encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(LLMSource.of(resolve.find(llm), None, "last").folder)
     tokens = sum(len(ids) + 1 for ids in tokenizer(smiles)["input_ids"]) / len(smiles)
 
@@ -78,6 +77,8 @@ def fine_tuning(llm: str, folder: Path, smiles: list[str], *options: str) -> Mea
         four_bit = device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
         if "--load-4bit" in options and not four_bit:
             return float("nan")
+        taught = smiles if device.type == "cuda" else smiles[: max(64, len(smiles) // 8)]  # a CPU takes minutes for all
+        (folder / "corpus.smi").write_text("".join(f"{text}\n" for text in taught), encoding="utf-8")
         # a process of its own, so that its memory is not shared with what was measured before
         command = [KFLM2, "finetune", "--llm", llm, "--corpus", folder / "corpus.smi", "--out", folder / "models"]
         command += ["--no-evaluate", "--device", device, *options]
@@ -126,7 +127,8 @@ def measure_all(llm: str, device: torch.device, smiles: list[str], rounds: int) 
         for number in range(1, rounds + 1):
             for title, (_, measure) in measures.items():
                 speeds[title].append((measure(CPU), measure(device)))
-                print(f"round {number} of {rounds}: {title}", flush=True)
+                values = " and ".join(_cell(value) or "none" for value in speeds[title][-1])
+                print(f"round {number} of {rounds}: {title}, {values} {measures[title][0]}", flush=True)
     rows: list[tuple[str, ...]] = []
     for title, (unit, _) in measures.items():
         cpu, other = (statistics.median(column) for column in zip(*speeds[title], strict=True))

@@ -34,6 +34,7 @@ from kflm2.predictor.bundle import check_destination
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import CHUNK
 from kflm2.predictor.predictor import Predictor
+from kflm2.resources import saved_model
 from kflm2.results.saved_runs import SavedRun
 from kflm2.stages.predict.table import table as prediction_table
 from kflm2.stages.report.molecule_svg import SCALE, SIZE, draw
@@ -235,7 +236,7 @@ def load(folder: str | Path, llm: str | None = None, device: str = "auto") -> Mo
     """Load a saved model.
 
     Args:
-        folder: that `kflm2 train --save` or TrainingResult.save wrote.
+        folder: that `kflm2 train --save` or TrainingResult.save wrote, or the name of a model of `kflm2 models`.
         llm: where the model's LLM is, for one that is not in the registry.
         device: auto, cpu, cuda or cuda:N.
 
@@ -243,7 +244,7 @@ def load(folder: str | Path, llm: str | None = None, device: str = "auto") -> Mo
         KFLM2Error: the folder holds no model, or its LLM is not here.
     """
     chosen = choose_device(device)
-    return Model(Path(folder).resolve(), Predictor(load_bundle(Path(folder), llm, chosen), chosen))
+    return Model(saved_model(Path(folder)).resolve(), Predictor(load_bundle(Path(folder), llm, chosen), chosen))
 
 
 def train(

@@ -155,6 +155,27 @@ _ROWS = (
         "kflm2.stages.serve.stage:run",
     ),
     Stage(
+        "models",
+        _ABOUT,
+        "",
+        "ready models that come along: hydration, solubility, logD",
+        "Print a table of the models that come with kflm2: what each predicts, learnt from what, and its error.\n\nIts"
+        " name is a MODEL for predict, embed, explain, serve and `train --from`.",
+        "kflm2.config.models:ModelsConfig",
+        "kflm2.stages.models:overview",
+    ),
+    Stage(
+        "models pack",
+        _ABOUT,
+        "MODEL --save FOLDER",
+        "a smaller copy of a model, without the SMILES that it learnt from",
+        "Copy a model that `kflm2 train --save` wrote, to be given away: without the SMILES that it learnt from,"
+        " matrices in half precision.\n\nFingerprints of these molecules stay in it, for the similarity to the nearest;"
+        " a structure could be guessed from them.",
+        "kflm2.config.models:PackConfig",
+        "kflm2.stages.models:pack",
+    ),
+    Stage(
         "datasets",
         _ABOUT,
         "[NAME ...]",
@@ -214,4 +235,5 @@ compare, ablate, predict, explain = (STAGES[name] for name in ("compare", "ablat
 embed = STAGES["embed"]
 distill, report, llms, knowledge = (STAGES[name] for name in ("distill", "report", "llms", "knowledge"))
 serve = STAGES["serve"]
+models, models_pack = STAGES["models"], STAGES["models pack"]
 datasets, datasets_get, datasets_audit = (STAGES[name] for name in ("datasets", "datasets get", "datasets audit"))

@@ -15,6 +15,7 @@ from kflm2.config.table import TableConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 from kflm2.files import read_json
+from kflm2.resources import saved_model
 
 Attend = Literal["items", "pooled"]
 GraphEncoderName = Literal["gcn", "gine"]
@@ -286,7 +287,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         Raises:
             KFLM2Error: it is not; see also TableConfig.completed.
         """
-        if self.from_ is not None and not (self.from_ / BUNDLE).is_file():
+        if self.from_ is not None and not (saved_model(self.from_) / BUNDLE).is_file():
             raise SettingError(f"from: {self.from_} is no folder that `kflm2 train --save` wrote")
         return super().completed()
 
@@ -440,7 +441,7 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     Raises:
         SettingError: it cannot be read.
     """
-    path = folder / BUNDLE
+    path = saved_model(folder) / BUNDLE
     if not path.is_file():
         return {}
     stored = read_json(path, "bundle", SettingError).get("config")

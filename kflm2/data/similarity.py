@@ -11,6 +11,8 @@ from kflm2.data.molecules import parse_smiles
 CLUSTER_SIMILARITY = 0.35
 """Lowest Tanimoto similarity of a molecule to the centre of its cluster."""
 
+_BITS = 2048
+
 Fingerprints = list[DataStructs.ExplicitBitVect]
 
 
@@ -21,8 +23,32 @@ def fingerprints(smiles: Sequence[str]) -> Fingerprints:
 
 def fingerprints_of(mols: Iterable[Chem.Mol]) -> Fingerprints:
     """Morgan fingerprints of RDKit molecules, as in fingerprints."""
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=_BITS)
     return [generator.GetFingerprint(mol) for mol in mols]
+
+
+def packed(prints: Fingerprints) -> np.ndarray:
+    """(n, 256) uint8: the bits of n fingerprints."""
+    bits = np.zeros((len(prints), _BITS), dtype=np.uint8)
+    for row, print_ in zip(bits, prints, strict=True):
+        row[list(print_.GetOnBits())] = 1
+    return np.packbits(bits, axis=1)
+
+
+def unpacked(array: np.ndarray) -> Fingerprints:
+    """The fingerprints of `packed`.
+
+    Raises:
+        ValueError: it is no such array.
+    """
+    if array.ndim != 2 or array.shape[1] != _BITS // 8 or array.dtype != np.uint8:
+        raise ValueError("the fingerprints are damaged")
+    prints = []
+    for row in array:
+        print_ = DataStructs.ExplicitBitVect(_BITS)
+        print_.SetBitsFromList(np.flatnonzero(np.unpackbits(row)).tolist())
+        prints.append(print_)
+    return prints
 
 
 def nearest(queries: Fingerprints, references: Fingerprints) -> tuple[np.ndarray, np.ndarray]:

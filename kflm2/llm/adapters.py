@@ -45,6 +45,12 @@ def default_adapter(llm: LLM) -> Path | None:
     return None
 
 
+def packaged(llm: str, wanted: str) -> Path | None:
+    """The adapter of an LLM that comes with the package and has a digest; None if there is none."""
+    folders = sorted(path.parent for path in (resources.packaged("models") / llm).glob("*/adapter_config.json"))
+    return next((folder for folder in folders if digest(folder) == wanted), None)
+
+
 def _trained_smiles(adapter: Path) -> int:
     card = _card(adapter)
     return int(card.get("corpus", {}).get("taught", 0)) * int(card.get("config", {}).get("epochs", 0))

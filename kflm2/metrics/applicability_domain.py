@@ -34,18 +34,26 @@ class DomainScores:
 class ApplicabilityDomain:
     """The training part, and bounds of the similarity and the distance to it."""
 
-    def __init__(self, smiles: Sequence[str], vectors: np.ndarray, least_similarity: float, most_distance: float):
+    def __init__(
+        self,
+        smiles: Sequence[str],
+        vectors: np.ndarray,
+        least_similarity: float,
+        most_distance: float,
+        prints: Fingerprints | None = None,
+    ):
         """Set the training part and the bounds.
 
         Args:
-            smiles: n training molecules.
+            smiles: n training molecules; none where only their fingerprints are known.
             vectors: (n, H) their fused states.
             least_similarity: lower bound of DomainScores.similarity.
             most_distance: upper bound of DomainScores.distance.
+            prints: n fingerprints of the molecules; default computed from the SMILES.
         """
         self.smiles, self.vectors = list(smiles), vectors
         self.least_similarity, self.most_distance = least_similarity, most_distance
-        self._prints = fingerprints(smiles)
+        self.prints = fingerprints(smiles) if prints is None else prints
         self._mean, std = vectors.mean(axis=0), vectors.std(axis=0)
         self._std = np.where(std > _TINY, std, 1.0)
         self._tree = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(vectors))).fit(self._scaled(vectors))
@@ -86,6 +94,10 @@ class ApplicabilityDomain:
         # a new molecule is scored by the first model, against all molecules
         return ApplicabilityDomain(smiles, fused[0], float(least_similarity), float(most_distance))
 
+    def without_smiles(self) -> "ApplicabilityDomain":
+        """The same, with nothing but the fingerprints of the molecules."""
+        return ApplicabilityDomain((), self.vectors, self.least_similarity, self.most_distance, self.prints)
+
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._mean) / self._std
 
@@ -96,7 +108,7 @@ class ApplicabilityDomain:
             prints: n fingerprints.
             vectors: (n, H) fused states.
         """
-        index, similarity = nearest(prints, self._prints)
+        index, similarity = nearest(prints, self.prints)
         # the root mean square over columns, so that the distance does not grow with the width H
         distance = self._tree.kneighbors(self._scaled(vectors))[0].mean(axis=1) / np.sqrt(vectors.shape[1])
         inside = (similarity >= self.least_similarity) & (distance <= self.most_distance)

@@ -6,6 +6,9 @@
     adapter/              the LLM's adapter from stage 1, if there is one, and its head, if the models read it
     README.md             a card for people
 
+One that was packed (see `pack`) has no training.csv, and no adapter/ where the adapter comes with kflm2; its matrices
+are in half precision.
+
 A bundle from elsewhere is untrusted data; kflm2.predictor.bundle_reader checks and reads it.
 """
 
@@ -29,7 +32,10 @@ from safetensors.numpy import save_file
 from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
+from kflm2.data.similarity import packed
+from kflm2.data.structures import structure_digests
 from kflm2.featurize import descriptors, graphs, xtb
+from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.embeddings import Embedder
@@ -45,10 +51,10 @@ from kflm2.predictor.manifest import JSON, BundleError, smiles_column
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 5
+FORMAT = 6
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
 each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline. 5:
-columns beside the structure."""
+columns beside the structure. 6: Morgan counts without their zeros; packed models."""
 WEIGHTS, TRAINING, ADAPTER, CARD = "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
@@ -64,6 +70,8 @@ HEADS, HEADS_IN_FILE = "auxiliary_heads.", "voices."
 """A module of FusedModel, and its older name in files of format 1."""
 PROBES = 3
 """Training molecules whose hidden states are saved, to recognize the LLM."""
+PROBE_SMILES = ("CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CC(C)Cc1ccc(cc1)C(C)C(=O)O")
+"""Molecules for the same, in a model without its training molecules: aspirin, caffeine, ibuprofen."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Bundle:
     domain: ApplicabilityDomain
     provenance: dict[str, Any]
     """For people: dataset, split, metrics, versions."""
+    average: AverageAtom | None = None
+    """Of the molecules that were learnt from, where their SMILES are not in the bundle."""
     opened: Embedder | None = None
     """The source with its LLM in memory, where a bundle was read, which loads the LLM to check it."""
 
@@ -104,6 +114,38 @@ class Bundle:
     def descriptor_names(self) -> tuple[str, ...]:
         """Names of the descriptors' columns."""
         return names_of(self.config.read_descriptors, self.source)
+
+    @property
+    def packed(self) -> bool:
+        """Whether it has no SMILES of what the models learnt from."""
+        return not self.domain.smiles
+
+    @property
+    def brings_adapter(self) -> bool:
+        """Whether the adapter that the models read is in the bundle's folder."""
+        if self.source is None or self.source.adapter is None:
+            return False
+        return not self.packed or adapters.packaged(self.source.name, self.source.digests["adapter"]) is None
+
+    def average_atom(self) -> AverageAtom:
+        """Mean features of atoms and bonds of the molecules that were learnt from."""
+        return AverageAtom.of(self.domain.smiles) if self.average is None else self.average
+
+    def pack(self) -> "Bundle":
+        """The same models to be given away: smaller, and without the SMILES that they learnt from.
+
+        Fingerprints of these molecules stay, by which the similarity to the nearest of them is found, and the numbers
+        that the support vector machines read of them. A structure could be guessed from these.
+        """
+        if self.packed:
+            return self
+        learnt = {*structure_digests(self.domain.smiles), *self.provenance.get(LEARNT_BEFORE, ())}
+        return dataclasses.replace(
+            self,
+            domain=self.domain.without_smiles(),
+            average=self.average_atom(),
+            provenance={**self.provenance, LEARNT_BEFORE: sorted(learnt)},
+        )
 
     @property
     def smiles_column(self) -> str:
@@ -150,9 +192,11 @@ class Bundle:
     def _write(self, folder: Path, card: str) -> None:
         with atomic(folder / WEIGHTS) as path:
             save_file({name: np.ascontiguousarray(array) for name, array in self._arrays()}, path)
-        with atomic(folder / TRAINING) as path, open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([["smiles"], *([smiles] for smiles in self.domain.smiles)])
-        if self.source is not None and self.source.adapter is not None:
+        if not self.packed:
+            with atomic(folder / TRAINING) as path, open(path, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([["smiles"], *([smiles] for smiles in self.domain.smiles)])
+        if self.brings_adapter:
+            assert self.source is not None and self.source.adapter is not None
             (folder / ADAPTER).mkdir()
             for name in (*_ADAPTER_FILES, *((adapters.HEAD,) if self.head() else ())):
                 if (self.source.adapter / name).is_file():
@@ -182,7 +226,13 @@ class Bundle:
         write_json(folder / JSON, {**metadata, "digest": _digest(metadata)})
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The arrays of weights.safetensors, by name."""
+        """The arrays of weights.safetensors, by name; of a packed bundle matrices are in half precision."""
+        for name, array in self._full_arrays():
+            # vectors stay, since they are small and may be scales of any size; and what finds the LLM again
+            half = self.packed and array.ndim == 2 and array.dtype == np.float32 and name != "probe"
+            yield name, _half(array) if half else array
+
+    def _full_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         for i, member in enumerate(self.ensemble.all_members):
             for name, weight in member.model.state_dict().items():
                 yield f"member.{i}.{name.replace(HEADS, HEADS_IN_FILE)}", weight.cpu().numpy()
@@ -203,6 +253,10 @@ class Bundle:
         for name, array in self.calibration.arrays().items():
             yield f"calibration.{name}", array
         yield "domain.vectors", self.domain.vectors
+        if self.packed:
+            yield "domain.prints", packed(self.domain.prints)
+            yield "average.atom", self.average_atom().atom
+            yield "average.bond", self.average_atom().bond
         if self.source is not None:
             yield "probe", probe_states(Embedder(self.source, torch.device("cpu")), self.domain.smiles)
 
@@ -241,8 +295,13 @@ def saved_as(folder: Path) -> dict[str, Any] | None:
 
 
 def probe_states(embedder: Embedder, smiles: list[str]) -> np.ndarray:
-    """(PROBES, D) mean hidden states of the first training molecules."""
-    return embedder.embed_uncached(smiles[:PROBES], "mean").values
+    """(PROBES, D) mean hidden states of the first training molecules; where these are unknown, of other molecules."""
+    return embedder.embed_uncached(smiles[:PROBES] or list(PROBE_SMILES), "mean").values
+
+
+def _half(array: np.ndarray) -> np.ndarray:
+    """In float16, unless a number is too large for it."""
+    return array.astype(np.float16) if np.abs(array).max(initial=0) <= np.finfo(np.float16).max else array
 
 
 def feature_names(config: TrainConfig) -> dict[str, Any]:

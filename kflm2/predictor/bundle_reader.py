@@ -17,17 +17,20 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from kflm2 import __version__
+from kflm2 import __version__, resources
 from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
 from kflm2.data.datasets import Task
+from kflm2.data.similarity import fingerprints, unpacked
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
+from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler
 from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Sizes
+from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
 from kflm2.featurize.taught import names_of
 from kflm2.files import read_json, sha256_file
-from kflm2.llm import checkpoints, registry, resolve
+from kflm2.llm import adapters, checkpoints, registry, resolve
 from kflm2.llm.loading import offline
 from kflm2.llm.resolve import PRECISIONS, LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
@@ -38,6 +41,7 @@ from kflm2.predictor.bundle import (
     FORMAT,
     HEADS,
     HEADS_IN_FILE,
+    PROBE_SMILES,
     SAVED_SETTINGS,
     TRAINING,
     WEIGHTS,
@@ -65,7 +69,7 @@ def load_bundle(folder: Path, llm: str | None = None, device: torch.device | Non
     """Read a bundle, and find the LLM that it reads.
 
     Args:
-        folder: of the bundle.
+        folder: of the bundle, or the name of one that comes with kflm2.
         llm: where the LLM is, for one that is not in the registry; see llm.resolve.find.
         device: to predict on; default the CPU.
 
@@ -73,6 +77,7 @@ def load_bundle(folder: Path, llm: str | None = None, device: torch.device | Non
         BundleError: not a bundle, or it is damaged, changed, or of a newer format.
         LLMError: its LLM is not on this machine, or another one was found.
     """
+    folder = resources.saved_model(folder)
     try:
         return _build_bundle(folder, _check_files(folder), llm, device or torch.device("cpu"))
     except KFLM2Error:
@@ -123,7 +128,11 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     task: Task = metadata["kind"]
     if task not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {task!r}")
-    arrays = load_file(folder / WEIGHTS)
+    # matrices of a packed bundle are in half precision
+    arrays = {
+        name: array.astype(np.float32) if array.dtype == np.float16 else array
+        for name, array in load_file(folder / WEIGHTS).items()
+    }
     sizes = Sizes(**metadata["sizes"])
     targets = tuple(map(str, metadata["targets"]))
     count = len(metadata["members"])
@@ -160,10 +169,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     # the file of the head is checked here too
     names = names_of(config.read_descriptors, source)
     ensemble = _ensemble(config, members, descriptor_scaler, covariate_scaler, sizes, arrays, len(targets), names)
-    with open(folder / TRAINING, encoding="utf-8", newline="") as file:
-        smiles = [row["smiles"] for row in csv.DictReader(file)]
-    bounds = (float(metadata["domain"][name]) for name in ("least_similarity", "most_distance"))
-    domain = ApplicabilityDomain(smiles, _finite_array(arrays["domain.vectors"], (len(smiles), config.hidden)), *bounds)
+    domain = _domain(folder, metadata["domain"], arrays, config.hidden)
     valid = _with_prefix(arrays, "calibration.")
     shape = (len(valid["y_true"]), len(targets))
     calibration = Calibration.fit(
@@ -177,7 +183,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         calibration = replace(calibration, temperature=_finite_array(valid["temperature"], (len(targets),)))
     opened = None if source is None else Embedder(source, device)
     if opened is not None:
-        _check_llm(opened, metadata["llm"], smiles, arrays["probe"])
+        _check_llm(opened, metadata["llm"], domain.smiles, arrays["probe"])
     thresholds = np.full(len(targets), np.nan)
     if task == "classification":
         thresholds = _finite_array(metadata["thresholds"], (len(targets),))
@@ -192,8 +198,35 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         calibration=calibration,
         domain=domain,
         provenance=metadata["made"],
+        average=None if domain.smiles else _average(arrays),
         opened=opened,
     )
+
+
+def _domain(folder: Path, record: dict[str, Any], arrays: dict[str, np.ndarray], width: int) -> ApplicabilityDomain:
+    """The molecules that were learnt from, by their SMILES or, in a packed bundle, by their fingerprints.
+
+    Raises:
+        ValueError: an array is damaged.
+    """
+    smiles: list[str] = []
+    if "domain.prints" in arrays:
+        prints = unpacked(arrays["domain.prints"])
+    else:
+        with open(folder / TRAINING, encoding="utf-8", newline="") as file:
+            smiles = [row["smiles"] for row in csv.DictReader(file)]
+        prints = fingerprints(smiles)
+    vectors = _finite_array(arrays["domain.vectors"], (len(prints), width))
+    least_similarity, most_distance = (float(record[name]) for name in ("least_similarity", "most_distance"))
+    return ApplicabilityDomain(smiles, vectors, least_similarity, most_distance, prints)
+
+
+def _average(arrays: dict[str, np.ndarray]) -> AverageAtom:
+    atom, bond = (
+        _finite_array(arrays[f"average.{name}"], (width,)).astype(np.float32)
+        for name, width in (("atom", len(ATOM_FEATURES)), ("bond", len(BOND_FEATURES)))
+    )
+    return AverageAtom(atom, bond)
 
 
 def _ensemble(
@@ -282,6 +315,10 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
     adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
     if adapter is not None:
         _check_adapter(adapter)
+    elif digest := record.get("adapter"):
+        adapter = adapters.packaged(name, str(digest))
+        if adapter is None:
+            raise LLMError(f"bundle {folder} reads an adapter of {name!r} that this version of kflm2 does not bring")
     try:
         # only an LLM that the user names may be downloaded
         with contextlib.nullcontext() if llm is not None else offline():
@@ -312,7 +349,14 @@ def _check_adapter(adapter: Path) -> None:
 
 
 def _check_llm(embedder: Embedder, record: dict[str, Any], smiles: list[str], expected: np.ndarray) -> None:
-    """Refuse an LLM whose hidden states differ from those that the models were trained on."""
+    """Refuse an LLM whose hidden states differ from those that the models were trained on.
+
+    Args:
+        embedder: of the LLM that was found.
+        record: of the one that is needed.
+        smiles: that the models learnt from; none in a packed bundle.
+        expected: the states of `probe_states` with the one that is needed.
+    """
     states = probe_states(embedder, smiles)
     if states.shape == expected.shape:
         difference = float(np.linalg.norm(states - expected) / np.linalg.norm(expected))
@@ -320,5 +364,5 @@ def _check_llm(embedder: Embedder, record: dict[str, Any], smiles: list[str], ex
             return
     raise LLMError(
         f"the LLM {embedder.source.name} here is not the one the bundle was made with, {record['name']!r}, weights"
-        f" {str(record['weights'])[:12]!r}: it reads {smiles[0]!r} otherwise"
+        f" {str(record['weights'])[:12]!r}: it reads {(smiles or PROBE_SMILES)[0]!r} otherwise"
     )

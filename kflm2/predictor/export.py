@@ -95,7 +95,9 @@ def card(bundle: Bundle, name: str) -> str:
     folds = bundle.ensemble.folds
     names = {"valid": "out-of-fold"} if folds else {}
     unseen = "each inner fold" if folds else "the validation part"
-    adapter = "" if source is None else ", with the adapter in this folder" if source.adapter else ", no adapter"
+    adapter = "" if source is None else ", no adapter"
+    if source is not None and source.adapter is not None:
+        adapter = f", with the adapter {'in this folder' if bundle.brings_adapter else 'that comes with kflm2'}"
     beside = "" if bundle.covariates is None else f" and the columns {', '.join(bundle.covariates.names)}"
     sizes = ", ".join(f"{size} {part}" for part, size in record["split"]["sizes"].items())
     versions = ", ".join(f"{package} {number}" for package, number in record["versions"].items())
@@ -140,7 +142,7 @@ def card(bundle: Bundle, name: str) -> str:
             f"the models learnt from, by structure or by what they make of it, than 95 % of {unseen} was.",
             "",
             *_features(bundle),
-            "training.csv holds the SMILES that the models learnt from: mind that before you give the folder away.",
+            *_molecules(bundle),
             "",
         ]
     )
@@ -199,6 +201,19 @@ def _features(bundle: Bundle) -> list[str]:
         "that training has not, has no prediction. A row with a number outside the range above has one, and the column",
         "`features` says so: do not trust it.",
         "",
+    ]
+
+
+def _molecules(bundle: Bundle) -> list[str]:
+    if bundle.packed:
+        return [
+            "The SMILES that the models learnt from are not in this folder, so that no nearest one is named. Their",
+            "fingerprints are, for the similarity to the nearest, and what the support vector machines read of them: a",
+            "structure could be guessed from these. Matrices are in half precision.",
+        ]
+    return [
+        "training.csv holds the SMILES that the models learnt from: mind that before you give the folder away;",
+        "`kflm2 models pack` makes a copy without them.",
     ]
 
 

@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from kflm2 import resources
 from kflm2.config.train import BUNDLE
 from kflm2.data.columns import SMILES
 from kflm2.errors import KFLM2Error
@@ -19,11 +20,18 @@ class BundleError(KFLM2Error):
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The content of bundle.json, not checked.
 
+    Args:
+        folder: of the bundle, or the name of one that comes with kflm2.
+
     Raises:
         BundleError: there is none, or it is not JSON.
     """
+    folder = resources.saved_model(folder)
     if not (folder / JSON).is_file():
-        raise BundleError(f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}")
+        raise BundleError(
+            f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}, or take one of"
+            " `kflm2 models`"
+        )
     return read_json(folder / JSON, "bundle", BundleError)
 
 

@@ -15,6 +15,7 @@ from typing import IO
 import torch
 from filelock import FileLock, Timeout
 
+from kflm2 import resources
 from kflm2.config.base import StreamConfig
 from kflm2.device import choose_device
 from kflm2.errors import DataError, KFLM2Error
@@ -222,7 +223,7 @@ def command_digest(config: StreamConfig, reader: MoleculeReader, settings: Seque
         return ""
     columns = (reader.smiles_column, reader.name_column, reader.keep)
     shared = (config.shard, *columns, config.max_atoms, config.max_tokens)
-    bundle = sha256_file(config.model / JSON)
+    bundle = sha256_file(resources.saved_model(config.model) / JSON)
     return sha256_texts([digest, bundle, version("rdkit"), *map(str, (*shared, *settings))])
 
 

@@ -295,8 +295,9 @@ class Predictor:
             writings_std = expand(values.std(axis=0), np.nan)
         domain = bundle.domain.locate(read.fingerprints, fused)
         nearest = [""] * count
-        for row, index in zip(rows, domain.nearest, strict=True):
-            nearest[row] = bundle.domain.smiles[index]
+        if bundle.domain.smiles:  # a model that was packed to be given away has none
+            for row, index in zip(rows, domain.nearest, strict=True):
+                nearest[row] = bundle.domain.smiles[index]
 
         def expand_texts(texts: list[str] | None) -> list[str] | None:
             by_row = dict(zip(rows, texts or (), strict=False))

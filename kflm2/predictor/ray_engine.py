@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from kflm2 import resources
 from kflm2.config.base import StreamConfig
 from kflm2.errors import DataError, KFLM2Error, SettingError
 from kflm2.files import read_json, write_json
@@ -64,7 +65,7 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
     assert out is not None
     # the actors have working folders of their own
     llm = config.llm and (str(Path(config.llm).resolve()) if Path(config.llm).exists() else config.llm)
-    config = replace(config, model=config.model.resolve(), llm=llm)
+    config = replace(config, model=resources.saved_model(config.model).resolve(), llm=llm)
     with _cluster():
         # this process reads no molecules; the GPU of its machine is an actor's
         model = build(replace(config, device="cpu"))

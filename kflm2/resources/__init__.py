@@ -1,4 +1,4 @@
-"""Files that come with the package: prompts, search spaces, the embedded LLM's adapter, the style of plots.
+"""Files that come with the package: prompts, search spaces, the embedded LLM's adapter, models, the style of plots.
 
 The user's own files of the same names go first: prompt/, hyperparameter/ and models/ of the project's folder.
 """
@@ -7,6 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from kflm2.files import project_folder
+
+CATALOGUE = "catalogue"
+"""Folder of the models that come with the package."""
 
 
 def find(folder: str, name: str) -> Path:
@@ -26,3 +29,9 @@ def find(folder: str, name: str) -> Path:
 def packaged(name: str) -> Path:
     """A file or folder of the package, on disk."""
     return Path(str(resources.files(__package__).joinpath(name)))
+
+
+def saved_model(model: Path) -> Path:
+    """The folder of a saved model: the path itself, or, where nothing is there, the packaged model of this name."""
+    folder = packaged(CATALOGUE) / model.name
+    return folder if len(model.parts) == 1 and not model.exists() and folder.is_dir() else model

@@ -18,6 +18,7 @@ from sklearn.svm import SVC, SVR
 from kflm2.config.train import VoterName
 from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
+from kflm2.featurize.descriptors import MORGAN_BITS
 from kflm2.featurize.features import Features
 
 PENALTIES = (1.0, 10.0, 100.0)
@@ -99,9 +100,17 @@ class SVMVoter:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, from which `from_arrays` restores the voter."""
-        names = ("numbers", "counts", "centre", "scale", "coefficients", "intercepts", "platt", "covariates")
+        names = ("numbers", "centre", "scale", "coefficients", "intercepts", "platt", "covariates")
         values = {name: np.array([getattr(self, name)]) for name in ("gamma", "covariate_weight")}
-        return {**{name: getattr(self, name) for name in names}, **values}
+        # of the counts of a molecule about 1 in 50 is not 0
+        rows, columns = np.nonzero(self.counts)
+        sparse = {
+            "counts.number": np.bincount(rows, minlength=len(self.counts)).astype(np.uint16),
+            "counts.column": columns.astype(np.uint16),
+            "counts.value": self.counts[rows, columns],
+            "counts.width": np.array([self.counts.shape[1]]),
+        }
+        return {**{name: getattr(self, name) for name in names}, **values, **(sparse if self.counts.size else {})}
 
     @classmethod
     def from_arrays(
@@ -118,6 +127,8 @@ class SVMVoter:
             "covariate_weight": np.ones(1),
         }
         arrays = none | arrays
+        if "counts" not in arrays:  # models of earlier versions have them in full
+            arrays["counts"] = _dense_counts(len(arrays["numbers"]), arrays)
         (gamma,), (weight,) = arrays.pop("gamma").tolist(), arrays.pop("covariate_weight").tolist()
         voter = cls(name, task, gamma=gamma, covariate_weight=weight, **arrays)
         count, width = voter.numbers.shape
@@ -135,6 +146,23 @@ class SVMVoter:
         if not (sound and finite and count and gamma > 0 and voter.counts.dtype == np.uint8 and voter.scale.all()):
             raise ValueError(f"the voter {name} is damaged")
         return voter
+
+
+def _dense_counts(molecules: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """(m, C) Morgan counts from the numbers that are not 0, which are taken out of the arrays; C is 0 for none.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    if "counts.number" not in arrays:
+        return np.zeros((molecules, 0), dtype=np.uint8)
+    number, column, value, (width,) = (arrays.pop(f"counts.{name}") for name in ("number", "column", "value", "width"))
+    whole = all(array.ndim == 1 and array.dtype.kind == "u" for array in (number, column, value))
+    if not whole or len(number) != molecules or not number.sum() == len(column) == len(value) or width > MORGAN_BITS:
+        raise ValueError("the counts are damaged")
+    counts = np.zeros((molecules, int(width)), dtype=value.dtype)
+    counts[np.repeat(np.arange(molecules), number), column] = value  # IndexError for a column that is not there
+    return counts
 
 
 def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]:

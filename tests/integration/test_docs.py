@@ -545,9 +545,11 @@ def test_the_quickstart_works(tmp_path: Path) -> None:
     project = _project(tmp_path)
     commands = _walk(README, "## In five minutes")
     assert [command.split()[:2] for command in commands if command.startswith("kflm2")] == [
-        ["kflm2", stage] for stage in ("train", "predict", "predict", "explain", "report")
+        ["kflm2", stage] for stage in ("models", "predict", "train", "predict", "predict", "explain", "report")
     ]
-    train, predict_smiles, *further = commands
+    models, predict_at_once, train, predict_smiles, *further = commands
+    assert "solubility" in _run(models, project)
+    assert "CC(=O)Oc1ccccc1C(=O)O" in _run(predict_at_once, project)
     # unchanged, except that training is shorter
     _run(f"{train} {SMALL} --ensemble 2", project)
     # once as a separate process

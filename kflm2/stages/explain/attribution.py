@@ -20,9 +20,8 @@ import torch
 from scipy.special import logit
 
 from kflm2.config.explain import MOST_STEPS
-from kflm2.data.molecules import parse_smiles
+from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.features import Batch, Features
-from kflm2.featurize.graphs import graphs_of
 from kflm2.model import CrossAttention, StatesEncoder, pool_mean
 from kflm2.trainers.supervised import Ensemble
 
@@ -38,25 +37,6 @@ TOLERANCE = 0.01
 _PARTS = ("states", "x", "edge_attr", "descriptors")
 _ITEMS = 4096
 """Tokens, atoms and bonds in one pass; more is no faster on a CPU."""
-_AVERAGED = 1000
-"""Largest number of molecules, about, whose atoms and bonds are averaged; more take seconds and change little."""
-
-
-@dataclass(frozen=True)
-class AverageAtom:
-    """Mean features of the atoms, and of the bonds, of the training molecules."""
-
-    atom: np.ndarray
-    """(F,)"""
-    bond: np.ndarray
-    """(G,); 0 if there is no bond."""
-
-    @classmethod
-    def of(cls, smiles: Sequence[str]) -> "AverageAtom":
-        """Averages over the atoms of valid SMILES; of many, over about 1,000 of them, evenly spaced."""
-        graphs = graphs_of(parse_smiles(text) for text in smiles[:: max(1, len(smiles) // _AVERAGED)])
-        bonds = max(1, len(graphs.bond_features))
-        return cls(graphs.atoms.values.mean(axis=0), graphs.bond_features.sum(axis=0) / bonds)
 
 
 @dataclass(frozen=True)

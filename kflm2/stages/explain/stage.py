@@ -32,7 +32,6 @@ from kflm2.stages.explain.attribution import (
     VIEWS,
     VOTERS,
     Attribution,
-    AverageAtom,
     attention,
     explain_all,
 )
@@ -119,7 +118,7 @@ class Explainer:
             if descriptor_scaler is None
             else tuple(np.array(bundle.descriptor_names)[descriptor_scaler.columns].tolist())
         )
-        self._average = AverageAtom.of(bundle.domain.smiles) if "graph" in read_views else None
+        self._average = bundle.average_atom() if "graph" in read_views else None
         views = (view for view in VIEWS if {"tokens": "states"}.get(view, view) in read_views)
         self.views = (*views, *(VOTERS[voter.name] for voter in bundle.ensemble.voters))
         self._unscaled = baseline_columns(bundle.config, bundle.descriptor_names)

@@ -17,6 +17,7 @@ from kflm2.llm.resolve import LLMSource
 from kflm2.model import FusedModel
 from kflm2.predictor.bundle import LEARNT_BEFORE, WEIGHTS, Bundle
 from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.resources import saved_model
 from kflm2.results.schema import OriginRecord
 
 
@@ -62,7 +63,7 @@ def find_origin(config: TrainConfig, device: torch.device) -> Origin | None:
     """
     if config.from_ is None:
         return None
-    folder = config.from_.resolve()
+    folder = saved_model(config.from_).resolve()
     bundle = load_bundle(folder, None if config.llm == TrainConfig.llm else config.llm, device)
     return Origin(
         tuple(member.model for member in bundle.ensemble.members),

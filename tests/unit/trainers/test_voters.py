@@ -171,6 +171,10 @@ def test_arrays_of_earlier_versions_have_no_covariates() -> None:
         {"gamma": np.array([np.inf])},
         {"scale": np.zeros(P, dtype=np.float32)},
         {"counts": np.zeros((42, C))},
+        {"counts.number": np.ones(N, dtype=np.uint16)},
+        {"counts.column": np.full(1, 9, dtype=np.uint16)},
+        {"counts.width": np.array([10**12])},
+        {"counts.width": np.array([1])},
         {"numbers": np.zeros((0, P), dtype=np.float32)},
         {"secret": np.zeros(1)},
     ],
@@ -178,7 +182,7 @@ def test_arrays_of_earlier_versions_have_no_covariates() -> None:
 )
 def test_damaged_arrays_are_refused(damage: dict[str, np.ndarray]) -> None:
     arrays = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).arrays()
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, TypeError, IndexError)):
         SVMVoter.from_arrays("svm", "regression", {**arrays, **damage}, FOLDS, 2)
 
 
