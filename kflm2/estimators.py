@@ -26,7 +26,8 @@ from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
-from kflm2.predictor.predictor import OK, Predictions, Predictor
+from kflm2.predictor.featurizer import OK
+from kflm2.predictor.predictor import Predictions, Predictor
 from kflm2.stages.train import experiment
 
 _ESTIMATOR_ONLY = ("valid_fraction", "random_state")

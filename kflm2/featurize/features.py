@@ -1,13 +1,16 @@
 """All views of a table's molecules, and batches of them as tensors."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.graphs import Graphs
 from kflm2.featurize.ragged import Ragged
+
+if TYPE_CHECKING:  # a process that only reads molecules starts sooner without PyTorch
+    import torch
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,21 @@ class Batch:
 
     size: int
     """B."""
-    states: torch.Tensor | None = None
+    states: "torch.Tensor | None" = None
     """(sum of T, D) states of all tokens, one molecule after another; one row per molecule if they are pooled."""
-    states_mol: torch.Tensor | None = None
+    states_mol: "torch.Tensor | None" = None
     """(sum of T,) index of the molecule of each row of states, ascending."""
-    x: torch.Tensor | None = None
+    x: "torch.Tensor | None" = None
     """(N, F) atom features."""
-    x_mol: torch.Tensor | None = None
+    x_mol: "torch.Tensor | None" = None
     """(N,) index of the molecule of each atom, ascending."""
-    edge_index: torch.Tensor | None = None
+    edge_index: "torch.Tensor | None" = None
     """(2, E) from atom, to atom."""
-    edge_attr: torch.Tensor | None = None
+    edge_attr: "torch.Tensor | None" = None
     """(E, G) bond features."""
-    descriptors: torch.Tensor | None = None
+    descriptors: "torch.Tensor | None" = None
     """(B, P) scaled descriptors."""
-    covariates: torch.Tensor | None = None
+    covariates: "torch.Tensor | None" = None
     """(B, W) scaled covariates."""
 
 
@@ -87,8 +90,10 @@ class Features:
             self.covariates[rows] if self.covariates is not None else None,
         )
 
-    def batch(self, rows: np.ndarray, device: torch.device) -> Batch:
+    def batch(self, rows: np.ndarray, device: "torch.device") -> Batch:
         """The views of selected molecules, in the order of `rows`."""
+        import torch
+
         states = self.states.take(rows) if self.states else None
         graph = self.graphs.batch(rows) if self.graphs else None
 

@@ -14,7 +14,7 @@ from kflm2.predictor.readers import InputRow, MoleculeReader
 if TYPE_CHECKING:  # a process that only cuts the input into chunks starts sooner without PyTorch
     import torch
 
-    from kflm2.predictor.predictor import MoleculeFeaturizer, ReadMolecules
+    from kflm2.predictor.featurizer import MoleculeFeaturizer, ReadMolecules
 
 CHUNK = 256
 """Rows in a chunk. A resumed run and a share use the same chunks as the whole, and so write the same bits."""

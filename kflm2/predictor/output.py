@@ -23,8 +23,9 @@ from kflm2.files import sha256_file, sha256_texts, write_json
 from kflm2.predictor import formats
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkModel, chunks
+from kflm2.predictor.featurizer import OK
 from kflm2.predictor.manifest import JSON
-from kflm2.predictor.predictor import OK, Predictor
+from kflm2.predictor.predictor import Predictor
 from kflm2.predictor.readers import MoleculeReader, reader_of
 from kflm2.progress import Progress
 from kflm2.trainers.jobs import default_jobs

@@ -58,8 +58,8 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
         KFLM2Error: the input cannot be read, or the output not be written, to its end.
     """
     # not above: the task that reads the input needs no PyTorch
+    from kflm2.predictor.featurizer import OK
     from kflm2.predictor.output import command_digest, locked, print_summary
-    from kflm2.predictor.predictor import OK
 
     out, start = config.out, time.perf_counter()
     assert out is not None

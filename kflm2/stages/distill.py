@@ -26,8 +26,9 @@ from kflm2.featurize.graphs import build_graphs
 from kflm2.predictor.bundle import LEARNT_BEFORE, Bundle, check_destination, saved_as
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
+from kflm2.predictor.featurizer import OK
 from kflm2.predictor.manifest import BundleError
-from kflm2.predictor.predictor import OK, TOO_LONG, Predictor
+from kflm2.predictor.predictor import TOO_LONG, Predictor
 from kflm2.progress import Progress
 from kflm2.results import schema
 from kflm2.results.runs import Run

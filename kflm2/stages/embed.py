@@ -11,8 +11,9 @@ from kflm2.config.embed import EmbedConfig, VectorName
 from kflm2.errors import SettingError
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.chunks import ChunkModel, ChunkReader, ReadChunk
+from kflm2.predictor.featurizer import MoleculeFeaturizer, ReadMolecules
 from kflm2.predictor.output import load_predictor, open_input, write_rows
-from kflm2.predictor.predictor import MoleculeFeaturizer, Predictor, ReadMolecules
+from kflm2.predictor.predictor import Predictor
 from kflm2.predictor.ray_engine import write_folder
 from kflm2.predictor.readers import MoleculeReader
 

@@ -17,7 +17,6 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
 import joblib
-import torch
 
 from kflm2.errors import KFLM2Error
 
@@ -174,7 +173,8 @@ def _begin(work: Callable[..., Any], shared: _Shared) -> None:
     """Prepare a process of the pool."""
     global _work, _shared
     _work, _shared = work, shared
-    torch.set_num_threads(1)  # a forked process waits for ever for the other threads of the first one
+    if "torch" in sys.modules:  # a process that only reads molecules starts without PyTorch
+        sys.modules["torch"].set_num_threads(1)  # a forked process waits for ever for the other threads of the first
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
     threading.Thread(target=_end_with_parent, args=(shared.stop,), daemon=True).start()
 

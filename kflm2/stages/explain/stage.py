@@ -25,7 +25,8 @@ from kflm2.files import atomic, read_json, write_csv, write_json, write_text
 from kflm2.plotting import save_figure
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
-from kflm2.predictor.predictor import OK, TOO_LONG
+from kflm2.predictor.featurizer import OK
+from kflm2.predictor.predictor import TOO_LONG
 from kflm2.predictor.readers import reader_of
 from kflm2.stages.explain import plots
 from kflm2.stages.explain.attribution import (

@@ -8,7 +8,8 @@ import torch
 
 from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.chunks import ChunkModel, ReadChunk
-from kflm2.predictor.predictor import OK, Predictions, Predictor
+from kflm2.predictor.featurizer import OK
+from kflm2.predictor.predictor import Predictions, Predictor
 
 _COLUMNS = ("row", "name", "smiles", "in_domain", "nearest", "similarity", "distance", "status", "features", "xtb")
 

@@ -19,8 +19,9 @@ from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import Chunk, ChunkReader, chunks
 from kflm2.predictor.export import describe_models
+from kflm2.predictor.featurizer import OK
 from kflm2.predictor.formats import as_csv
-from kflm2.predictor.predictor import OK, Predictor
+from kflm2.predictor.predictor import Predictor
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.explain import plots
 from kflm2.stages.explain.stage import Explainer, explained_values
