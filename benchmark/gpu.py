@@ -8,7 +8,8 @@ In each round the CPU and the GPU run in turn; a number is the median over round
 round, and above 1 the GPU is faster. Rows:
 
     embedding    molecules/s to the middle layer in a precision, without loading and without the cache
-    stage 1      tokens/s of `kflm2 finetune` on all layers, without loading and evaluation; QLoRA has weights in 4 bit
+    stage 1      tokens/s of `kflm2 finetune` on all layers, without loading and evaluation; QLoRA has weights in 4 bit;
+                 the CPU is taught an eighth of the molecules
     training     seconds an epoch of one crossAtt network on SAMPL, without reading and embedding
     prediction   molecules/s of `kflm2 predict` with a crossAtt model of SAMPL, without starting
 

@@ -21,6 +21,7 @@ from torch_geometric.utils import scatter, to_dense_batch
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import Attend, ModelConfig
 from kflm2.featurize.features import Batch, Sizes
+from kflm2.scaling import PrincipalComponents, Standardize
 
 
 @dataclass(frozen=True)
@@ -90,52 +91,6 @@ def attend_in_groups(
     groups = [(size_class == value).nonzero().squeeze(-1) for value in size_class.unique()]
     out = torch.cat([attend([view.take(rows) for view in views]) for rows in groups])
     return out[torch.cat(groups).argsort()]
-
-
-class Standardize(nn.Module):
-    """Subtract the mean and divide by the standard deviation of the training rows, column by column."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-
-    def fit(self, rows: torch.Tensor) -> None:
-        """Compute mean and std from (n, width) rows of the training part; a constant column is only centred."""
-        std, mean = torch.std_mean(rows, dim=0, correction=0)
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * (1 + mean.abs()), std, 1.0))
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        # LLM states have a few columns with rare huge values; clipping at 5 sigma keeps enough information
-        return ((rows - self.mean) / self.std).clamp(-5, 5)
-
-
-class PrincipalComponents(nn.Module):
-    """The leading principal components of rows, all divided by one number, so that their mean variance is 1."""
-
-    directions: torch.Tensor
-    """(D, C)"""
-    variance: float
-    """Share of the variance of the fitted rows that the components keep."""
-
-    def __init__(self, width: int, components: int) -> None:
-        super().__init__()
-        self.register_buffer("directions", torch.zeros(width, components))
-
-    def fit(self, rows: torch.Tensor) -> None:
-        """Find the components of (n, D) rows."""
-        count = self.directions.shape[1]
-        values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).double())  # ascending
-        kept = values[-count:].sum()
-        self.directions.copy_(vectors[:, -count:].flip(1) / (kept / count).sqrt().clamp(min=1e-12))
-        self.variance = (kept / values.sum()).item()
-
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows @ self.directions
 
 
 class StatesEncoder(nn.Module):

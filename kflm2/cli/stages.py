@@ -162,7 +162,7 @@ _ROWS = (
         "Print a table of the models that come with kflm2: what each predicts, learnt from what, and its error.\n\nIts"
         " name is a MODEL for predict, embed, explain, serve and `train --from`.",
         "kflm2.config.models:ModelsConfig",
-        "kflm2.stages.models:overview",
+        "kflm2.stages.models:run",
     ),
     Stage(
         "models pack",
@@ -173,7 +173,7 @@ _ROWS = (
         " matrices in half precision.\n\nFingerprints of these molecules stay in it, for the similarity to the nearest;"
         " a structure could be guessed from them.",
         "kflm2.config.models:PackConfig",
-        "kflm2.stages.models:pack",
+        "kflm2.stages.pack:run",
     ),
     Stage(
         "datasets",

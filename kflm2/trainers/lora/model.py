@@ -19,7 +19,7 @@ from kflm2.files import atomic
 from kflm2.llm.adapters import HEAD
 from kflm2.llm.decoding import IGNORE, hidden_states, mean_pool, nll_sum
 from kflm2.llm.loading import quiet
-from kflm2.model import Standardize
+from kflm2.scaling import Standardize
 from kflm2.trainers.lora.knowledge import KnowledgeTargets
 
 if TYPE_CHECKING:

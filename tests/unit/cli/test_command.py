@@ -272,6 +272,15 @@ def test_the_help_of_a_stage_imports_no_large_library() -> None:
     assert completed.stdout.splitlines()[-1] == "heavy set()"
 
 
+def test_a_stage_imports_no_large_library_that_it_does_not_use() -> None:
+    code = (
+        "import sys, kflm2.stages.models; print({'torch', 'rdkit', 'transformers', 'sklearn'} & set(sys.modules))\n"
+        "import kflm2.stages.finetune.stage; print({'torch', 'torch_geometric'} & set(sys.modules))"
+    )
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert completed.stdout.splitlines() == ["set()", "{'torch'}"]
+
+
 def test_the_stages_are_listed() -> None:
     printed = subprocess.run([KFLM2], capture_output=True, text=True, timeout=100).stdout
     lines = [line.strip() for line in printed.splitlines() if line.startswith("  kflm2")]
