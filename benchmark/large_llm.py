@@ -164,6 +164,7 @@ def main() -> None:
     for name in options.llm:
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(name, device, Path(folder))
+            torch.cuda.empty_cache()  # the parts are other processes
             for part, molecules, four_bit in parts:
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                     arguments = (name, Path(folder), device, smiles[:molecules], four_bit)

@@ -8,6 +8,7 @@ import tyro
 
 from kflm2.config.base import StageConfig
 from kflm2.errors import SettingError
+from kflm2.resources import saved_model
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PackConfig(StageConfig):
     """Which model is packed, and where to."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
-    """Folder that `kflm2 train --save` wrote."""
+    """Folder that `kflm2 train --save` wrote, or the name of a model of `kflm2 models`."""
     save: Path | None = None
     """Folder of the packed model."""
     again: bool = False
@@ -38,5 +39,5 @@ class PackConfig(StageConfig):
         """
         if self.save is None:
             raise SettingError("give --save, a folder for the packed model")
-        if self.save.resolve() == self.model.resolve():
-            raise SettingError(f"save: {self.save} is the model itself: name another folder")
+        if self.save.resolve().is_relative_to(saved_model(self.model).resolve()):
+            raise SettingError(f"save: {self.save} is the model itself or lies in it: name another folder")

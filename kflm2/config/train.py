@@ -15,7 +15,7 @@ from kflm2.config.table import TableConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 from kflm2.files import read_json
-from kflm2.resources import saved_model
+from kflm2.resources import MANIFEST, saved_model
 
 Attend = Literal["items", "pooled"]
 GraphEncoderName = Literal["gcn", "gine"]
@@ -28,7 +28,7 @@ VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
 """Voter -> the view that it reads."""
 
 
-BUNDLE = "bundle.json"
+BUNDLE = MANIFEST
 """File of a saved model that says what it is made of."""
 
 

@@ -46,7 +46,9 @@ def default_adapter(llm: LLM) -> Path | None:
 
 
 def packaged(llm: str, wanted: str) -> Path | None:
-    """The adapter of an LLM that comes with the package and has a digest; None if there is none."""
+    """The adapter of an LLM of the registry that comes with the package and has a digest; None if there is none."""
+    if llm not in LLMS:  # the name may come from an untrusted file, and is part of a path
+        return None
     folders = sorted(path.parent for path in (resources.packaged("models") / llm).glob("*/adapter_config.json"))
     return next((folder for folder in folders if digest(folder) == wanted), None)
 

@@ -14,7 +14,7 @@ The confidence is the mean over models; the intervals of one model cover more or
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from crepes import ConformalClassifier, ConformalRegressor
@@ -191,6 +191,20 @@ class Calibration:
         mean_size = float(size[labelled].mean())
         has_size = np.isfinite(mean_size) and (self.task == "classification" or y_true.shape[1] == 1)
         return Coverage(confidence, float(covered[labelled].mean()), mean_size if has_size else None)
+
+    def anonymous(self) -> "Calibration":
+        """What gives the same intervals or sets, without saying which molecule has which label.
+
+        Of regression only the residuals stay, since intervals need no more.
+        """
+        residuals = self.y_true - self.y_pred
+        if self.task == "classification":
+            order = np.argsort(self.y_pred[:, 0])
+            y_true, y_pred = self.y_true[order], self.y_pred[order]
+        else:
+            order = np.argsort(residuals[:, 0])
+            y_true, y_pred = residuals[order], np.zeros_like(self.y_pred)
+        return replace(self, y_true=y_true, y_pred=y_pred, std=self.std[order])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name -> array, of the arrays to save."""

@@ -6,7 +6,7 @@
     adapter/              the LLM's adapter from stage 1, if there is one, and its head, if the models read it
     README.md             a card for people
 
-One that was packed (see `pack`) has no training.csv, and no adapter/ where the adapter comes with kflm2; its matrices
+One that was packed (see `pack`) has no training.csv, and no adapter/ where the adapter comes with kflm2; its weights
 are in half precision.
 
 A bundle from elsewhere is untrusted data; kflm2.predictor.bundle_reader checks and reads it.
@@ -125,7 +125,9 @@ class Bundle:
         """Whether the adapter that the models read is in the bundle's folder."""
         if self.source is None or self.source.adapter is None:
             return False
-        return not self.packed or adapters.packaged(self.source.name, self.source.digests["adapter"]) is None
+        comes_along = adapters.packaged(self.source.name, self.source.digests["adapter"]) is not None
+        # the digest is of the adapter without its head
+        return not self.packed or not comes_along or self.head() is not None
 
     def average_atom(self) -> AverageAtom:
         """Mean features of atoms and bonds of the molecules that were learnt from."""
@@ -134,15 +136,23 @@ class Bundle:
     def pack(self) -> "Bundle":
         """The same models to be given away: smaller, and without the SMILES that they learnt from.
 
-        Fingerprints of these molecules stay, by which the similarity to the nearest of them is found, and the numbers
-        that the support vector machines read of them. A structure could be guessed from these.
+        Fingerprints of these molecules stay, by which the similarity to the nearest of them is found, digests of their
+        structures, and the numbers that the support vector machines read of them. A structure could be guessed from
+        these. Labels do not stay, but for the residuals of regression, in no order of the molecules.
+
+        Raises:
+            BundleError: it does not say rightly how it was made.
         """
         if self.packed:
             return self
-        learnt = {*structure_digests(self.domain.smiles), *self.provenance.get(LEARNT_BEFORE, ())}
+        before = self.provenance.get(LEARNT_BEFORE, [])
+        if not isinstance(before, list):
+            raise BundleError(f"the bundle does not say rightly how it was made: {LEARNT_BEFORE} is {before!r}")
+        learnt = {*structure_digests(self.domain.smiles), *map(str, before)}
         return dataclasses.replace(
             self,
             domain=self.domain.without_smiles(),
+            calibration=self.calibration.anonymous(),
             average=self.average_atom(),
             provenance={**self.provenance, LEARNT_BEFORE: sorted(learnt)},
         )
@@ -219,18 +229,18 @@ class Bundle:
             "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
             **({} if self.covariates is None else {"covariates": self.covariates.to_json()}),
             "llm": _llm_record(self.source),
-            "features": feature_names(self.config),
+            "features": feature_names(self.config, self.packed),
             "made": self.provenance,
             "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in bundle_files(folder)},
         }
         write_json(folder / JSON, {**metadata, "digest": _digest(metadata)})
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The arrays of weights.safetensors, by name; of a packed bundle matrices are in half precision."""
+        """The arrays of weights.safetensors, by name; of a packed bundle those that make it large are rounded."""
         for name, array in self._full_arrays():
-            # vectors stay, since they are small and may be scales of any size; and what finds the LLM again
-            half = self.packed and array.ndim == 2 and array.dtype == np.float32 and name != "probe"
-            yield name, _half(array) if half else array
+            # vectors are small, and may be scales of any size
+            large = (name.startswith("member.") and array.ndim > 1) or name.endswith((".numbers", "domain.vectors"))
+            yield name, _half(array) if self.packed and large else array
 
     def _full_arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         for i, member in enumerate(self.ensemble.all_members):
@@ -255,8 +265,8 @@ class Bundle:
         yield "domain.vectors", self.domain.vectors
         if self.packed:
             yield "domain.prints", packed(self.domain.prints)
-            yield "average.atom", self.average_atom().atom
-            yield "average.bond", self.average_atom().bond
+            for part in ("atom", "bond"):
+                yield f"average.{part}", getattr(self.average_atom(), part).astype(np.float32)
         if self.source is not None:
             yield "probe", probe_states(Embedder(self.source, torch.device("cpu")), self.domain.smiles)
 
@@ -300,13 +310,21 @@ def probe_states(embedder: Embedder, smiles: list[str]) -> np.ndarray:
 
 
 def _half(array: np.ndarray) -> np.ndarray:
-    """In float16, unless a number is too large for it."""
-    return array.astype(np.float16) if np.abs(array).max(initial=0) <= np.finfo(np.float16).max else array
+    """In float16, or in float32 where that changes a number by more than a thousandth of the largest."""
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    close = np.abs(half - array).max(initial=0) <= 1e-3 * np.abs(array).max(initial=0)
+    return half if close else array.astype(np.float32)
 
 
-def feature_names(config: TrainConfig) -> dict[str, Any]:
-    """Names and versions of the input features; another release of RDKit may have other descriptors."""
-    names: dict[str, Any] = {}
+def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
+    """Names and versions of the input features; another release of RDKit may have other descriptors.
+
+    Args:
+        config: of the model.
+        packed: whether it has fingerprints instead of SMILES.
+    """
+    names: dict[str, Any] = {"rdkit": version("rdkit")} if packed else {}
     if "graph" in config.read_views:
         names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES), "graph_version": graphs.VERSION}
     if "xtb" in config.read_descriptors:

@@ -121,14 +121,19 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     config.check_training()
     for voter_name in config.voters:
         one_of("voter", voter_name, tuple(VOTER_VIEWS))
-    if (features := metadata["features"]) != feature_names(config):
+    packed = not (folder / TRAINING).is_file()
+    if (features := metadata["features"]) != feature_names(config, packed):
         there, here = features.get("rdkit"), version("rdkit")
-        program = "an earlier kflm2" if there in (None, here) else f"RDKit {there}, and this is {here}"
-        raise BundleError(f"bundle {folder} was made with other features, by {program}: train it again")
+        if there in (None, here):
+            raise BundleError(f"bundle {folder} was made with other features, by an earlier kflm2: train it again")
+        raise BundleError(
+            f"bundle {folder} was made with other features, by RDKit {there}, and this is {here}: train it again, or"
+            f" `pip install rdkit=={there}`"
+        )
     task: Task = metadata["kind"]
     if task not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {task!r}")
-    # matrices of a packed bundle are in half precision
+    # weights of a packed bundle are in half precision
     arrays = {
         name: array.astype(np.float32) if array.dtype == np.float16 else array
         for name, array in load_file(folder / WEIGHTS).items()
@@ -169,7 +174,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     # the file of the head is checked here too
     names = names_of(config.read_descriptors, source)
     ensemble = _ensemble(config, members, descriptor_scaler, covariate_scaler, sizes, arrays, len(targets), names)
-    domain = _domain(folder, metadata["domain"], arrays, config.hidden)
+    domain = _domain(folder, metadata["domain"], arrays, config.hidden, packed)
     valid = _with_prefix(arrays, "calibration.")
     shape = (len(valid["y_true"]), len(targets))
     calibration = Calibration.fit(
@@ -198,19 +203,21 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         calibration=calibration,
         domain=domain,
         provenance=metadata["made"],
-        average=None if domain.smiles else _average(arrays),
+        average=_average(arrays) if packed else None,
         opened=opened,
     )
 
 
-def _domain(folder: Path, record: dict[str, Any], arrays: dict[str, np.ndarray], width: int) -> ApplicabilityDomain:
+def _domain(
+    folder: Path, record: dict[str, Any], arrays: dict[str, np.ndarray], width: int, packed: bool
+) -> ApplicabilityDomain:
     """The molecules that were learnt from, by their SMILES or, in a packed bundle, by their fingerprints.
 
     Raises:
         ValueError: an array is damaged.
     """
     smiles: list[str] = []
-    if "domain.prints" in arrays:
+    if packed:
         prints = unpacked(arrays["domain.prints"])
     else:
         with open(folder / TRAINING, encoding="utf-8", newline="") as file:
@@ -313,12 +320,12 @@ def _find_llm(folder: Path, record: dict[str, Any], llm: str | None) -> LLMSourc
     # models of earlier versions do not say; most were made on a CPU
     precision = one_of("precision", record.get("precision", LLMSource.precision), PRECISIONS)
     adapter = folder / ADAPTER if (folder / ADAPTER).is_dir() else None
-    if adapter is not None:
-        _check_adapter(adapter)
-    elif digest := record.get("adapter"):
+    if adapter is None and (digest := record.get("adapter")):
         adapter = adapters.packaged(name, str(digest))
         if adapter is None:
             raise LLMError(f"bundle {folder} reads an adapter of {name!r} that this version of kflm2 does not bring")
+    if adapter is not None:
+        _check_adapter(adapter)
     try:
         # only an LLM that the user names may be downloaded
         with contextlib.nullcontext() if llm is not None else offline():

@@ -98,7 +98,7 @@ def _check_output(out: Path, reader: MoleculeReader, model: Path, folder: bool) 
         raise DataError(f"out {out} is a {'file' if folder else 'folder'}; give a {'folder' if folder else 'file'}")
     if reader.path is not None and out.exists() and out.samefile(reader.path):
         raise DataError(f"out {out} is the input itself; give another file")
-    if out.resolve().is_relative_to(model.resolve()):
+    if out.resolve().is_relative_to(resources.saved_model(model).resolve()):
         raise DataError(f"out {out} lies in the model; give another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):

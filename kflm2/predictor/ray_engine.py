@@ -65,7 +65,9 @@ def write_folder(config: StreamConfig, build: Build, settings: Sequence[object])
     assert out is not None
     # the actors have working folders of their own
     llm = config.llm and (str(Path(config.llm).resolve()) if Path(config.llm).exists() else config.llm)
-    config = replace(config, model=resources.saved_model(config.model).resolve(), llm=llm)
+    # a model that comes along is where kflm2 is, on each machine
+    named = resources.saved_model(config.model) != config.model
+    config = replace(config, model=config.model if named else config.model.resolve(), llm=llm)
     with _cluster():
         # this process reads no molecules; the GPU of its machine is an actor's
         model = build(replace(config, device="cpu"))

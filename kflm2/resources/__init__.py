@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kflm2.files import project_folder
 
+MANIFEST = "bundle.json"
+"""The file by which a folder is a saved model."""
 CATALOGUE = "catalogue"
 """Folder of the models that come with the package."""
 
@@ -32,6 +34,7 @@ def packaged(name: str) -> Path:
 
 
 def saved_model(model: Path) -> Path:
-    """The folder of a saved model: the path itself, or, where nothing is there, the packaged model of this name."""
+    """The folder of a saved model: the path itself, or, where no model is there, the packaged model of this name."""
     folder = packaged(CATALOGUE) / model.name
-    return folder if len(model.parts) == 1 and not model.exists() and folder.is_dir() else model
+    own = (model / MANIFEST).is_file() or len(model.parts) != 1
+    return model if own or not folder.is_dir() else folder

@@ -30,6 +30,7 @@ from kflm2.predictor.featurizer import OK
 from kflm2.predictor.manifest import BundleError
 from kflm2.predictor.predictor import TOO_LONG, Predictor
 from kflm2.progress import Progress
+from kflm2.resources import saved_model
 from kflm2.results import schema
 from kflm2.results.runs import Run
 from kflm2.results.schema import RunResult
@@ -56,7 +57,7 @@ def run(config: DistillConfig) -> None:
         KFLM2Error: the teacher or the corpus cannot be used, or it was trained on another table.
     """
     assert config.save is not None
-    if config.save.resolve().is_relative_to(config.model.resolve()):
+    if config.save.resolve().is_relative_to(saved_model(config.model).resolve()):
         raise SettingError(f"save: {config.save} is the teacher or lies in it: name another folder")
     check_destination(config.save)
     if saved_as(config.save) is not None and not config.again:

@@ -120,7 +120,10 @@ class SVMVoter:
 
         Raises:
             ValueError: the arrays do not go together, or hold a number that is not finite.
+            IndexError, KeyError, TypeError: one is missing, or names a column that is not there.
         """
+        if len(arrays["numbers"]) > _MOST:  # so that an untrusted file cannot take much memory
+            raise ValueError(f"the voter {name} has more molecules than any")
         # models of earlier versions have no covariates
         none: dict[str, np.ndarray] = {
             "covariates": np.zeros((len(arrays["numbers"]), 0), np.float32),
@@ -142,8 +145,8 @@ class SVMVoter:
             "covariates": (count, voter.covariates.shape[1]),
         }
         sound = all(getattr(voter, part).shape == shape for part, shape in shapes.items())
-        finite = all(np.isfinite(array).all() for array in [*arrays.values(), gamma, weight])
-        if not (sound and finite and count and gamma > 0 and voter.counts.dtype == np.uint8 and voter.scale.all()):
+        finite = sound and all(np.isfinite(array).all() for array in [*arrays.values(), gamma, weight])
+        if not (finite and count and gamma > 0 and voter.counts.dtype == np.uint8 and voter.scale.all()):
             raise ValueError(f"the voter {name} is damaged")
         return voter
 
@@ -157,10 +160,10 @@ def _dense_counts(molecules: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
     if "counts.number" not in arrays:
         return np.zeros((molecules, 0), dtype=np.uint8)
     number, column, value, (width,) = (arrays.pop(f"counts.{name}") for name in ("number", "column", "value", "width"))
-    whole = all(array.ndim == 1 and array.dtype.kind == "u" for array in (number, column, value))
+    whole = all(array.ndim == 1 and array.dtype.kind == "u" for array in (number, column)) and value.dtype == np.uint8
     if not whole or len(number) != molecules or not number.sum() == len(column) == len(value) or width > MORGAN_BITS:
         raise ValueError("the counts are damaged")
-    counts = np.zeros((molecules, int(width)), dtype=value.dtype)
+    counts = np.zeros((molecules, int(width)), dtype=np.uint8)
     counts[np.repeat(np.arange(molecules), number), column] = value  # IndexError for a column that is not there
     return counts
 

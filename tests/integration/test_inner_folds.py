@@ -152,7 +152,7 @@ def _changed(work: Path, folder: Path, arrays: dict[str, Any], **changes: Any) -
         ("voter.svm.numbers", lambda array: array[:, :2]),
         ("voter.svm.coefficients", lambda array: array + np.inf),
         ("voter.svm.coefficients", lambda array: array[:, :1]),
-        ("voter.svm.counts", lambda array: array.astype(np.int64)),
+        ("voter.svm.counts.value", lambda array: array.astype(np.int64)),
         ("voter.svm.gamma", lambda array: array * 0),
         ("voter.llm.centre", lambda array: array[:3]),
         ("voter.llm.more", lambda array: np.zeros(3)),

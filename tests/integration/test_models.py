@@ -11,9 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import kflm2
+from safetensors.numpy import load_file, save_file
 
 from kflm2 import api
 from kflm2.data.structures import structure_digests
+from kflm2.files import sha256_file
+from kflm2.llm import adapters
+from kflm2.llm.registry import LLMS
 from kflm2.predictor.bundle import FORMAT, _digest
 from kflm2.resources import CATALOGUE, packaged
 
@@ -66,6 +70,9 @@ def test_a_packed_model_holds_no_smiles_of_its_molecules(saved: Path) -> None:
     assert len(long) > 20 and not any(smiles.encode() in content for smiles in long)
     whole, packed = (sum(path.stat().st_size for path in (saved / name).rglob("*")) for name in ("model", "given"))
     assert packed < 0.4 * whole
+    labels = load_file(saved / "given" / "weights.safetensors")["calibration.y_true"]
+    known = pd.read_csv(packaged("").parents[1] / "dataset" / "SAMPL.csv")["expt"]
+    assert not np.isin(labels.round(6), known.round(6)).any(), "a label is in it"
     card = (saved / "given" / "README.md").read_text()
     assert "not in this folder" in card and "comes with kflm2" in card and "training.csv" not in card
 
@@ -111,22 +118,92 @@ def test_what_cannot_be_packed_is_refused_in_a_line(saved: Path, tmp_path: Path)
 
     assert "give --save" in error("model")
     assert "the model itself" in error("model", "--save", "model")
+    assert "the model itself" in error("model", "--save", "model/given")
     assert "--again" in error("model", "--save", "given")
     assert "no bundle.json" in error("nothing", "--save", tmp_path / "given")
-    # an adapter that another version of kflm2 brought
+    # what a folder says of its making can be anything
+    for number, made in enumerate(({}, [], {"learnt_before": 3})):
+        shutil.copytree(saved / "model", tmp_path / f"{number}")
+        _change(tmp_path / f"{number}", made=made)
+        assert "does not say rightly how it was made" in error(tmp_path / f"{number}", "--save", tmp_path / "given")
+    assert not (tmp_path / "given").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adapter": "0" * 64}, "does not bring"),  # of another version of kflm2
+        ({"adapter": "0" * 64, "name": "../models"}, "does not bring"),
+    ],
+)
+def test_an_adapter_that_is_not_here_is_refused(
+    saved: Path, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(saved / "given", other)
-    _change(other, lambda metadata: metadata["llm"].update(adapter="0" * 64))
-    completed = kflm2("predict", other, "CCO", cwd=saved)
-    assert completed.returncode == 2 and "does not bring" in completed.stderr
+    llm = json.loads((other / "bundle.json").read_text())["llm"]
+    _change(other, llm={**llm, **change})
+    completed = kflm2("predict", other, "CCO", "--llm", "SmolLM2_135M", cwd=saved)
+    assert completed.returncode == 2 and message in completed.stderr and completed.stderr.count("\n") == 1
 
 
-def _change(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def test_a_packaged_adapter_is_of_the_registry_only(tmp_path: Path) -> None:
+    # the name of an LLM comes from an untrusted file, and would be part of a path
+    shutil.copytree(adapters.default_adapter(LLMS["SmolLM2_135M"]), tmp_path / "models" / "own")
+    digest = adapters.digest(tmp_path / "models" / "own")
+    assert adapters.packaged("SmolLM2_135M", digest) is not None
+    assert adapters.packaged(str(tmp_path / "models"), digest) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("domain.prints", lambda array: array[:, :-1]),
+        ("domain.prints", lambda array: array[:-1]),
+        ("average.atom", lambda array: array * np.nan),
+        ("probe", lambda array: -array),
+        ("voter.svm.numbers", lambda array: np.zeros((6001, 0), np.float32)),
+    ],
+)
+def test_a_damaged_packed_model_is_refused_in_a_line(
+    saved: Path, tmp_path: Path, name: str, damage: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(saved / "given", folder)
+    arrays = load_file(folder / "weights.safetensors")
+    save_file({**arrays, name: np.ascontiguousarray(damage(arrays[name]))}, folder / "weights.safetensors")
+    _change(folder, files={"weights.safetensors": sha256_file(folder / "weights.safetensors")})
+    completed = kflm2("predict", folder, "CCO", cwd=saved)
+    assert completed.returncode == 2 and completed.stderr.count("\n") == 1, completed.stderr
+
+
+def _change(folder: Path, **changes: Any) -> None:
     """Change bundle.json, and its digest with it."""
-    metadata = json.loads((folder / "bundle.json").read_text())
+    metadata = {**json.loads((folder / "bundle.json").read_text()), **changes}
     metadata.pop("digest")
-    change(metadata)
     (folder / "bundle.json").write_text(json.dumps({**metadata, "digest": _digest(metadata)}))
+
+
+@pytest.mark.parametrize("inner", ["folds", "holdout"])
+def test_a_packed_classifier_of_two_targets_predicts_the_same(inner: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.read_csv(packaged("").parents[1] / "dataset" / "SAMPL.csv")[["smiles"]].head(90)
+    for name in ("a", "b"):
+        table[name] = np.where(rng.random(90) < 0.2, np.nan, rng.integers(0, 2, 90))
+    table["pH"] = rng.integers(4, 9, 90)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    graph = ("--model", "gcn_indepent", "--inner", inner, "--feature-columns", "pH", "--epochs", 1, "--ensemble", 2)
+    train = ("train", "--csv", "table.csv", "--target-columns", "a", "b", "--task", "classification", *graph)
+    for command in ((*train, "--save", "model"), ("models", "pack", "model", "--save", "given")):
+        completed = kflm2(*command, cwd=tmp_path)
+        assert completed.returncode == 0, completed.stderr
+    for name in ("model", "given"):
+        assert kflm2("predict", name, "table.csv", "--out", f"{name}.csv", cwd=tmp_path).returncode == 0
+    whole, packed = (pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False) for name in ("model", "given"))
+    np.testing.assert_allclose(whole[["a", "b"]], packed[["a", "b"]], atol=2e-3)
+    assert (whole["a_possible"] == packed["a_possible"]).mean() > 0.95
+    labels = load_file(tmp_path / "given" / "weights.safetensors")["calibration.y_true"]
+    assert not np.array_equal(labels, load_file(tmp_path / "model" / "weights.safetensors")["calibration.y_true"])
 
 
 def test_the_table_names_every_model_that_comes_along(tmp_path: Path) -> None:
@@ -163,6 +240,9 @@ def test_a_model_that_comes_along_is_found_by_its_name(
     shutil.copytree(saved / "model", "hydration")
     assert api.load("hydration").predict(["CCO"])["expt"].iloc[0] != y_pred
     shutil.rmtree("hydration")
-    Path("hydration").mkdir()
-    completed = kflm2("predict", "hydration", "CCO", cwd=tmp_path)
-    assert completed.returncode == 2 and "no bundle" in completed.stderr
+    # of the same name, but no model
+    for command, out in (("explain", "hydration"), ("predict", "hydration/out.csv")):
+        completed = kflm2(command, "hydration", "CCO", "--out", out, cwd=tmp_path)
+        assert completed.returncode == 0, completed.stderr
+    assert pd.read_csv("hydration/out.csv")["expt"].iloc[0] == pytest.approx(y_pred, rel=1e-4)
+    assert kflm2("predict", tmp_path / "hydration", "CCO", cwd=tmp_path).returncode == 2

@@ -48,6 +48,10 @@ def test_the_wheel_contains_the_package_and_its_files(wheel: Path) -> None:
         f"{adapter}/adapter_model.safetensors",
         f"{adapter}/kflm2.json",
     } <= resources
+    for model in ("hydration", "solubility", "logd"):
+        assert {
+            f"catalogue/{model}/{name}" for name in ("README.md", "bundle.json", "weights.safetensors")
+        } <= resources
     assert "kflm2/stages/report/static/page.html" in names
     assert {f"kflm2/stages/serve/static/{name}" for name in ("page.html", "page.js", "page.css", "api.txt")} <= set(
         names

@@ -175,3 +175,25 @@ def test_sets_have_the_requested_coverage_for_each_class() -> None:
             values.append(sets[y_true[200:, 0] == label, label].mean())
     assert np.mean(shares[0]) == pytest.approx(0.9, abs=0.015)
     assert np.mean(shares[1]) == pytest.approx(0.9, abs=0.02)
+
+
+def test_without_names_the_intervals_are_the_same_and_labels_are_gone() -> None:
+    y_true, y_pred, std = (np.repeat(array, 2, axis=1) for array in _regression(4, 50))
+    y_true[::7, 1] = np.nan
+    whole = Calibration.fit("regression", y_true, y_pred, std)
+    anonymous = whole.anonymous()
+    queries = np.array([[0.5, 1.0], [-3.0, 2.0]]), np.array([[0.3, 0.4], [1.0, 0.1]])
+    np.testing.assert_array_equal(whole.intervals(*queries, 0.9), anonymous.intervals(*queries, 0.9))
+    assert whole.fewest == anonymous.fewest
+    assert not np.isin(anonymous.y_true, y_true).any() and not anonymous.y_pred.any()
+
+
+def test_without_names_the_sets_are_the_same() -> None:
+    rng = np.random.default_rng(5)
+    labels, y_pred = rng.integers(0, 2, (60, 1)).astype(float), rng.random((60, 1))
+    whole = Calibration.fit("classification", labels, y_pred, np.zeros((60, 1)))
+    anonymous = whole.anonymous()
+    queries = rng.random((20, 1))
+    np.testing.assert_array_equal(whole.sets(queries, 0.8), anonymous.sets(queries, 0.8))
+    np.testing.assert_array_equal(whole.calibrated(queries), anonymous.calibrated(queries))
+    assert not np.array_equal(labels, anonymous.y_true)

@@ -162,6 +162,13 @@ def test_arrays_of_earlier_versions_have_no_covariates() -> None:
     assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
 
 
+def test_counts_of_earlier_versions_were_in_full() -> None:
+    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    arrays = {key: array for key, array in voter.arrays().items() if not key.startswith("counts.")}
+    restored = SVMVoter.from_arrays("svm", "regression", {**arrays, "counts": voter.counts}, FOLDS, 2)
+    assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -168,7 +168,7 @@ function showAnswers(answer) {
     ...model.features.map((name) => ({ label: name, text: (row) => row.given[name] || MISSING })),
     ...model.targets.flatMap(columnsOf),
     wrapped("domain", "domain", domain, (row) => el("span", { class: row.in_domain === "no" ? "alarm" : null }, domain(row))),
-    wrapped("nearest", "nearest in training", (row) => row.nearest, (row) => (row.nearest ? [el("code", {}, row.nearest), `similarity ${fixed(row.similarity, 2)}`] : MISSING), (row) => row.similarity),
+    wrapped("nearest", "nearest in training", (row) => row.nearest, (row) => (row.similarity === null ? MISSING : [row.nearest ? el("code", {}, row.nearest) : null, `similarity ${fixed(row.similarity, 2)}`]), (row) => row.similarity),
     wrapped("status", "status", note, (row) => el("span", { class: row.status === "ok" && !beyond(row) ? null : "alarm" }, note(row))),
     wrapped("more", "explanation", (row) => row.status, (row) => (row.status === "ok"
       ? el("button", { type: "button", onclick: () => explain(row), "aria-label": `Explain row ${row.row}` }, "Explain") : MISSING)),
