@@ -89,7 +89,7 @@ class InferenceConfig(StageConfig):
     """Which saved model is used on which molecules."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
-    """Folder that `kflm2 train --save` wrote."""
+    """Folder that `kflm2 train --save` wrote, or the name of a model of `kflm2 models`."""
     molecules: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE|-|SMILES")] = ()
     """A .csv, .xlsx, .smi, .sdf or .parquet file, also .csv.gz and the like or an address (https://host/a.smi), - for
     SMILES on standard input, or SMILES."""

@@ -20,7 +20,7 @@ class ServeConfig(StageConfig):
     """Which saved model answers, where, and how much it takes on."""
 
     model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = Path("model")
-    """Folder that `kflm2 train --save` wrote."""
+    """Folder that `kflm2 train --save` wrote, or the name of a model of `kflm2 models`."""
     host: str = LOOPBACK
     """Address to listen on. The default can be reached from this machine only. There is no login: with another
     address, such as 0.0.0.0, everybody who can reach this machine can use the page."""

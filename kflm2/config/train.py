@@ -288,7 +288,9 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
             KFLM2Error: it is not; see also TableConfig.completed.
         """
         if self.from_ is not None and not (saved_model(self.from_) / BUNDLE).is_file():
-            raise SettingError(f"from: {self.from_} is no folder that `kflm2 train --save` wrote")
+            raise SettingError(
+                f"from: {self.from_} is no folder that `kflm2 train --save` wrote, nor a model of `kflm2 models`"
+            )
         return super().completed()
 
     def check(self) -> None:

@@ -424,6 +424,21 @@ def test_pasted_smiles_have_their_rows_and_a_hostile_name_is_text(tab: Any) -> N
     )
 
 
+def test_the_similarity_is_shown_where_no_nearest_molecule_is_named(tab: Any) -> None:
+    def packed(route: Any) -> None:  # the answer of a packed model, which has no SMILES of its molecules
+        response = route.fetch()
+        answer = response.json()
+        assert answer["rows"][0]["nearest"]
+        route.fulfill(response=response, json={**answer, "rows": [{**row, "nearest": ""} for row in answer["rows"]]})
+
+    tab.route("**/api/predict", packed)
+    tab.get_by_label("SMILES, one a line").fill("\n".join(LINES[:3]))
+    tab.get_by_role("button", name="Predict", exact=True).click()
+    tab.wait_for_selector("#answers table")
+    cells = _cells(tab, "nearest in training")
+    assert re.fullmatch(r"similarity [01]\.\d\d", cells[0]) and cells[2] == "-"
+
+
 def test_a_row_is_explained_by_the_keys_alone(tab: Any) -> None:
     tab.get_by_label("SMILES, one a line").fill(LINES[1])
     tab.get_by_role("button", name="Predict", exact=True).press("Enter")
