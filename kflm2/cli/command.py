@@ -28,6 +28,8 @@ _GROUPS = "data corpus split model LLM LoRA prompt training evaluation search co
 """Sections of a help page, in their order."""
 INCOMPLETE = 3
 """Exit status of a stage that worked but had no result for some molecules."""
+_LIBRARIES = "apt-get install libxrender1 libxext6 libexpat1"
+"""What brings the libraries of the system with which RDKit draws."""
 
 
 @dataclass
@@ -122,11 +124,19 @@ class Stage:
 
 @contextlib.contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """End the process with status 2 and one line on stderr after an error of the input, with 130 after Ctrl-C."""
+    """End the process with status 2 and one line on stderr after an error of the input, with 130 after Ctrl-C.
+
+    So does a library of the system that is not there: RDKit draws with some that a small container has not.
+    """
     try:
         yield
     except (KFLM2Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ImportError as error:
+        if "cannot open shared object file" not in str(error):
+            raise
+        print(f"error: {error}; on Debian and Ubuntu: {_LIBRARIES}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -198,6 +198,25 @@ def test_an_error_is_one_line_on_stderr_and_status_2() -> None:
     assert completed.stderr.count("\n") == 1
 
 
+def test_a_library_that_the_system_lacks_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(error: str) -> None:
+        def fail(config: object) -> None:
+            raise ImportError(error)
+
+        monkeypatch.setattr("kflm2.stages.llms.run", fail)
+        stages.llms.from_command_line([])
+
+    # as RDKit says it in a container without the libraries of X
+    with pytest.raises(SystemExit) as stop:
+        run("libXrender.so.1: cannot open shared object file: No such file or directory")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: libXrender.so.1: cannot open")
+    with pytest.raises(ImportError, match="a fault of the program"):
+        run("a fault of the program")
+
+
 def test_help_explains_every_setting_with_its_default() -> None:
     script = ROOT / "task_training" / "train_crossAtt_SAMPL.py"
     completed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=100)
