@@ -10,6 +10,7 @@ import numpy as np
 import rdkit
 from rdkit import Chem, rdBase
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
+from scipy.special import ndtri
 from sklearn.preprocessing import QuantileTransformer
 
 from kflm2.config.train import DescriptorSet
@@ -33,6 +34,8 @@ _EXACT = 2.0**53
 _MOST_ATOMS_OF_IPC = 100
 """Ipc's time grows with the fourth power of the atoms: 0.1 s for 100, 30 s for 600. From 90 atoms on none is exact in
 the eleven datasets."""
+_AT_THE_END = 1e-7
+"""A value so near to the end of the training range is at the end, as scikit-learn has it."""
 _IPC = ("Ipc", "AvgIpc")
 _OF_ESTATE = ("MaxAbsEStateIndex", "MaxEStateIndex", "MinAbsEStateIndex", "MinEStateIndex")
 """Each computes the molecule's E-state indices anew, unless it is told not to."""
@@ -228,6 +231,20 @@ class DescriptorScaler:
         """(n, P) descriptors to (n, P') float32; P' columns vary in training."""
         if not len(self.columns):
             return np.zeros((len(values), 0), dtype=np.float32)
-        ranks = self._ranks.transform(values[:, self.columns])
         # the extreme ranks (5.2 sigma) would outweigh all other values
-        return np.nan_to_num(ranks).clip(-3, 3).astype(np.float32)
+        return np.nan_to_num(ndtri(self._uniform(values[:, self.columns]))).clip(-3, 3).astype(np.float32)
+
+    def _uniform(self, values: np.ndarray) -> np.ndarray:
+        """(n, P') ranks from 0 to 1, as QuantileTransformer has them before it makes them normal.
+
+        Its own transform calls scipy.stats for each column, which for a batch of 32 takes ten times as long.
+        """
+        quantiles, references = self._ranks.quantiles_, self._ranks.references_
+        ranks = np.empty_like(values)
+        for k, column in enumerate(quantiles.T):
+            # of a value that is several quantiles, the middle one
+            lowest = np.interp(-values[:, k], -column[::-1], -references[::-1])
+            ranks[:, k] = 0.5 * (np.interp(values[:, k], column, references) - lowest)
+        ranks[values + _AT_THE_END > quantiles[-1]] = 1
+        ranks[values - _AT_THE_END < quantiles[0]] = 0
+        return ranks

@@ -106,7 +106,7 @@ def test_every_pipeline_runs_on_scaffolds(model: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_completes_when_it_is_repeated(tmp_path: Path, tiny_decoder: Path) -> None:
-    arguments = ("--llm", tiny_decoder, "--limit", 300, "--epochs", 20, "--runs", 3)
+    arguments = ("--llm", tiny_decoder, "--limit", 200, "--epochs", 8, "--runs", 3)
     process = _start("task_training/train_combined_SAMPL.py", *arguments, cwd=tmp_path)
     folder = tmp_path / "results" / "SAMPL" / "combined"
     deadline = time.monotonic() + 100

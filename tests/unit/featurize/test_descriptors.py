@@ -9,6 +9,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import Descriptors, rdFingerprintGenerator
 from scipy.stats import spearmanr
+from sklearn.preprocessing import QuantileTransformer
 
 from kflm2.errors import SettingError
 from kflm2.featurize import descriptors
@@ -134,3 +135,18 @@ def test_scaler_drops_a_column_of_missing_values() -> None:
     train = np.stack([np.full(9, np.nan), np.arange(9.0)], axis=1)
     assert DescriptorScaler(train)(train).shape == (9, 1)
     assert DescriptorScaler(train[:, :1])(train[:, :1]).shape == (9, 0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ranks_are_those_of_scikit_learn_to_the_last_bit(scale: float, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    values = (rng.normal(size=(300, 6)) * scale).astype(dtype)
+    values[:, 1] = np.round(values[:, 1] / scale) * scale  # repeated values
+    values[:, 2] = (values[:, 2] > 0) * scale
+    values[rng.random(values.shape) < 0.1] = np.nan
+    scaler = DescriptorScaler(values[:80])
+    quantiles = QuantileTransformer(n_quantiles=80, output_distribution="normal").fit(values[:80, scaler.columns])
+    expected = np.nan_to_num(quantiles.transform(values[:, scaler.columns])).clip(-3, 3).astype(np.float32)
+    np.testing.assert_array_equal(scaler(values), expected)
+    np.testing.assert_array_equal(DescriptorScaler.from_arrays(scaler.arrays())(values), expected)
