@@ -30,7 +30,7 @@ def _line(folder: Path) -> tuple[str, ...]:
     part = max((name for name in tests if name.startswith("test")), key=lambda name: tests[name])
     return (
         folder.name,
-        f"{made['quantity']}, {manifest['unit']}",
+        ", ".join(filter(None, (made["quantity"], manifest["unit"]))),
         made["dataset"]["name"],
         f"{made.get('refit', made['rows']['kept']):,}",
         f"{made['metrics'][part]['RMSE']:.2f}",
