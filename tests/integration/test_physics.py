@@ -159,16 +159,22 @@ def test_a_damaged_baseline_is_refused(work: Path, damage: str, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def taught(tiny_decoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `known.parquet`, xTB of small molecules, and an adapter that learnt it."""
+    """A folder with `known.parquet`, xTB of small molecules, an adapter that learnt it, and the cache of both."""
     folder = tmp_path_factory.mktemp("taught")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFLM2_CACHE", str(folder / "cache"))
+        _teach(folder, tiny_decoder)
+    return folder
+
+
+def _teach(folder: Path, llm: Path) -> None:
     (folder / "own.smi").write_text("".join(f"{'C' * n}{end}\n" for n in range(1, 9) for end in ("O", "N", "C(=O)O")))
     corpus = ("--corpus", folder / "own.smi", "--keep-tested", "--small", 4, "--out", folder / "known.parquet")
     assert status_of(stages.knowledge, *corpus) == 0
     settings = ("--batch-size", 4, "--layers", 2, "--samples", 0, "--out", folder / "models", "--epochs", 20)
     table = folder / "known.parquet"
     known = ("--knowledge", "descriptors", table, "--knowledge-weight", 1, 0.5, "--learning-rate", 0.01)
-    assert status_of(stages.finetune, "--llm", tiny_decoder, "--corpus", table, *known, *settings) == 0
-    return folder
+    assert status_of(stages.finetune, "--llm", llm, "--corpus", table, *known, *settings) == 0
 
 
 def test_knowledge_is_computed_once_and_taught(taught: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -176,8 +182,9 @@ def test_knowledge_is_computed_once_and_taught(taught: Path, monkeypatch: pytest
     assert list(table) == ["smiles", *XTB_COLUMNS] and table["smiles"].is_unique
     assert len(table) > 24 and table["xtb_dG_water"].notna().all()
     assert "dipole" in (taught / "known.md").read_text()
-    # once more: nothing is computed again
-    monkeypatch.setattr("kflm2.featurize.xtb.xtb_of", lambda *_: pytest.fail("computed again"))
+    # once more: nothing is computed again, in this process or in others
+    monkeypatch.setenv("KFLM2_CACHE", str(taught / "cache"))
+    monkeypatch.setattr("kflm2.featurize.xtb.xtb_groups", lambda *_: pytest.fail("computed again"))
     corpus = ("--corpus", taught / "own.smi", "--keep-tested", "--small", 4, "--out", tmp_path / "again.parquet")
     assert status_of(stages.knowledge, *corpus) == 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again.parquet"), table)
