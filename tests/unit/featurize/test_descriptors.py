@@ -141,7 +141,7 @@ def test_scaler_drops_a_column_of_missing_values() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ranks_are_those_of_scikit_learn_to_the_last_bit(scale: float, dtype: type) -> None:
     rng = np.random.default_rng(0)
-    values = (rng.normal(size=(300, 6)) * scale).astype(dtype)
+    values: np.ndarray = (rng.normal(size=(300, 6)) * scale).astype(dtype)
     values[:, 1] = np.round(values[:, 1] / scale) * scale  # repeated values
     values[:, 2] = (values[:, 2] > 0) * scale
     values[rng.random(values.shape) < 0.1] = np.nan
