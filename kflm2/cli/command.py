@@ -11,6 +11,7 @@ import functools
 import inspect
 import json
 import pkgutil
+import re
 import sys
 import textwrap
 import typing
@@ -136,7 +137,8 @@ def _one_line_errors() -> Iterator[None]:
     except ImportError as error:
         if "cannot open shared object file" not in str(error):
             raise
-        print(f"error: {error}; on Debian and Ubuntu: {_LIBRARIES}", file=sys.stderr)
+        advice = f"; on Debian and Ubuntu: {_LIBRARIES}" if re.match("libX|libexpat", str(error)) else ""
+        print(f"error: {error}{advice}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

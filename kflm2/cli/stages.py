@@ -158,7 +158,7 @@ _ROWS = (
         "models",
         _ABOUT,
         "",
-        "ready models that come along: hydration, solubility, logd",
+        "ready models: hydration, solubility, logd",
         "Print a table of the models that come with kflm2: what each predicts, learnt from what, and its error.\n\nIts"
         " name is a MODEL for predict, embed, explain, serve and `train --from`.",
         "kflm2.config.models:ModelsConfig",
@@ -169,9 +169,10 @@ _ROWS = (
         _ABOUT,
         "MODEL --save FOLDER",
         "a smaller copy of a model, without the SMILES that it learnt from",
-        "Copy a model that `kflm2 train --save` wrote, to be given away: without the SMILES that it learnt from and"
-        " their labels, weights in half precision.\n\nFingerprints of these molecules stay in it, for the similarity to"
-        " the nearest, and digests of their structures; a structure could be guessed from them.",
+        "Copy a model that `kflm2 train --save` wrote, to be given away: without the SMILES that it learnt from, its"
+        " weights in half precision.\n\nThat hides no secret: fingerprints of these molecules stay in it, for the"
+        " similarity to the nearest, and support vector machines; structures could be guessed from these, and labels"
+        " computed.",
         "kflm2.config.models:PackConfig",
         "kflm2.stages.pack:run",
     ),

@@ -337,7 +337,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
             if self.encoder_rate != TrainingConfig.encoder_rate:
                 raise SettingError("--encoder-rate is of the encoders of a saved model; name it by --from")
             return
-        if self.save is not None and self.save.resolve().is_relative_to(self.from_.resolve()):
+        if self.save is not None and self.save.resolve().is_relative_to(saved_model(self.from_).resolve()):
             raise SettingError(f"save: {self.save} is the model to go on from, or lies in it: name another folder")
         for name, value in _saved_settings(self.from_).items():
             here = getattr(self, name) if name != "views" else _of_structure(self.views)

@@ -27,7 +27,7 @@ def fingerprints_of(mols: Iterable[Chem.Mol]) -> Fingerprints:
     return [generator.GetFingerprint(mol) for mol in mols]
 
 
-def packed(prints: Fingerprints) -> np.ndarray:
+def pack_bits(prints: Fingerprints) -> np.ndarray:
     """(n, 256) uint8: the bits of n fingerprints."""
     bits = np.zeros((len(prints), _BITS), dtype=np.uint8)
     for row, print_ in zip(bits, prints, strict=True):
@@ -35,8 +35,8 @@ def packed(prints: Fingerprints) -> np.ndarray:
     return np.packbits(bits, axis=1)
 
 
-def unpacked(array: np.ndarray) -> Fingerprints:
-    """The fingerprints of `packed`.
+def unpack_bits(array: np.ndarray) -> Fingerprints:
+    """The fingerprints of `pack_bits`.
 
     Raises:
         ValueError: it is no such array.

@@ -193,9 +193,9 @@ class Calibration:
         return Coverage(confidence, float(covered[labelled].mean()), mean_size if has_size else None)
 
     def anonymous(self) -> "Calibration":
-        """What gives the same intervals or sets, without saying which molecule has which label.
+        """What gives the same intervals or sets, in no order of the molecules.
 
-        Of regression only the residuals stay, since intervals need no more.
+        Of regression only the residuals stay, since intervals need no more; of classes labels beside predictions.
         """
         residuals = self.y_true - self.y_pred
         if self.task == "classification":

@@ -32,7 +32,7 @@ from safetensors.numpy import save_file
 from kflm2 import __version__
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
-from kflm2.data.similarity import packed
+from kflm2.data.similarity import pack_bits
 from kflm2.data.structures import structure_digests
 from kflm2.featurize import descriptors, graphs, xtb
 from kflm2.featurize.average_atom import AverageAtom
@@ -65,7 +65,8 @@ SAVED_SETTINGS = (
 )
 """Settings on which a prediction depends."""
 LEARNT_BEFORE = "learnt_before"
-"""In what a bundle says of its making: digests of the structures that the model which it goes on from had learnt."""
+"""In what a bundle says of its making: digests of the structures that the model which it goes on from had learnt; in a
+packed bundle also of its own."""
 HEADS, HEADS_IN_FILE = "auxiliary_heads.", "voices."
 """A module of FusedModel, and its older name in files of format 1."""
 PROBES = 3
@@ -136,9 +137,10 @@ class Bundle:
     def pack(self) -> "Bundle":
         """The same models to be given away: smaller, and without the SMILES that they learnt from.
 
-        Fingerprints of these molecules stay, by which the similarity to the nearest of them is found, digests of their
-        structures, and the numbers that the support vector machines read of them. A structure could be guessed from
-        these. Labels do not stay, but for the residuals of regression, in no order of the molecules.
+        That hides no secret. Fingerprints of these molecules stay, by which the similarity to the nearest of them is
+        found, digests of their structures, and the numbers that the support vector machines read of them: a structure
+        could be guessed from these. Labels are not stored as such, but the coefficients of a support vector machine
+        give most of them away.
 
         Raises:
             BundleError: it does not say rightly how it was made.
@@ -264,7 +266,7 @@ class Bundle:
             yield f"calibration.{name}", array
         yield "domain.vectors", self.domain.vectors
         if self.packed:
-            yield "domain.prints", packed(self.domain.prints)
+            yield "domain.prints", pack_bits(self.domain.prints)
             for part in ("atom", "bond"):
                 yield f"average.{part}", getattr(self.average_atom(), part).astype(np.float32)
         if self.source is not None:
@@ -324,17 +326,22 @@ def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
         config: of the model.
         packed: whether it has fingerprints instead of SMILES.
     """
-    names: dict[str, Any] = {"rdkit": version("rdkit")} if packed else {}
+    names: dict[str, Any] = {"rdkit": rdkit_release()} if packed else {}
     if "graph" in config.read_views:
         names |= {"atoms": list(ATOM_FEATURES), "bonds": list(BOND_FEATURES), "graph_version": graphs.VERSION}
     if "xtb" in config.read_descriptors:
-        names |= {"xtb": list(xtb.XTB_COLUMNS), "xtb_version": xtb.VERSION, "rdkit": version("rdkit")}
+        names |= {"xtb": list(xtb.XTB_COLUMNS), "xtb_version": xtb.VERSION, "rdkit": rdkit_release()}
     if "rdkit" in config.read_descriptors:
         names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
-        names["rdkit"] = version("rdkit")
+        names["rdkit"] = rdkit_release()
     if "svm" in config.read_voters:
-        names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": version("rdkit")}
+        names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": rdkit_release()}
     return names
+
+
+def rdkit_release() -> str:
+    """The release of RDKit, such as 2026.9.1; conda writes it 2026.09.1."""
+    return ".".join(part.lstrip("0") or "0" for part in version("rdkit").split("."))
 
 
 def bundle_files(folder: Path) -> Iterator[Path]:

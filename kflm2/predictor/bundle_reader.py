@@ -8,7 +8,6 @@ import contextlib
 import csv
 import re
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from safetensors.numpy import load_file
 from kflm2 import __version__, resources
 from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
 from kflm2.data.datasets import Task
-from kflm2.data.similarity import fingerprints, unpacked
+from kflm2.data.similarity import fingerprints, unpack_bits
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
 from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.covariate_scaler import CovariateScaler
@@ -50,6 +49,7 @@ from kflm2.predictor.bundle import (
     bundle_files,
     feature_names,
     probe_states,
+    rdkit_release,
 )
 from kflm2.predictor.manifest import JSON, BundleError, read_manifest
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
@@ -121,10 +121,12 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     config.check_training()
     for voter_name in config.voters:
         one_of("voter", voter_name, tuple(VOTER_VIEWS))
+    if len(set(config.voters)) < len(config.voters):  # each would take memory
+        raise BundleError(f"bundle {folder} names a voter twice")
     packed = not (folder / TRAINING).is_file()
     if (features := metadata["features"]) != feature_names(config, packed):
-        there, here = features.get("rdkit"), version("rdkit")
-        if there in (None, here):
+        there, here = str(features.get("rdkit")), rdkit_release()
+        if there == here or not re.fullmatch(r"[\d.]+", there):
             raise BundleError(f"bundle {folder} was made with other features, by an earlier kflm2: train it again")
         raise BundleError(
             f"bundle {folder} was made with other features, by RDKit {there}, and this is {here}: train it again, or"
@@ -218,7 +220,7 @@ def _domain(
     """
     smiles: list[str] = []
     if packed:
-        prints = unpacked(arrays["domain.prints"])
+        prints = unpack_bits(arrays["domain.prints"])
     else:
         with open(folder / TRAINING, encoding="utf-8", newline="") as file:
             smiles = [row["smiles"] for row in csv.DictReader(file)]

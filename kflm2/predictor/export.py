@@ -207,10 +207,10 @@ def _features(bundle: Bundle) -> list[str]:
 def _molecules(bundle: Bundle) -> list[str]:
     if bundle.packed:
         return [
-            "The SMILES that the models learnt from, and their labels, are not in this folder, so that no nearest one",
-            "is named. Fingerprints of them are, for the similarity to the nearest, digests of their structures, and",
-            "what support vector machines read of them: a structure could be guessed from these, and whether a",
-            "molecule was among them be found out. Weights are in half precision.",
+            "The SMILES that the models learnt from are not in this folder, so that no nearest one is named; weights",
+            "are in half precision. That hides no secret: fingerprints of the molecules are in it, digests of their",
+            "structures, and what support vector machines read of them. A structure could be guessed from these, most",
+            "labels could be computed, and whether a molecule was among them can be found out.",
         ]
     return [
         "training.csv holds the SMILES that the models learnt from: mind that before you give the folder away;",

@@ -47,6 +47,8 @@ def load_predictor(config: StreamConfig, writings: int = 1) -> Predictor:
     device = choose_device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # one for each process; see ChunkModel.stream
+    if resources.saved_model(config.model) != config.model:
+        print(f"model: {config.model}, which comes with kflm2", file=sys.stderr)
     bundle = load_bundle(config.model, config.llm, device)
     return Predictor(bundle, device, config.max_atoms, config.max_tokens, writings)
 

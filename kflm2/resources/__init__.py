@@ -37,4 +37,4 @@ def saved_model(model: Path) -> Path:
     """The folder of a saved model: the path itself, or, where no model is there, the packaged model of this name."""
     folder = packaged(CATALOGUE) / model.name
     own = (model / MANIFEST).is_file() or len(model.parts) != 1
-    return model if own or not folder.is_dir() else folder
+    return model if own or not (folder / MANIFEST).is_file() else folder

@@ -168,7 +168,7 @@ def test_a_bundle_with_damaged_voters_is_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("voters", [["os"], "svm", [["svm"]], ["svm", "svm2"]], ids=str)
+@pytest.mark.parametrize("voters", [["os"], "svm", [["svm"]], ["svm", "svm2"], ["svm", "svm"]], ids=str)
 def test_a_bundle_with_unknown_voters_is_refused(work: Path, tiny_decoder: Path, tmp_path: Path, voters: Any) -> None:
     config = json.loads((work / "model" / "bundle.json").read_text())["config"]
     with pytest.raises(KFLM2Error):

@@ -223,6 +223,7 @@ def test_a_model_that_comes_along_predicts_its_property(name: str, tmp_path: Pat
     assert set(files) == FILES and sum(files.values()) < 20e6
     completed = kflm2("predict", name, *MEASURED[name], cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
+    assert f"model: {name}, which comes with kflm2" in completed.stderr
     table = pd.read_csv(io.StringIO(completed.stdout))
     (target,) = json.loads((folder / "bundle.json").read_text())["targets"]
     np.testing.assert_allclose(table[target], list(MEASURED[name].values()), atol=1.0)

@@ -52,6 +52,7 @@ def test_the_wheel_contains_the_package_and_its_files(wheel: Path) -> None:
         assert {
             f"catalogue/{model}/{name}" for name in ("README.md", "bundle.json", "weights.safetensors")
         } <= resources
+    assert "catalogue/README.md" in resources
     assert "kflm2/stages/report/static/page.html" in names
     assert {f"kflm2/stages/serve/static/{name}" for name in ("page.html", "page.js", "page.css", "api.txt")} <= set(
         names

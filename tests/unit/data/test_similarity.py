@@ -8,7 +8,7 @@ from rdkit.ML.Cluster import Butina
 
 from kflm2.data import datasets
 from kflm2.data.reading import read_table
-from kflm2.data.similarity import butina, fingerprints, nearest, packed, unpacked
+from kflm2.data.similarity import butina, fingerprints, nearest, pack_bits, unpack_bits
 
 SMILES = read_table(datasets.find("SAMPL")).smiles[::2]
 
@@ -39,12 +39,14 @@ def test_clusters_are_rdkits(similarity: float) -> None:
 
 def test_fingerprints_are_restored_from_their_bits() -> None:
     prints = fingerprints(["CCO", "c1ccccc1C(=O)O", "C"])
-    array = packed(prints)
+    array = pack_bits(prints)
     assert array.shape == (3, 256) and array.dtype == np.uint8
-    assert [list(print_.GetOnBits()) for print_ in unpacked(array)] == [list(print_.GetOnBits()) for print_ in prints]
+    assert [list(print_.GetOnBits()) for print_ in unpack_bits(array)] == [
+        list(print_.GetOnBits()) for print_ in prints
+    ]
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 255), np.uint8), np.zeros((2, 256)), np.zeros(256, np.uint8)])
 def test_bits_that_are_no_fingerprints_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="damaged"):
-        unpacked(array)
+        unpack_bits(array)
