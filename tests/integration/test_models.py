@@ -97,7 +97,10 @@ def test_a_packed_model_can_be_used_as_any_other(saved: Path) -> None:
     assert origin["known"] == 0 and origin["known_others"] == len(learnt)  # the same limit and seed: the same split
 
 
-def test_an_adapter_of_the_users_stays_in_the_folder(saved: Path, tiny_writer: Path, tmp_path: Path) -> None:
+def test_an_adapter_of_the_users_stays_in_the_folder(
+    saved: Path, tiny_writer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KFLM2_DATASETS", raising=False)  # stage 1 would read the structures of all eleven datasets
     (tmp_path / "own.smi").write_text("\n".join(f"{'C' * n}OC" for n in range(1, 60)))
     llm = ("--llm", tiny_writer)
     teach = ("finetune", *llm, "--corpus", "own.smi", "--batch-size", 4, "--rank", 2, "--no-evaluate")
