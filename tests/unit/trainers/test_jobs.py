@@ -97,7 +97,9 @@ def large(task: int, after_epoch: Callable[[], object]) -> torch.Tensor:
 def test_results_come_in_order_and_every_epoch_is_counted(
     forked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PROCESSES", str(tmp_path))
+    folder = tmp_path / "processes"  # an empty one: the cache of a test lies in tmp_path
+    folder.mkdir()
+    monkeypatch.setenv("PROCESSES", str(folder))
     counted: list[int] = []
     results = list(run_jobs(squared, [1, 2, 3, 4, 5], 2, forked, counted.append))
     assert [result[0] for result in results] == [1, 4, 9, 16, 25]
