@@ -28,10 +28,6 @@ VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
 """Voter -> the view that it reads."""
 
 
-BUNDLE = MANIFEST
-"""File of a saved model that says what it is made of."""
-
-
 @dataclass(frozen=True)
 class StatesConfig(AdapterConfig):
     """Which hidden states are read."""
@@ -287,7 +283,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         Raises:
             KFLM2Error: it is not; see also TableConfig.completed.
         """
-        if self.from_ is not None and not (saved_model(self.from_) / BUNDLE).is_file():
+        if self.from_ is not None and not (saved_model(self.from_) / MANIFEST).is_file():
             raise SettingError(
                 f"from: {self.from_} is no folder that `kflm2 train --save` wrote, nor a model of `kflm2 models`"
             )
@@ -443,7 +439,7 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     Raises:
         SettingError: it cannot be read.
     """
-    path = saved_model(folder) / BUNDLE
+    path = saved_model(folder) / MANIFEST
     if not path.is_file():
         return {}
     stored = read_json(path, "bundle", SettingError).get("config")

@@ -126,9 +126,10 @@ class Bundle:
         """Whether the adapter that the models read is in the bundle's folder."""
         if self.source is None or self.source.adapter is None:
             return False
-        comes_along = adapters.packaged(self.source.name, self.source.digests["adapter"]) is not None
         # the digest is of the adapter without its head
-        return not self.packed or not comes_along or self.head() is not None
+        if not self.packed or self.head() is not None:
+            return True
+        return adapters.packaged(self.source.name, self.source.digests["adapter"]) is None
 
     def average_atom(self) -> AverageAtom:
         """Mean features of atoms and bonds of the molecules that were learnt from."""

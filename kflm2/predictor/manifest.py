@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from kflm2 import resources
-from kflm2.config.train import BUNDLE
 from kflm2.data.columns import SMILES
 from kflm2.errors import KFLM2Error
 from kflm2.files import read_json
 
-JSON = BUNDLE
+JSON = resources.MANIFEST
 
 
 class BundleError(KFLM2Error):

@@ -9,7 +9,7 @@ from pathlib import Path
 from kflm2.files import project_folder
 
 MANIFEST = "bundle.json"
-"""The file by which a folder is a saved model."""
+"""File of a saved model that says what it is made of."""
 CATALOGUE = "catalogue"
 """Folder of the models that come with the package."""
 
