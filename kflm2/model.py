@@ -9,88 +9,20 @@ Shapes: B molecules, T tokens, N atoms, L items of the longest molecule, H hidde
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch_geometric.nn import GCNConv, GINEConv
-from torch_geometric.utils import scatter, to_dense_batch
+from torch_geometric.utils import scatter
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import Attend, ModelConfig
+from kflm2.encoded_view import EncodedView, attend_in_groups, masked_mean, pool_mean
 from kflm2.featurize.features import Batch, Sizes
 from kflm2.scaling import PrincipalComponents, Standardize
-
-
-@dataclass(frozen=True)
-class EncodedView:
-    """One view of B molecules, encoded."""
-
-    vector: torch.Tensor
-    """(B, H)"""
-    items: torch.Tensor | None = None
-    """(sum of items, H), one molecule after another; None where the fusion does not need them."""
-    mol: torch.Tensor | None = None
-    """(sum of items,) index of the molecule of each item."""
-
-    def counts(self) -> torch.Tensor:
-        """(B,) number of items of each molecule."""
-        assert self.mol is not None
-        return torch.bincount(self.mol, minlength=len(self.vector))
-
-    def take(self, rows: torch.Tensor) -> "EncodedView":
-        """Select molecules; rows (b,) ascending."""
-        assert self.items is not None and self.mol is not None
-        new_index = self.mol.new_full((len(self.vector),), -1)
-        new_index[rows] = torch.arange(len(rows), device=rows.device)
-        mol = new_index[self.mol]
-        return EncodedView(self.vector[rows], self.items[mol >= 0], mol[mol >= 0])
-
-    def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items as (B, L, H) padded with zeros, and (B, L), True for a real item."""
-        assert self.items is not None and self.mol is not None
-        return to_dense_batch(self.items, self.mol, batch_size=len(self.vector))
-
-
-def pool_mean(items: torch.Tensor, mol: torch.Tensor, size: int) -> torch.Tensor:
-    """Average packed items, (sum of items, H) of `size` molecules, to (size, H)."""
-    return scatter(items, mol, dim=0, dim_size=size, reduce="mean")
-
-
-def masked_mean(items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average padded items (B, L, H) over those where mask (B, L) is True, to (B, H)."""
-    weight = mask.unsqueeze(-1).to(items.dtype)
-    return (items * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-_MAX_UNGROUPED_ITEMS = 128
-"""Up to this many items per molecule, all molecules attend in one padded batch."""
-
-
-def attend_in_groups(
-    views: Sequence[EncodedView], attend: Callable[[Sequence[EncodedView]], torch.Tensor]
-) -> torch.Tensor:
-    """Attend over groups of molecules of similar size; the result equals that of one batch.
-
-    Attention pads to the longest molecule and costs its square in time and memory: one molecule of 900 tokens in a
-    batch with thirty of 30 tokens would make the batch hundreds of times more expensive.
-
-    Args:
-        views: views with items.
-        attend: function from views of b molecules to (b, ...).
-
-    Returns:
-        (B, ...)
-    """
-    longest = torch.stack([view.counts() for view in views]).amax(dim=0)
-    if longest.max() <= _MAX_UNGROUPED_ITEMS:
-        return attend(views)
-    size_class = (longest / _MAX_UNGROUPED_ITEMS).log2().ceil().clamp(min=0)
-    groups = [(size_class == value).nonzero().squeeze(-1) for value in size_class.unique()]
-    out = torch.cat([attend([view.take(rows) for view in views]) for rows in groups])
-    return out[torch.cat(groups).argsort()]
 
 
 class StatesEncoder(nn.Module):
@@ -323,7 +255,7 @@ class CrossAttention(nn.Module):
     def forward(self, views: list[EncodedView]) -> torch.Tensor:
         vectors = [view.vector for view in views]
         if self.needs_items:
-            attended = attend_in_groups(views[:2], self._cross_attention).unbind(dim=1)
+            attended = attend_in_groups(self._projected(views[:2]), self._cross_attention).unbind(dim=1)
             vectors[:2] = [
                 vector + gate * out for vector, gate, out in zip(vectors, self.gates, attended, strict=False)
             ]
@@ -349,45 +281,70 @@ class CrossAttention(nn.Module):
             (B, L, M) weights of the first view's items (queries) on the second's (keys), and (B, M, L) the other
             direction. The row of a real item sums to 1, with 0 at padding; the row of a padding item is all 0.
         """
-        (first, first_mask), (second, second_mask) = self._normalized_items(views)
+        normalized = (
+            replace(view, items=norm(view.items)).dense() for norm, view in zip(self.norms, views, strict=True)
+        )
+        (first, first_mask), (second, second_mask) = normalized
         _, first_to_second = self.attention[0](first, second, second, key_padding_mask=~second_mask)
         _, second_to_first = self.attention[1](second, first, first, key_padding_mask=~first_mask)
         return first_to_second * first_mask.unsqueeze(-1), second_to_first * second_mask.unsqueeze(-1)
 
-    def _normalized_items(self, views: Sequence[EncodedView]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Each view's items (b, L, H) after the layer norm, and their mask (b, L), False at padding."""
-        dense = (view.dense() for view in views)
-        return [(norm(items), mask) for norm, (items, mask) in zip(self.norms, dense, strict=True)]
+    def _projected(self, views: Sequence[EncodedView]) -> list[EncodedView]:
+        """The views with queries, keys and values (3H) of each item, before padding multiplies the items.
 
-    def _cross_attention(self, views: Sequence[EncodedView]) -> torch.Tensor:
-        """(b, 2, H): tokens attending to atoms and atoms attending to tokens, each averaged over the items."""
-        (first, first_mask), (second, second_mask) = self._normalized_items(views)
-        directions = (
-            self._attend(0, first, first_mask, second, second_mask),
-            self._attend(1, second, second_mask, first, first_mask),
-        )
-        return torch.stack(directions, dim=1)
-
-    def _attend(
-        self, layer: int, queries: torch.Tensor, query_mask: torch.Tensor, keys: torch.Tensor, key_mask: torch.Tensor
-    ) -> torch.Tensor:
-        """(b, H): the attention output averaged over the queries.
-
-        The weights are averaged, rather than the values that they mix: the same by linearity, at half the cost.
+        The queries are for the other view, of which the view's own keys and values serve the other attention. They are
+        divided by the root of a head's width here, where they are few.
         """
-        attention = self.attention[layer]
+        projected = []
+        for i, (norm, view) in enumerate(zip(self.norms, views, strict=True)):
+            asking, answering = self._attention(i), self._attention(1 - i)
+            hidden, scale = asking.embed_dim, math.sqrt(asking.embed_dim // asking.num_heads)
+            weight = torch.cat([asking.in_proj_weight[:hidden] / scale, answering.in_proj_weight[hidden:]])
+            bias = torch.cat([asking.in_proj_bias[:hidden] / scale, answering.in_proj_bias[hidden:]])
+            projected.append(replace(view, items=functional.linear(norm(view.items), weight, bias)))
+        return projected
+
+    def _attention(self, i: int) -> nn.MultiheadAttention:
+        attention = self.attention[i]
         assert isinstance(attention, nn.MultiheadAttention)
-        heads, hidden = attention.num_heads, attention.embed_dim
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        size, length, _ = keys.shape
-        query = functional.linear(queries, weight[:hidden], bias[:hidden]).view(size, -1, heads, hidden // heads)
-        pair = functional.linear(keys, weight[hidden:], bias[hidden:]).view(size, length, 2, heads, hidden // heads)
-        key, value = pair.permute(2, 0, 3, 1, 4)
-        scores = query.transpose(1, 2) @ key.transpose(2, 3) / math.sqrt(hidden // heads)
-        weights = scores.masked_fill(~key_mask[:, None, None], -math.inf).softmax(dim=-1)
-        share = query_mask / query_mask.sum(dim=1, keepdim=True)
-        mean = share[:, None, None] @ weights @ value
-        return attention.out_proj(mean.reshape(size, hidden))
+        return attention
+
+    def _cross_attention(self, projected: Sequence[EncodedView]) -> torch.Tensor:
+        """(b, 2, H): tokens attending to atoms and atoms attending to tokens, each averaged over the items."""
+        heads = self._attention(0).num_heads
+        parts, masks = [], []
+        for view in projected:
+            items, mask = view.dense()
+            # (b, L, 3H) to queries, keys and values (b, heads, L, H / heads)
+            parts.append(items.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4))
+            masks.append(mask)
+        outputs = []
+        for i in range(2):
+            _, keys, values = parts[1 - i]
+            mean = _mean_attention(parts[i][0], masks[i], keys, values, masks[1 - i])
+            outputs.append(self._attention(i).out_proj(mean.flatten(start_dim=1)))
+        return torch.stack(outputs, dim=1)
+
+
+def _mean_attention(
+    queries: torch.Tensor, query_mask: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, key_mask: torch.Tensor
+) -> torch.Tensor:
+    """(b, heads, w): the attention output averaged over the queries, which are scaled.
+
+    The weights are averaged, rather than the values that they mix: the same by linearity, at half the cost. A mask is
+    added, since masked_fill takes longer than the softmax.
+
+    Args:
+        queries: (b, heads, L, w)
+        query_mask: (b, L), False at padding.
+        keys: (b, heads, M, w)
+        values: (b, heads, M, w)
+        key_mask: (b, M)
+    """
+    hide = torch.zeros_like(key_mask, dtype=queries.dtype).masked_fill(~key_mask, -math.inf)
+    weights = (queries @ keys.transpose(2, 3) + hide[:, None, None]).softmax(dim=-1)
+    share = query_mask / query_mask.sum(dim=1, keepdim=True)
+    return (share[:, None, None] @ weights @ values).squeeze(2)
 
 
 class Single(nn.Module):

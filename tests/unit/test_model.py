@@ -10,15 +10,15 @@ from rdkit import Chem
 from sklearn.decomposition import PCA
 from torch import nn
 
-from kflm2 import model as models
+from kflm2 import encoded_view
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import ModelConfig
+from kflm2.encoded_view import EncodedView, pool_mean
 from kflm2.featurize.features import Batch, Features, Sizes
 from kflm2.featurize.graphs import graphs_of
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import (
     CrossAttention,
-    EncodedView,
     FusedModel,
     PrincipalComponents,
     SeparateAttention,
@@ -26,7 +26,6 @@ from kflm2.model import (
     StatesEncoder,
     Weighted,
     build,
-    pool_mean,
 )
 
 SMILES = ["CC(=O)Oc1ccccc1C(=O)O", "C", "C#N", "O=S(=O)(O)c1ccc2[nH]ccc2c1", "CCN"]
@@ -74,15 +73,15 @@ def _predict(model: FusedModel, features: Features, rows: list[int]) -> torch.Te
         return model(features.batch(np.array(rows), CPU))
 
 
-@pytest.mark.parametrize("max_items", [1, 2, 3])
+@pytest.mark.parametrize("cost", [0, 10, 20])
 @pytest.mark.parametrize("name", ["combinedSepAtt", "crossAtt"])
 def test_attention_in_groups_of_similar_size_gives_the_same_prediction(
-    name: str, max_items: int, monkeypatch: pytest.MonkeyPatch
+    name: str, cost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features = _features()
     model = _model(name, features)
     expected = _predict(model, features, [0, 1, 2, 3, 4, 2])
-    monkeypatch.setattr(models, "_MAX_UNGROUPED_ITEMS", max_items)
+    monkeypatch.setitem(encoded_view._PAIRS_OF_A_GROUP, "cpu", cost)
     group_sizes: list[int] = []
     original = EncodedView.dense
 

@@ -20,9 +20,10 @@ import torch
 from scipy.special import logit
 
 from kflm2.config.explain import MOST_STEPS
+from kflm2.encoded_view import pool_mean
 from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.features import Batch, Features
-from kflm2.model import CrossAttention, StatesEncoder, pool_mean
+from kflm2.model import CrossAttention, StatesEncoder
 from kflm2.trainers.supervised import Ensemble
 
 Output = Callable[[Batch], torch.Tensor]

@@ -18,12 +18,13 @@ from transformers import AutoTokenizer
 
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import ModelConfig
+from kflm2.encoded_view import EncodedView
 from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.descriptors import rdkit_names
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES, graphs_of
 from kflm2.featurize.ragged import Ragged
-from kflm2.model import CrossAttention, EncodedView, StatesEncoder, build
+from kflm2.model import CrossAttention, StatesEncoder, build
 from kflm2.stages.explain import attribution, plots
 from kflm2.stages.explain.attribution import (
     Attribution,
