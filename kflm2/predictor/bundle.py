@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import Calibration
 from kflm2.predictor.manifest import JSON, BundleError, smiles_column
+from kflm2.predictor.rdkit_values import rdkit_release, rdkit_values
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
@@ -233,6 +233,7 @@ class Bundle:
             **({} if self.covariates is None else {"covariates": self.covariates.to_json()}),
             "llm": _llm_record(self.source),
             "features": feature_names(self.config, self.packed),
+            "rdkit": rdkit_values(self.config),
             "made": self.provenance,
             "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in bundle_files(folder)},
         }
@@ -338,11 +339,6 @@ def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
     if "svm" in config.read_voters:
         names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": rdkit_release()}
     return names
-
-
-def rdkit_release() -> str:
-    """The release of RDKit, such as 2026.9.1; conda writes it 2026.09.1."""
-    return ".".join(part.lstrip("0") or "0" for part in version("rdkit").split("."))
 
 
 def bundle_files(folder: Path) -> Iterator[Path]:

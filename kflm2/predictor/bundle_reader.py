@@ -49,9 +49,9 @@ from kflm2.predictor.bundle import (
     bundle_files,
     feature_names,
     probe_states,
-    rdkit_release,
 )
 from kflm2.predictor.manifest import JSON, BundleError, read_manifest
+from kflm2.predictor.rdkit_values import differences, rdkit_release
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 from kflm2.trainers.voters import SVMVoter
@@ -124,14 +124,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     if len(set(config.voters)) < len(config.voters):  # each would take memory
         raise BundleError(f"bundle {folder} names a voter twice")
     packed = not (folder / TRAINING).is_file()
-    if (features := metadata["features"]) != feature_names(config, packed):
-        there, here = str(features.get("rdkit")), rdkit_release()
-        if there == here or not re.fullmatch(r"[\d.]+", there):
-            raise BundleError(f"bundle {folder} was made with other features, by an earlier kflm2: train it again")
-        raise BundleError(
-            f"bundle {folder} was made with other features, by RDKit {there}, and this is {here}: train it again, or"
-            f" `pip install rdkit=={there}`"
-        )
+    _check_features(folder, metadata, config, packed)
     task: Task = metadata["kind"]
     if task not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {task!r}")
@@ -207,6 +200,33 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         provenance=metadata["made"],
         average=_average(arrays) if packed else None,
         opened=opened,
+    )
+
+
+def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig, packed: bool) -> None:
+    """Check that the input features are those that the model learnt from.
+
+    Raises:
+        BundleError: they are others.
+        ValueError: the values of the reference molecules are damaged.
+    """
+    features, expected = dict(metadata["features"]), feature_names(config, packed)
+    values = metadata.get("rdkit", {})  # not kept by models of earlier versions
+    there, here = str(values.get("release", features.get("rdkit"))), rdkit_release()
+    other = []
+    # the conformers of xTB are RDKit's too, and take too long to be tried
+    if values and there != here and "xtb" not in config.read_descriptors:
+        features.pop("rdkit", None)
+        expected.pop("rdkit", None)
+        other = differences(values, config) if features == expected else []
+    if features == expected and not other:
+        return
+    if there == here or not re.fullmatch(r"[\d.]+", there):
+        raise BundleError(f"bundle {folder} was made with other features, by an earlier kflm2: train it again")
+    which = f" ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})" if other else ""
+    raise BundleError(
+        f"bundle {folder} was made with other features{which}, by RDKit {there}, and this is {here}: train it again, or"
+        f" `pip install rdkit=={there}`"
     )
 
 

@@ -12,6 +12,8 @@ MANIFEST = "bundle.json"
 """File of a saved model that says what it is made of."""
 CATALOGUE = "catalogue"
 """Folder of the models that come with the package."""
+REFERENCE = "reference_molecules.smi"
+"""Molecules of which saved models keep what RDKit computes; dataset/make_reference_molecules.py makes it."""
 
 
 def find(folder: str, name: str) -> Path:

@@ -36,6 +36,7 @@ from kflm2.predictor.chunks import ChunkReader
 from kflm2.predictor.featurizer import ReadMolecules
 from kflm2.predictor.manifest import BundleError
 from kflm2.predictor.predictor import Predictor
+from kflm2.predictor.rdkit_values import rdkit_release
 from kflm2.predictor.readers import MoleculeReader
 from kflm2.stages.predict import stage as predict_stage
 from kflm2.stages.predict.table import ChunkPredictor
@@ -674,6 +675,21 @@ def test_a_bundle_with_other_features_is_refused(model: Path, tmp_path: Path) ->
     assert "other features" in _refusal(_changed_copy(model, tmp_path / "b", features=changed))
     older = {name: value for name, value in features.items() if name != "graph_version"}
     assert "by an earlier kflm2: train it again" in _refusal(_changed_copy(model, tmp_path / "c", features=older))
+
+
+def test_another_rdkit_is_accepted_if_it_computes_the_same(model: Path, tmp_path: Path) -> None:
+    record = json.loads((model / "bundle.json").read_text())
+    features, values = {**record["features"], "rdkit": "2025.9.6"}, {**record["rdkit"], "release": "2025.9.6"}
+    same = _changed_copy(model, tmp_path / "a", features=features, rdkit=values)
+    expected = Predictor(load_bundle(model)).predict(["CCO"]).y_pred
+    np.testing.assert_array_equal(Predictor(load_bundle(same)).predict(["CCO"]).y_pred, expected)
+    values = {**values, "graphs": "0" * 64}
+    text = _refusal(_changed_copy(model, tmp_path / "b", features=features, rdkit=values))
+    assert f"(features of atoms and bonds), by RDKit 2025.9.6, and this is {rdkit_release()}" in text
+    assert text.endswith("`pip install rdkit==2025.9.6`")
+    # models of earlier versions kept the release alone
+    text = _refusal(_changed_copy(model, tmp_path / "c", features=features, rdkit={}))
+    assert "other features, by RDKit 2025.9.6" in text
 
 
 def test_a_users_llm_must_be_given_and_is_checked(tiny_decoder: Path, tiny_writer: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_wheel_contains_the_package_and_its_files(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     resources = {name.removeprefix("kflm2/resources/") for name in names if name.startswith("kflm2/resources/")}
     adapter = "models/SmolLM2_135M/leads_and_drugs"
-    assert {"prompts.toml", "space.toml", "grid.toml", "plots.mplstyle"} <= resources
+    assert {"prompts.toml", "space.toml", "grid.toml", "plots.mplstyle", "reference_molecules.smi"} <= resources
     assert {
         f"{adapter}/adapter_config.json",
         f"{adapter}/adapter_model.safetensors",
