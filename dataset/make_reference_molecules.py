@@ -1,4 +1,4 @@
-"""Write kflm2/resources/reference_molecules.smi: few molecules in which RDKit's descriptors take many values.
+"""Write kflm2/resources/reference_molecules.smi: few molecules that cover many values of RDKit's descriptors.
 
 python dataset/make_reference_molecules.py
 """
@@ -26,6 +26,8 @@ BY_HAND = (
     "N#[N+]c1ccc(N=Nc2ccccc2)cc1",
     "CCC1(c2ccccc2)C(=O)NC(=O)NC1=O",
     "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21",
+    "COC(=O)C1=C(C)NC(C)=C(C(=O)OC)C1c1ccccc1",
+    "CC(C)NC(=N)NCCO",
     "C[CH2]",
 )
 """Salts, elements and groups that the others lack."""
@@ -39,8 +41,7 @@ def main() -> None:
         *pd.read_parquet(folder / "knowledge_xtb.parquet", columns=["smiles"])["smiles"],
     ][:CANDIDATES]
     values = pd.DataFrame(compute_descriptors("rdkit", smiles))
-    # the rarest value of a count matters most: a bin for each of the few values, or quartiles of many
-    bins = values.apply(lambda column: pd.factorize(column)[0] if column.nunique() <= BINS else _quantiles(column))
+    bins = values.apply(_bins)
     cells = np.char.add(np.arange(bins.shape[1]).astype(str), np.char.add(":", bins.to_numpy().astype(str)))
     missing, chosen = set(cells.ravel()), list[int]()
     while len(chosen) < COUNT:
@@ -52,8 +53,12 @@ def main() -> None:
     print(f"{path}: {len(BY_HAND) + COUNT} SMILES; {len(missing)} of {len(set(cells.ravel()))} ranges are in none")
 
 
-def _quantiles(column: pd.Series) -> np.ndarray:
-    return pd.qcut(column.rank(method="average"), BINS, labels=False, duplicates="drop").to_numpy()
+def _bins(column: pd.Series) -> pd.Series:
+    """A bin for each of few values; of many one for the most frequent value, and quantiles of the others."""
+    if column.nunique() <= BINS:
+        return pd.Series(pd.factorize(column)[0])
+    others = column[(column != column.mode()[0]) & column.notna()]
+    return pd.qcut(others.rank(), BINS, labels=False, duplicates="drop").reindex(column.index, fill_value=-1)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ class EncodedView:
     vector: torch.Tensor
     """(B, H)"""
     items: torch.Tensor | None = None
-    """(sum of items, H), one molecule after another; None where the fusion does not need them."""
+    """(sum of items, H), one molecule after another; None where the fusion does not need them. Any width W within a
+    fusion."""
     mol: torch.Tensor | None = None
     """(sum of items,) index of the molecule of each item."""
 
@@ -50,7 +51,7 @@ class EncodedView:
         return [EncodedView(*parts) for parts in cut]
 
     def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items as (B, L, H) padded with zeros, and (B, L), True for a real item."""
+        """Items as (B, L, W) padded with zeros, and (B, L), True for a real item."""
         assert self.items is not None and self.mol is not None
         return to_dense_batch(self.items, self.mol, batch_size=len(self.vector))
 
@@ -67,7 +68,11 @@ def masked_mean(items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 _PAIRS_OF_A_GROUP = {"cpu": 20_000, "cuda": 2_000_000}
-"""Pairs of items that cost about as much time as one more group of molecules."""
+"""Pairs of items that cost about as much time as one more group of molecules, by type of device.
+
+Of a CPU as measured with crossAtt; of a GPU, where a group is some hundred launches, a guess. Any other device counts
+as a GPU.
+"""
 
 
 def attend_in_groups(
@@ -87,8 +92,8 @@ def attend_in_groups(
     """
     counts = [view.counts().cpu().numpy() for view in views]
     device = views[0].vector.device
-    groups = similar_sizes(counts[0], counts[-1], _PAIRS_OF_A_GROUP.get(device.type, 0))
-    if len(groups) == 1:
+    groups = similar_sizes(counts[0], counts[-1], _PAIRS_OF_A_GROUP.get(device.type, _PAIRS_OF_A_GROUP["cuda"]))
+    if len(groups) <= 1:
         return attend(views)
     parts = zip(*(view.groups(groups, count) for view, count in zip(views, counts, strict=True)), strict=True)
     out = torch.cat([attend(group) for group in parts])

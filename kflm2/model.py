@@ -292,8 +292,9 @@ class CrossAttention(nn.Module):
     def _projected(self, views: Sequence[EncodedView]) -> list[EncodedView]:
         """The views with queries, keys and values (3H) of each item, before padding multiplies the items.
 
-        The queries are for the other view, of which the view's own keys and values serve the other attention. They are
-        divided by the root of a head's width here, where they are few.
+        Queries use the weights of attention i, in which this view asks; keys and values those of attention 1 - i, in
+        which it answers. The weights of the queries are divided by the root of a head's width: they are fewer numbers
+        than the scores.
         """
         projected = []
         for i, (norm, view) in enumerate(zip(self.norms, views, strict=True)):
@@ -329,13 +330,13 @@ class CrossAttention(nn.Module):
 def _mean_attention(
     queries: torch.Tensor, query_mask: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, key_mask: torch.Tensor
 ) -> torch.Tensor:
-    """(b, heads, w): the attention output averaged over the queries, which are scaled.
+    """(b, heads, w): the attention output averaged over the queries, before the output projection.
 
     The weights are averaged, rather than the values that they mix: the same by linearity, at half the cost. A mask is
     added, since masked_fill takes longer than the softmax.
 
     Args:
-        queries: (b, heads, L, w)
+        queries: (b, heads, L, w), divided by the root of w.
         query_mask: (b, L), False at padding.
         keys: (b, heads, M, w)
         values: (b, heads, M, w)

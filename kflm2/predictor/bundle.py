@@ -1,6 +1,7 @@
 """A bundle: one folder with everything that prediction needs. It has no pickle, and none of its files is executed.
 
-    bundle.json           settings, targets, LLM, metrics; the SHA-256 of every other file
+    bundle.json           settings, targets, LLM, metrics; what RDKit computed for some molecules, to recognize other
+                          releases of it; the SHA-256 of every other file
     weights.safetensors   weights of the models, scaling of descriptors, voters, predictions on the validation part
     training.csv          SMILES of what the models learnt from, to find the nearest training molecule
     adapter/              the LLM's adapter from stage 1, if there is one, and its head, if the models read it
@@ -97,6 +98,8 @@ class Bundle:
     """Of the molecules that were learnt from, where their SMILES are not in the bundle."""
     opened: Embedder | None = None
     """The source with its LLM in memory, where a bundle was read, which loads the LLM to check it."""
+    rdkit: dict[str, Any] | None = None
+    """rdkit_values of the RDKit that it was trained with, where a bundle was read that holds them."""
 
     def scale_features(self, features: Features) -> Features:
         """Features with descriptors as computed, and covariates as read, to the input of the models."""
@@ -233,7 +236,8 @@ class Bundle:
             **({} if self.covariates is None else {"covariates": self.covariates.to_json()}),
             "llm": _llm_record(self.source),
             "features": feature_names(self.config, self.packed),
-            "rdkit": rdkit_values(self.config),
+            # of a model that was read, what the RDKit computed that it was trained with
+            "rdkit": {**rdkit_values(self.config, self.packed), **(self.rdkit or {})},
             "made": self.provenance,
             "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in bundle_files(folder)},
         }
@@ -322,7 +326,7 @@ def _half(array: np.ndarray) -> np.ndarray:
 
 
 def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
-    """Names and versions of the input features; another release of RDKit may have other descriptors.
+    """Names and versions of the input features, with RDKit's release where that may matter.
 
     Args:
         config: of the model.

@@ -7,6 +7,7 @@ before memory is allocated; an LLM comes from the registry, or from where the us
 import contextlib
 import csv
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ from kflm2.predictor.bundle import (
     probe_states,
 )
 from kflm2.predictor.manifest import JSON, BundleError, read_manifest
+from kflm2.predictor.rdkit_values import count as reference_count
 from kflm2.predictor.rdkit_values import differences, rdkit_release
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
@@ -124,7 +126,7 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
     if len(set(config.voters)) < len(config.voters):  # each would take memory
         raise BundleError(f"bundle {folder} names a voter twice")
     packed = not (folder / TRAINING).is_file()
-    _check_features(folder, metadata, config, packed)
+    rdkit = _check_features(folder, metadata, config, packed)
     task: Task = metadata["kind"]
     if task not in ("regression", "classification"):
         raise BundleError(f"bundle {folder}: unknown kind {task!r}")
@@ -200,34 +202,49 @@ def _build_bundle(folder: Path, metadata: dict[str, Any], llm: str | None, devic
         provenance=metadata["made"],
         average=_average(arrays) if packed else None,
         opened=opened,
+        rdkit=rdkit,
     )
 
 
-def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig, packed: bool) -> None:
-    """Check that the input features are those that the model learnt from.
+def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig, packed: bool) -> dict[str, Any] | None:
+    """Check that the input features are those that the model learnt from; say on stderr if the RDKit is another one.
+
+    Returns:
+        What its RDKit computed for the reference molecules; None for a model of an earlier version.
 
     Raises:
-        BundleError: they are others.
-        ValueError: the values of the reference molecules are damaged.
+        BundleError: the features are others.
+        ValueError: what its RDKit computed is damaged.
     """
-    features, expected = dict(metadata["features"]), feature_names(config, packed)
-    values = metadata.get("rdkit", {})  # not kept by models of earlier versions
-    there, here = str(values.get("release", features.get("rdkit"))), rdkit_release()
-    other = []
-    # the conformers of xTB are RDKit's too, and take too long to be tried
-    if values and there != here and "xtb" not in config.read_descriptors:
-        features.pop("rdkit", None)
-        expected.pop("rdkit", None)
-        other = differences(values, config) if features == expected else []
-    if features == expected and not other:
-        return
-    if there == here or not re.fullmatch(r"[\d.]+", there):
+    stored, now = metadata["features"], feature_names(config, packed)
+    values, here = metadata.get("rdkit"), rdkit_release()
+    if not isinstance(values, dict | None):
+        raise ValueError(f"what its RDKit computed is {values!r:.20}")
+    there = str(stored.get("rdkit", here) if values is None else values["release"])
+    of_rdkit = ("rdkit", "descriptors")
+    if any(stored.get(name) != now.get(name) for name in {*stored, *now}.difference(of_rdkit)) or (
+        there == here and stored != now
+    ):
         raise BundleError(f"bundle {folder} was made with other features, by an earlier kflm2: train it again")
-    which = f" ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})" if other else ""
-    raise BundleError(
-        f"bundle {folder} was made with other features{which}, by RDKit {there}, and this is {here}: train it again, or"
-        f" `pip install rdkit=={there}`"
+    if there == here:
+        return values
+    if not re.fullmatch(r"[\d.]+", there):
+        raise BundleError(f"bundle {folder} was made by {there!r}, which is no release of RDKit")
+    other = None
+    # the conformers of xTB are RDKit's too, and take too long to be tried
+    if values and stored.get("descriptors") == now.get("descriptors") and "xtb" not in config.read_descriptors:
+        other = differences(values, config, packed)
+    if other or (other is None and "rdkit" in now):
+        which = f" ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})" if other else ""
+        raise BundleError(
+            f"bundle {folder} was made with RDKit {there}, and this is {here}, which computes other features{which}:"
+            f" train it again, or `pip install rdkit=={there}`"
+        )
+    print(
+        f"model: made with RDKit {there}; this is {here}, which computes the same for {reference_count()} molecules",
+        file=sys.stderr,
     )
+    return values
 
 
 def _domain(

@@ -1,5 +1,6 @@
 """`kflm2 predict` and bundles of trained models: with the real embedded LLM once, else with a graph network."""
 
+import base64
 import csv
 import functools
 import json
@@ -27,6 +28,8 @@ from sklearn.metrics import log_loss
 from kflm2.cli import stages
 from kflm2.config.predict import PredictConfig
 from kflm2.errors import DataError, KFLM2Error
+from kflm2.featurize import xtb
+from kflm2.featurize.descriptors import rdkit_names
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor import chunks as predict_chunks
 from kflm2.predictor import formats
@@ -38,6 +41,7 @@ from kflm2.predictor.manifest import BundleError
 from kflm2.predictor.predictor import Predictor
 from kflm2.predictor.rdkit_values import rdkit_release
 from kflm2.predictor.readers import MoleculeReader
+from kflm2.resources import CATALOGUE, packaged
 from kflm2.stages.predict import stage as predict_stage
 from kflm2.stages.predict.table import ChunkPredictor
 from kflm2.trainers.jobs import run_stream
@@ -677,19 +681,53 @@ def test_a_bundle_with_other_features_is_refused(model: Path, tmp_path: Path) ->
     assert "by an earlier kflm2: train it again" in _refusal(_changed_copy(model, tmp_path / "c", features=older))
 
 
-def test_another_rdkit_is_accepted_if_it_computes_the_same(model: Path, tmp_path: Path) -> None:
+def test_another_rdkit_is_accepted_if_it_computes_the_same(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record = json.loads((model / "bundle.json").read_text())
-    features, values = {**record["features"], "rdkit": "2025.9.6"}, {**record["rdkit"], "release": "2025.9.6"}
-    same = _changed_copy(model, tmp_path / "a", features=features, rdkit=values)
+    values = {**record["rdkit"], "release": "2025.9.6"}
+    same = _changed_copy(model, tmp_path / "a", rdkit=values)
     expected = Predictor(load_bundle(model)).predict(["CCO"]).y_pred
-    np.testing.assert_array_equal(Predictor(load_bundle(same)).predict(["CCO"]).y_pred, expected)
-    values = {**values, "graphs": "0" * 64}
-    text = _refusal(_changed_copy(model, tmp_path / "b", features=features, rdkit=values))
-    assert f"(features of atoms and bonds), by RDKit 2025.9.6, and this is {rdkit_release()}" in text
+    assert "RDKit" not in capsys.readouterr().err
+    bundle = load_bundle(same)
+    assert "made with RDKit 2025.9.6; this is" in capsys.readouterr().err
+    np.testing.assert_array_equal(Predictor(bundle).predict(["CCO"]).y_pred, expected)
+    # a copy says what it was trained with; packed, it also keeps what its fingerprints were made with
+    bundle.pack().save(tmp_path / "packed", "")
+    copied = json.loads((tmp_path / "packed" / "bundle.json").read_text())["rdkit"]
+    assert copied == {**values, "counts": copied["counts"]}
+    other = {**values, "graphs": "0" * 64, "structures": "0" * 64}
+    # models without descriptors that cannot be compared are used, as those of earlier versions
+    assert (
+        load_bundle(_changed_copy(model, tmp_path / "b", rdkit={**other, "molecules": "0"})).targets == bundle.targets
+    )
+    text = _refusal(_changed_copy(model, tmp_path / "c", rdkit=other))
+    assert f"RDKit 2025.9.6, and this is {rdkit_release()}, which computes other features (standard forms, feat" in text
     assert text.endswith("`pip install rdkit==2025.9.6`")
-    # models of earlier versions kept the release alone
-    text = _refusal(_changed_copy(model, tmp_path / "c", features=features, rdkit={}))
-    assert "other features, by RDKit 2025.9.6" in text
+    damaged: tuple[object, ...] = ([], "x", {"release": None}, {**values, "release": "9; rm"})
+    for number, record in enumerate(damaged):
+        _refusal(_changed_copy(model, tmp_path / f"{number}", rdkit=record))
+
+
+def test_another_rdkit_of_a_model_with_descriptors(tmp_path: Path) -> None:
+    ready = packaged(CATALOGUE) / "hydration"
+    record = json.loads((ready / "bundle.json").read_text())
+    features, values = {**record["features"], "rdkit": "2025.9.6"}, {**record["rdkit"], "release": "2025.9.6"}
+    assert load_bundle(_changed_copy(ready, tmp_path / "a", features=features, rdkit=values)).packed
+    array = np.frombuffer(base64.b64decode(values["descriptors"]), "<f4").reshape(-1, len(rdkit_names())) + 1
+    changed = {**values, "descriptors": base64.b64encode(array.tobytes()).decode()}
+    text = _refusal(_changed_copy(ready, tmp_path / "b", features=features, rdkit=changed))
+    assert f"({', '.join(rdkit_names()[:3])}, ...)" in text
+    # models of earlier versions kept the release alone, and those that read xTB's numbers need it
+    text = _refusal(_changed_copy(ready, tmp_path / "c", features=features, rdkit=None))
+    assert "RDKit 2025.9.6, and this is" in text
+    with_xtb = {**features, "xtb": list(xtb.XTB_COLUMNS), "xtb_version": xtb.VERSION}
+    config = {**record["config"], "descriptors": "rdkit+xtb"}
+    text = _refusal(_changed_copy(ready, tmp_path / "d", features=with_xtb, rdkit=values, config=config))
+    assert text.endswith("`pip install rdkit==2025.9.6`")
+    # what another kflm2 changed is not RDKit's fault
+    older = {**features, "graph_version": -1}
+    assert "by an earlier kflm2" in _refusal(_changed_copy(ready, tmp_path / "e", features=older, rdkit=values))
 
 
 def test_a_users_llm_must_be_given_and_is_checked(tiny_decoder: Path, tiny_writer: Path, tmp_path: Path) -> None:

@@ -80,7 +80,13 @@ def test_attention_in_groups_of_similar_size_gives_the_same_prediction(
 ) -> None:
     features = _features()
     model = _model(name, features)
-    expected = _predict(model, features, [0, 1, 2, 3, 4, 2])
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(features.batch(np.array([0, 1, 2, 3, 4, 2]), CPU)).pow(2).sum().backward()
+        return [weight.grad.clone() for weight in model.parameters()]
+
+    expected, expected_gradients = _predict(model, features, [0, 1, 2, 3, 4, 2]), gradients()
     monkeypatch.setitem(encoded_view._PAIRS_OF_A_GROUP, "cpu", cost)
     group_sizes: list[int] = []
     original = EncodedView.dense
@@ -91,6 +97,7 @@ def test_attention_in_groups_of_similar_size_gives_the_same_prediction(
 
     monkeypatch.setattr(EncodedView, "dense", dense)
     torch.testing.assert_close(_predict(model, features, [0, 1, 2, 3, 4, 2]), expected)
+    torch.testing.assert_close(gradients(), expected_gradients, rtol=1e-4, atol=1e-5)
     assert len(group_sizes) >= 4
     assert max(group_sizes) < 6
 
