@@ -235,10 +235,11 @@ def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig,
     if values and stored.get("descriptors") == now.get("descriptors") and "xtb" not in config.read_descriptors:
         other = differences(values, config, packed)
     if other or (other is None and "rdkit" in now):
-        which = f" ({', '.join(other[:3])}{', ...' if len(other) > 3 else ''})" if other else ""
+        names = f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}" if other else ""
+        which = f"which computes other features ({names})" if names else "which may compute other features"
         raise BundleError(
-            f"bundle {folder} was made with RDKit {there}, and this is {here}, which computes other features{which}:"
-            f" train it again, or `pip install rdkit=={there}`"
+            f"bundle {folder} was made with RDKit {there}, and this is {here}, {which}: train it again, or"
+            f" `pip install rdkit=={there}`"
         )
     print(
         f"model: made with RDKit {there}; this is {here}, which computes the same for {reference_count()} molecules",
