@@ -241,10 +241,9 @@ def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig,
             f"bundle {folder} was made with RDKit {there}, and this is {here}, {which}: train it again, or"
             f" `pip install rdkit=={there}`"
         )
-    print(
-        f"model: made with RDKit {there}; this is {here}, which computes the same for {reference_count()} molecules",
-        file=sys.stderr,
-    )
+    if other is not None:  # else it reads too little of RDKit to be refused, and was not compared
+        same = f"computes the same for {reference_count()} molecules"
+        print(f"model: made with RDKit {there}; this is {here}, which {same}", file=sys.stderr)
     return values
 
 
