@@ -475,8 +475,10 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
     """How much crossAtt's error is smaller than each rival's, in units of what matters; a panel a dataset."""
     datasets = list(dict.fromkeys(entry.dataset for entry in judged))
     rivals = [name for name in RIVALS if any(entry.rival == name for entry in judged)]
-    figure = Figure(figsize=(9, 0.7 + (0.6 + 0.2 * len(rivals)) * -(-len(datasets) // 3)), layout="constrained")
-    axes = figure.subplots(-(-len(datasets) // 3), 3, sharey=True, squeeze=False).ravel()
+    columns = min(3, len(datasets))
+    rows = -(-len(datasets) // columns)
+    figure = Figure(figsize=(3 * max(columns, 2), 0.7 + (0.6 + 0.2 * len(rivals)) * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axis, dataset in zip(axes, datasets, strict=False):
         axis.axvspan(-1, 1, color=SHADE, lw=0)
         axis.axvline(0, color=INK, lw=0.8)
@@ -495,8 +497,8 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
     for axis in axes[len(datasets) :]:
         axis.set_visible(False)
     figure.supxlabel(
-        "better than the rival by so many times what matters (shaded); 95 % interval of each; blue: crossAtt is better,"
-        " orange: the rival",
+        "better than the rival by so many times what matters (shaded); 95 % interval of each pair alone\n"
+        "with Holm's correction over all pairs, blue: crossAtt is better, orange: the rival, grey: neither is shown",
         fontsize=8,
     )
     save_figure(figure, path)
