@@ -17,6 +17,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
+from xgboost import XGBClassifier
 
 from kflm2.cli import stages
 from kflm2.config.compare import CompareConfig
@@ -195,6 +196,19 @@ def test_settings_are_chosen_without_the_test_part(folds_results: Path) -> None:
         ]
         np.testing.assert_array_equal(same[0][0], same[1][0])
         assert same[0][1] == same[1][1]
+
+
+def test_boosting_of_each_fold_has_the_number_of_trees_that_was_chosen(folds_results: Path) -> None:
+    folder = folds_results / "gcn_indepent" / "scaffold_cv5x5-0"
+    run = SavedRun(folder, schema.read_run_result(folder))
+    smiles, y_true = run.table["smiles"].tolist(), run.y_true[:, 0]
+    y_pred, (choice,) = Baselines(smiles, run.y_true, "classification").predict("xgboost", run.split, 0)
+    x = compute_descriptors("rdkit+morgan", smiles)
+    settings = {"learning_rate": 0.03, "subsample": 0.8, "colsample_bytree": 0.3, "random_state": 0}
+    parts = [(np.setdiff1d(run.split.learned, fold), fold) for fold in run.split.folds]
+    for train, predicted in [*parts, (run.split.learned, run.split.test)]:
+        model = XGBClassifier(n_estimators=choice["trees"], **settings).fit(x[train], y_true[train])
+        np.testing.assert_array_equal(y_pred[predicted, 0], model.predict_proba(x[predicted])[:, 1].astype(float))
 
 
 def test_chemprop_is_an_ensemble_with_a_model_for_each_inner_fold(folds_results: Path, tmp_path: Path) -> None:

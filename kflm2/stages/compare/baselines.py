@@ -103,36 +103,29 @@ class Baselines:
             SettingError: xgboost is not installed.
         """
         trials = [split.of_member(number) for number in range(len(split.folds) or 1)]
-        svm = None
+        tuned: _SVM | _Boosting | None = None
         if name == "svm":
-            svm = _SVM(self._rdkit, self._morgan, split.learned, self.task, self._scaled(split.learned))
+            tuned = _SVM(self._rdkit, self._morgan, split.learned, self.task, self._scaled(split.learned), seed)
+        elif name == "xgboost":
+            tuned = _Boosting(self._columns, self.task, seed)
         predictions, choices = [], []
         for y_true in self.y_true.T:
             labelled = np.flatnonzero(~np.isnan(y_true))
             rows = np.intersect1d(split.learned, labelled)
             pairs = [(np.intersect1d(trial.train, labelled), np.intersect1d(trial.valid, labelled)) for trial in trials]
-            choice = self._choose(name, y_true, rows, pairs, seed, svm)
+            choice = tuned.choose(y_true, rows, pairs) if tuned and np.ptp(y_true[rows]) else None
             if name == "forest" and np.ptp(y_true[rows]):
                 y_pred = self._forest(y_true, rows, seed, out_of_bag=bool(split.folds))
             else:
-                y_pred = self._fit_predict(name, y_true, rows, choice, seed, svm)
+                y_pred = self._fit_predict(name, y_true, rows, choice, tuned)
                 for train, valid in pairs if split.folds else []:
-                    y_pred[valid] = self._fit_predict(name, y_true, train, choice, seed, svm)[valid]
+                    y_pred[valid] = self._fit_predict(name, y_true, train, choice, tuned)[valid]
             predictions.append(y_pred)
             choices.append(choice)
         return np.stack(predictions, axis=1), choices
 
-    def _choose(
-        self, name: str, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs, seed: int, svm: "_SVM | None"
-    ) -> Any:
-        if np.ptp(y_true[rows]) == 0:
-            return None
-        if name == "xgboost":
-            return self._choose_boosted(y_true, pairs, seed)
-        return None if svm is None else svm.choose(y_true, rows, pairs, seed)
-
     def _fit_predict(
-        self, name: str, y_true: np.ndarray, train: np.ndarray, choice: Any, seed: int, svm: "_SVM | None"
+        self, name: str, y_true: np.ndarray, train: np.ndarray, choice: Any, tuned: "_SVM | _Boosting | None"
     ) -> np.ndarray:
         """(n,) predictions of all molecules by a model of the training rows, whose labels are all there."""
         if name == "mean" or np.ptp(y_true[train]) == 0:
@@ -141,12 +134,8 @@ class Baselines:
             references = [self._prints[row] for row in train]
             neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
             return np.array([y_true[train[index]].mean() for index in neighbours])
-        if name == "xgboost":
-            model = self._boost(y_true, train, choice["trees"], seed)
-            x = self._columns
-            return (model.predict(x) if self.task == "regression" else model.predict_proba(x)[:, 1]).astype(float)
-        assert svm is not None
-        return svm.predict(y_true, train, choice)
+        assert tuned is not None
+        return tuned.predict(y_true, train, choice)
 
     @cached_property
     def _columns(self) -> np.ndarray:
@@ -177,15 +166,36 @@ class Baselines:
             y_pred[train] = classifier.oob_decision_function_[:, 1]
         return y_pred
 
-    def _choose_boosted(self, y_true: np.ndarray, pairs: Pairs, seed: int) -> dict[str, int]:
+
+class _Boosting:
+    """Gradient boosting on the descriptors and counts of n molecules."""
+
+    def __init__(self, x: np.ndarray, task: Task, seed: int) -> None:
+        self.x, self.task, self.seed = x, task, seed
+        self._of_choice: dict[bytes, Any] = {}
+
+    def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
+        """The number of trees: the mean of those after which the error of each validation part is smallest."""
         # a part without labels cannot stop the boosting, and one class cannot be learnt
         usable = [(train, valid) for train, valid in pairs if len(valid) and np.ptp(y_true[train])]
-        counts = [self._boost(y_true, train, ROUNDS, seed, valid).best_iteration + 1 for train, valid in usable]
+        models = [self._fit(y_true, train, ROUNDS, valid) for train, valid in usable]
+        self._of_choice = {train.tobytes(): model for (train, _), model in zip(usable, models, strict=True)}
+        counts = [model.best_iteration + 1 for model in models]
         return {"trees": round(float(np.mean(counts))) if counts else ROUNDS}
 
-    def _boost(
-        self, y_true: np.ndarray, train: np.ndarray, trees: int, seed: int, valid: np.ndarray | None = None
-    ) -> Any:
+    def predict(self, y_true: np.ndarray, train: np.ndarray, choice: dict[str, int]) -> np.ndarray:
+        """(n,) predictions of a model of the training rows; of the labels that were chosen by last."""
+        trees = choice["trees"]
+        # trees are added in turn, so the first ones of a longer model are the model that would be fitted
+        model = self._of_choice.get(train.tobytes())
+        if model is None or model.get_booster().num_boosted_rounds() < trees:
+            model = self._fit(y_true, train, trees)
+        first = {"iteration_range": (0, trees)}
+        if self.task == "regression":
+            return model.predict(self.x, **first).astype(float)
+        return model.predict_proba(self.x, **first)[:, 1].astype(float)
+
+    def _fit(self, y_true: np.ndarray, train: np.ndarray, trees: int, valid: np.ndarray | None = None) -> Any:
         try:
             import xgboost
         except ImportError:
@@ -196,19 +206,24 @@ class Baselines:
             learning_rate=0.03,
             subsample=0.8,
             colsample_bytree=0.3,
-            random_state=seed,
+            random_state=self.seed,
             early_stopping_rounds=None if valid is None else 50,
         )
-        x = self._columns
-        eval_set = None if valid is None else [(x[valid], y_true[valid])]
-        return model.fit(x[train], y_true[train], eval_set=eval_set, verbose=False)
+        eval_set = None if valid is None else [(self.x[valid], y_true[valid])]
+        return model.fit(self.x[train], y_true[train], eval_set=eval_set, verbose=False)
 
 
 class _SVM:
     """Support vector machines on the descriptors and counts of n molecules, scaled on those that are learnt from."""
 
     def __init__(
-        self, rdkit: np.ndarray, morgan: np.ndarray, learned: np.ndarray, task: Task, beside: np.ndarray | None
+        self,
+        rdkit: np.ndarray,
+        morgan: np.ndarray,
+        learned: np.ndarray,
+        task: Task,
+        beside: np.ndarray | None,
+        seed: int,
     ) -> None:
         scaled = DescriptorScaler(rdkit[learned])(rdkit)
         # counts as logarithms: what a second and a tenth ring add should not be the same
@@ -217,13 +232,13 @@ class _SVM:
             weight = covariate_weight(self.x[learned], beside[learned])
             self.x = np.concatenate([self.x, weight * beside], axis=1)
         self.gamma = 1 / (self.x.shape[1] * self.x[learned].var())
-        self.task = task
+        self.task, self.seed = task, seed
 
-    def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs, seed: int) -> dict[str, float]:
+    def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs) -> dict[str, float]:
         """C, gamma in its units, and of classes slope and offset of Platt's scaling, by the smallest error."""
         tuned = np.union1d(rows, np.concatenate([valid for _, valid in pairs]))
         if len(tuned) > MOST_TUNED:
-            tuned = np.sort(np.random.default_rng(seed).choice(tuned, MOST_TUNED, replace=False))
+            tuned = np.sort(np.random.default_rng(self.seed).choice(tuned, MOST_TUNED, replace=False))
         inside = [[np.flatnonzero(np.isin(tuned, part)) for part in pair] for pair in pairs]
         judged = y_true[tuned[np.concatenate([valid for _, valid in inside])]]
         best: tuple[float, dict[str, float], np.ndarray] | None = None
