@@ -7,12 +7,12 @@
     python benchmark/field.py --show                      # tables and pictures from existing results
 
 Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000 molecules, drawn with its share of
-actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt and the paper's five
-pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules. The baselines have
-crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist: `kflm2 datasets get
-all`. FILE has the columns method, dataset, split, metric, run, value. The runs of a method go to docs/data/field.csv
-when all of a dataset and split are there; what is there is not run again, on this machine or on another. Tables go to
-OUT/field.md, pictures to docs/.
+actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt, the same without the
+LLM, and the paper's five pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules.
+The baselines have crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist:
+`kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run, value. The runs of a method go to
+docs/data/field.csv when all of a dataset and split are there; what is there is not run again, on this machine or on
+another. Tables go to OUT/field.md, pictures to docs/.
 """
 
 import argparse
@@ -51,9 +51,11 @@ from kflm2.text_table import markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt")
+NO_LLM = "no-LLM"
+"""crossAtt that reads the graph and the descriptors alone."""
 BASELINES = ("mean", "knn", "forest", "xgboost", "svm")
 CHEMPROP = ("chemprop", "chemprop-rdkit")
-RIVALS = ("chemprop", "chemprop-rdkit", "svm", "forest", "xgboost")
+RIVALS = ("chemprop", "chemprop-rdkit", "svm", "forest", "xgboost", NO_LLM)
 SMALL = ("SAMPL", "Delaney", "BACE", "BBBP", "ClinTox", "SIDER")
 """Datasets of which several repeats of cv5x5 are run; of the others, and of scaffolds, the first."""
 QUICK = ("SAMPL", "BACE")
@@ -66,17 +68,19 @@ EPOCHS_OF_TRIAL = 2
 # Said before any run: the difference that matters, of the RMSE in its unit or of the ROC-AUC.
 PRACTICAL = {"SAMPL": 0.1, "Delaney": 0.05, "Lipophilicity": 0.05, "Llinas": 0.05, "Warrior": 0.1}
 PRACTICAL_AUC = 0.02
-# Seconds of one core for a molecule and a run; of a pipeline, as a share of crossAtt's. For --hours.
+# Seconds of one core for a molecule and a run; of no-LLM and of a pipeline, as a share of crossAtt's. For --hours.
 SECONDS = {
     "crossAtt": 0.14,
     "a character": 0.0106,
+    NO_LLM: 0.5,
     "pipeline": 0.08,
     "forest": 0.01,
-    "xgboost": 0.05,
+    "xgboost": 0.04,
     "svm": 0.02,
     "mean": 0.0,
     "knn": 0.002,
     "chemprop": 0.35,
+    "chemprop-rdkit": 0.35,
 }
 
 
@@ -91,8 +95,11 @@ class Part:
     as_written: bool = False
     """For published metrics: nothing is standardised, no row left out."""
 
-    def config(self, model: str, out: Path) -> TrainConfig:
-        """Of a pipeline."""
+    def config(self, method: str, out: Path) -> TrainConfig:
+        """Of a pipeline, or of crossAtt without the LLM."""
+        changes: dict[str, Any] = {}
+        if method == NO_LLM:
+            changes = {"name": NO_LLM, "views": ("graph", "descriptors")}
         table: dict[str, Any] = {"dataset": self.dataset}
         if self.dataset == "HIV" and not self.as_written:
             table = {"csv": _hiv(out), "target_columns": DATASETS["HIV"].targets, "task": "classification"}
@@ -100,8 +107,9 @@ class Part:
         if self.trial:
             epochs = {"epochs": EPOCHS_OF_TRIAL, "limit": TRIAL_MOLECULES}
         config = TrainConfig.of(
-            model,
+            "crossAtt" if method == NO_LLM else method,
             **table,
+            **changes,
             standardize="canonical" if self.as_written else "parent",
             deduplicate=not self.as_written,
             split=self.split,
@@ -150,8 +158,8 @@ def main() -> None:
     baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
     docs = options.out if options.quick or options.trial else DOCS
     if not options.show:
-        left = [part for part in parts if missing(part, baselines, docs / "data" / "field.csv")]
-        print(hours(left, as_written, baselines, options.jobs), flush=True)
+        left = {part: missing(part, baselines, docs / "data" / "field.csv") for part in parts}
+        print(hours(left, as_written, options.jobs), flush=True)
         if options.hours:
             return
         start = time.perf_counter()
@@ -175,7 +183,7 @@ def run_part(part: Part, baselines: Iterable[str], store: Path, options: argpars
         return
     # of one method several runs at a time; then several methods, the slowest last
     _in_parallel(_train, [(part, "crossAtt", options.out, options.jobs)], 1)
-    models = [(part, name, options.out) for name in PIPELINES if name in wanted]
+    models = [(part, name, options.out) for name in (NO_LLM, *PIPELINES) if name in wanted]
     others = [(part, name, options.out, options.chemprop) for name in baselines if name in wanted]
     quick, slow = ([task for task in others if (task[1] in CHEMPROP) == chemprop] for chemprop in (False, True))
     for function, tasks in ((_train, models), (_baseline, quick), (_baseline, slow)):
@@ -188,7 +196,7 @@ def missing(part: Part, baselines: Iterable[str], store: Path) -> list[str]:
     known = stored(store)
     known = known[(known["dataset"] == part.dataset) & (known["split"] == part.split)]
     seeds = known.groupby("method")["seed"].nunique() if len(known) else {}
-    return [name for name in ("crossAtt", *PIPELINES, *baselines) if seeds.get(name, 0) < part.runs]
+    return [name for name in ("crossAtt", NO_LLM, *PIPELINES, *baselines) if seeds.get(name, 0) < part.runs]
 
 
 def stored(store: Path) -> pd.DataFrame:
@@ -224,27 +232,30 @@ def _as_written(names: Iterable[str], published: pd.DataFrame, trial: bool) -> I
     yield from (Part(name, "random", 3 if trial else 10, trial, as_written=True) for name in names if name in known)
 
 
-def hours(parts: list[Part], as_written: list[Part], baselines: Iterable[str], jobs: int) -> str:
-    """What will run and about how long."""
+def hours(left: dict[Part, list[str]], as_written: list[Part], jobs: int) -> str:
+    """What will run and about how long; of each part the methods that are missing."""
     total, lines = 0.0, []
-    for part in [*parts, *as_written]:
+    for part, wanted in [*left.items(), *((part, ["crossAtt"]) for part in as_written)]:
+        if not wanted:
+            continue
         dataset, _ = locate(part.dataset)
         smiles = load(TrainConfig.of(dataset=part.dataset)).smiles
         count = min(len(smiles), HIV_MOLECULES) if part.dataset == "HIV" else len(smiles)
         count = TRIAL_MOLECULES if part.trial else count
         length = float(np.mean([len(text) for text in smiles[:500]]))
         share = (EPOCHS_OF_TRIAL if part.trial else EPOCHS_OF_LARGE if count > LARGE else 100) / 100
-        seconds = (SECONDS["crossAtt"] + SECONDS["a character"] * length) * share
-        if not part.as_written:
-            seconds *= 1 + SECONDS["pipeline"] * len(PIPELINES)
-            for name in baselines:
-                each = SECONDS.get(name, SECONDS["chemprop"])
-                seconds += each if name.startswith("chemprop") else each * len(dataset.targets)
+        network = (SECONDS["crossAtt"] + SECONDS["a character"] * length) * share
+        seconds = 0.0
+        for name in wanted:
+            if name in ("crossAtt", NO_LLM, *PIPELINES):
+                seconds += network * (1 if name == "crossAtt" else SECONDS.get(name, SECONDS["pipeline"]))
+            else:
+                seconds += SECONDS[name] if name in CHEMPROP else SECONDS[name] * len(dataset.targets)
         words = f"{part.split}, as written" if part.as_written else part.split
         core_hours = seconds * count * part.runs / 3600
-        lines.append([f"{part.dataset}, {words}", f"{count:,}", str(part.runs), f"{core_hours:.1f}"])
+        lines.append([f"{part.dataset}, {words}", f"{count:,}", str(part.runs), str(len(wanted)), f"{core_hours:.1f}"])
         total += core_hours
-    table = markdown([["", "molecules", "runs", "core hours"], *lines])
+    table = markdown([["", "molecules", "runs", "methods", "core hours"], *lines])
     return "\n".join([*table, f"about {total / jobs:.1f} hours, {jobs} at a time, for what is not there yet"])
 
 
@@ -268,8 +279,8 @@ def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
     print(f"{part.dataset}, {part.split}, {method}: {end}", flush=True)
 
 
-def _train(part: Part, model: str, out: Path, jobs: int = 1) -> None:
-    run_missing(replace(part.config(model, out), jobs=jobs))
+def _train(part: Part, method: str, out: Path, jobs: int = 1) -> None:
+    run_missing(replace(part.config(method, out), jobs=jobs))
 
 
 def _baseline(part: Part, name: str, out: Path, program: Path | None) -> None:
@@ -395,7 +406,9 @@ def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
 
 def _means(runs: pd.DataFrame) -> list[str]:
     """One line a dataset and split: each method's mean and standard deviation, the best in bold."""
-    names = [name for name in ("crossAtt", *PIPELINES, *CHEMPROP, *BASELINES[::-1]) if name in set(runs["method"])]
+    names = [
+        name for name in ("crossAtt", NO_LLM, *PIPELINES, *CHEMPROP, *BASELINES[::-1]) if name in set(runs["method"])
+    ]
     lines = [["", "split", "runs", "metric", *names]]
     for (dataset, split), part in runs.groupby(["dataset", "split"], sort=False):
         grouped = part.groupby("method")["value"]

@@ -651,16 +651,18 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     monkeypatch.setattr(sys, "argv", ["field.py", *map(str, words)])
     field.main()
     printed = capsys.readouterr().out
-    assert "| SAMPL, cv5x5 | 60 | 3 | 0.0 |" in printed and "FAILED" not in printed
+    assert "| SAMPL, cv5x5 | 60 | 3 | 5 | 0.0 |" in printed and "FAILED" not in printed
     assert "| svm | 1 | 0 | 0 | 1 | 0 |" in printed
     assert "crossAtt's mean is better than 1 of 2 published ones" in printed
     assert "| 0.000 (better) | 99.000 | - |" in printed
     runs = pd.read_csv(tmp_path / "data" / "field.csv")
-    assert len(runs) == 2 * 3 * 4
-    assert set(runs["method"]) == {"crossAtt", "gcn_indepent", "mean", "svm"}
+    assert len(runs) == 2 * 3 * 5
+    assert set(runs["method"]) == {"crossAtt", "no-LLM", "gcn_indepent", "mean", "svm"}
     for run in runs.itertuples():
         result = tmp_path / "SAMPL" / run.method / f"{run.split}-{run.seed}" / "result.json"
-        assert json.loads(result.read_text())["metrics"]["test"]["RMSE"] == run.value
+        record = json.loads(result.read_text())
+        assert record["metrics"]["test"]["RMSE"] == run.value
+        assert (record.get("llm") is None) == (run.method != "crossAtt")
     mean = runs[(runs["method"] == "svm") & (runs["split"] == "cv5x5")]["value"].mean()
     assert f"{mean:.3f} ± " in (tmp_path / "field.md").read_text()
     for split in ("cv5x5", "scaffold_cv5x5"):
@@ -687,7 +689,7 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     field.main()
     printed = capsys.readouterr().out
     assert "left out  SAMPL, cv5x5, svm: not all of crossAtt's runs are there" in printed
-    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 4 - 3
+    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 5 - 3
     monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--show", "--out", str(tmp_path / "empty")])
     with pytest.raises(SystemExit, match="nothing is complete yet"):
         field.main()
