@@ -206,7 +206,7 @@ def stored(store: Path) -> pd.DataFrame:
 
 def save_runs(part: Part, out: Path, store: Path) -> None:
     """Add the runs of a part that are in a folder and not in the store."""
-    if not part.folder("crossAtt", out).is_dir():
+    if not any(part.folder("crossAtt", out).glob(f"{part.split}-*/{schema.FILE}")):
         return
     found = _complete(methods.find(str(out / part.dataset), part.split))
     rows = pd.DataFrame([row for method in found for row in _runs(part, method)])
@@ -318,7 +318,11 @@ def show(parts: list[Part], out: Path, docs: Path) -> None:
             if split == "given":  # all runs of it test the same molecules, and give no verdict
                 continue
             metric = str(mine["metric"].iloc[0])
-            table = mine.pivot(index="seed", columns="method", values="value").dropna(axis=1)
+            # a fold of one class has no ROC-AUC, of no method; a method that lacks others is left out
+            table = mine.pivot(index="seed", columns="method", values="value").dropna(how="all").dropna(axis=1)
+            if len(table) < LEAST_RUNS:
+                print(f"left out  {part.dataset}, {split}: {metric} of {len(table)} runs")
+                continue
             judged += _judged(part, metric, table, out)
             ranks[part.dataset] = table.rank(axis=1, ascending=metric in SMALLER_IS_BETTER)
         if judged:

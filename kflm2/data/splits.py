@@ -1,5 +1,6 @@
 """Splits into train, valid and test: seeded, recorded, disjoint."""
 
+import functools
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, PARTS, REPEATS, SPLITS, check_fractions
 from kflm2.data.similarity import butina, fingerprints
-from kflm2.data.structures import identity, murcko_scaffold
+from kflm2.data.structures import murcko_scaffold, structure_digests
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import sha256_texts
 
@@ -48,12 +49,17 @@ class Split:
     @property
     def learned(self) -> np.ndarray:
         """What the models of a run learn from: train; with inner folds valid too, each model all folds but its own."""
-        return np.sort(np.concatenate([self.train, self.valid])) if self.folds else self.train
+        return self.not_tested if self.folds else self.train
 
     @property
     def held_out(self) -> np.ndarray:
         """What a model of a run predicts without having learnt from it: valid; with inner folds train too."""
         return self.learned if self.folds else self.valid
+
+    @property
+    def not_tested(self) -> np.ndarray:
+        """Train and valid together."""
+        return np.sort(np.concatenate([self.train, self.valid]))
 
     @property
     def measured(self) -> dict[str, np.ndarray]:
@@ -143,8 +149,12 @@ def make_splits(
 
 def groups_of(kind: str, smiles: list[str]) -> list[list[int]] | None:
     """The molecules that a kind of split keeps together; None where it keeps none."""
-    if kind in ("given", "random", "cv5x5"):
-        return None
+    return None if kind in ("given", "random", "cv5x5") else _groups_of(kind, tuple(smiles))
+
+
+@functools.lru_cache(maxsize=1)
+def _groups_of(kind: str, smiles: tuple[str, ...]) -> list[list[int]]:
+    # kept, since each run of a command asks again for those of its table, which take minutes for 50,000 molecules
     if kind == "scaffold_cv5x5":
         keys: Sequence[Hashable] = _scaffolds_and_clusters(smiles)
     elif kind in ("cluster", "cluster_cv5x5"):
@@ -174,7 +184,7 @@ def with_folds(split: Split, count: int, seed: int, groups: list[list[int]] | No
     Raises:
         DataError: a fold would be empty.
     """
-    learned = np.sort(np.concatenate([split.train, split.valid]))
+    learned = split.not_tested
     rng = np.random.default_rng([seed, 1])
     if groups is None:
         folds = np.array_split(rng.permutation(learned), count)
@@ -273,12 +283,12 @@ def _whole_folds(
     return [folds[i] for i in rng.permutation(count)]
 
 
-def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
+def _groups(keys: Sequence[Hashable], smiles: Sequence[str]) -> list[list[int]]:
     """Molecules linked by a shared key or structure, directly or through others; groups by their first molecule."""
     nodes: dict[Hashable, int] = {}
     edges = [
         (index, nodes.setdefault(key, len(smiles) + len(nodes)))
-        for column in (keys, [("structure", identity(text)) for text in smiles])
+        for column in (keys, [("structure", digest) for digest in structure_digests(smiles)])
         for index, key in enumerate(column)
     ]
     size = len(smiles) + len(nodes)
@@ -289,7 +299,7 @@ def _groups(keys: Sequence[Hashable], smiles: list[str]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _scaffolds_and_clusters(smiles: list[str]) -> list[Hashable]:
+def _scaffolds_and_clusters(smiles: Sequence[str]) -> list[Hashable]:
     """(n,) scaffold of each molecule; of an acyclic one, which has none, the number of its cluster among these."""
     keys: list[Hashable] = [murcko_scaffold(text) for text in smiles]
     acyclic = [index for index, key in enumerate(keys) if not key]
@@ -298,7 +308,7 @@ def _scaffolds_and_clusters(smiles: list[str]) -> list[Hashable]:
     return keys
 
 
-def _clusters(smiles: list[str]) -> list[int]:
+def _clusters(smiles: Sequence[str]) -> list[int]:
     """(n,) cluster number of each molecule."""
     keys = [0] * len(smiles)
     for number, cluster in enumerate(butina(fingerprints(smiles))):

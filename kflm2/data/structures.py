@@ -104,8 +104,8 @@ def murcko_scaffold(smiles: str) -> str:
 def duplicates(smiles: Sequence[str]) -> list[list[int]]:
     """Indices of the molecules of each structure that occurs more than once, by first occurrence."""
     groups: dict[str, list[int]] = defaultdict(list)
-    for index, text in enumerate(smiles):
-        groups[identity(text)].append(index)
+    for index, digest in enumerate(structure_digests(smiles)):
+        groups[digest].append(index)
     return [group for group in groups.values() if len(group) > 1]
 
 

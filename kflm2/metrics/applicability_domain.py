@@ -80,19 +80,20 @@ class ApplicabilityDomain:
             fused: (F, n, H) their fused states by the model of each fold, which did not learn from that fold.
             fold: (n,) number of the fold of each.
         """
-        texts = np.array(smiles, dtype=object)
+        prints = fingerprints(smiles)
         similarity, distance = [], []
         for number, vectors in enumerate(fused):
             others, inside = fold != number, np.flatnonzero(fold == number)
             inside = inside[:: math.ceil(len(inside) / _MOST_SCORED)]
-            domain = ApplicabilityDomain(texts[others].tolist(), vectors[others], 0.0, np.inf)
-            scores = domain.locate(fingerprints(texts[inside].tolist()), vectors[inside])
+            learned = [prints[i] for i in np.flatnonzero(others)]
+            domain = ApplicabilityDomain((), vectors[others], 0.0, np.inf, learned)
+            scores = domain.locate([prints[i] for i in inside], vectors[inside])
             similarity.append(scores.similarity)
             distance.append(scores.distance)
         least_similarity = np.quantile(np.concatenate(similarity), 1 - _INSIDE)
         most_distance = np.quantile(np.concatenate(distance), _INSIDE)
         # a new molecule is scored by the first model, against all molecules
-        return ApplicabilityDomain(smiles, fused[0], float(least_similarity), float(most_distance))
+        return ApplicabilityDomain(smiles, fused[0], float(least_similarity), float(most_distance), prints)
 
     def without_smiles(self) -> "ApplicabilityDomain":
         """The same, with nothing but the fingerprints of the molecules."""

@@ -173,7 +173,9 @@ class Calibration:
                     continue
                 errors_valid, errors = (np.abs(label - p) for p in (self.y_pred[mask, k], y_pred[:, k]))
                 model = ConformalClassifier().fit(errors_valid)
-                sets[:, k, label] = model.predict_set(errors[:, None], confidence=confidence, smoothing=False)[:, 0]
+                # less by a rounding error, as for intervals
+                kept = model.predict_set(errors[:, None], confidence=confidence - 1e-9, smoothing=False)
+                sets[:, k, label] = kept[:, 0]
         return sets
 
     def coverage(self, y_true: np.ndarray, y_pred: np.ndarray, std: np.ndarray, confidence: float) -> "Coverage":

@@ -55,7 +55,7 @@ METRIC_NAMES: dict[Task, tuple[str, ...]] = {
 PRIMARY_METRIC: dict[Task, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
 """The metric of one target that tables show first."""
 SCALED_RMSE = "scaled RMSE"
-"""RMSE over the standard deviation of the target's training labels: it has no unit, so targets have a mean of it."""
+"""RMSE over the standard deviation of the target's labels that are not tested: without a unit, targets have a mean of it."""
 IN_UNITS = ("RMSE", "MAE")
 """Metrics in the target's unit; the mean over targets of several units would mean nothing."""
 SMALLER_IS_BETTER = (SCALED_RMSE, "RMSE", "MAE", "Brier")
@@ -130,7 +130,7 @@ class Scores:
 
 
 def score(
-    y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray, y_train: np.ndarray | None = None
+    y_true: np.ndarray, y_pred: np.ndarray, task: Task, thresholds: np.ndarray, y_others: np.ndarray | None = None
 ) -> Scores:
     """Evaluate the predictions of one part of a split; an undefined metric is None.
 
@@ -140,20 +140,21 @@ def score(
             balanced accuracy.
         task: task of the targets.
         thresholds: (K,) for MCC and balanced accuracy; see choose_thresholds. Not used for regression.
-        y_train: (m, K) labels of the training part, NaN where missing; only several targets of regression need them.
+        y_others: (m, K) labels of all that is not tested, whatever of it a model learns from, so that methods can be
+            compared; NaN where missing. Only several targets of regression need them.
     """
     columns = zip(y_true.T, y_pred.T, thresholds, strict=True)
     targets = [_metrics(*_labelled(true, pred), task, threshold) for true, pred, threshold in columns]
     if SCALED_RMSE in target_metrics(task, len(targets)):
-        assert y_train is not None
-        targets = [_with_scaled(metrics, labels) for metrics, labels in zip(targets, y_train.T, strict=True)]
+        assert y_others is not None
+        targets = [_with_scaled(metrics, labels) for metrics, labels in zip(targets, y_others.T, strict=True)]
     return Scores(targets, task)
 
 
-def _with_scaled(metrics: Metrics | None, y_train: np.ndarray) -> Metrics | None:
+def _with_scaled(metrics: Metrics | None, y_others: np.ndarray) -> Metrics | None:
     if metrics is None:
         return None
-    labels = y_train[~np.isnan(y_train)]
+    labels = y_others[~np.isnan(y_others)]
     scale = float(np.std(labels)) if len(labels) else 0.0
     rmse = metrics["RMSE"]
     return {SCALED_RMSE: rmse / scale if scale and rmse is not None else None, **metrics}

@@ -32,6 +32,9 @@ def stacking_weights(y_true: np.ndarray, y_pred: np.ndarray, fold: np.ndarray, t
     labels, values, fold = y_true[labelled], y_pred[:, labelled], fold[labelled]
     if models == 1 or len(labels) < 2:
         return equal
+    if task == "regression" and (scale := labels.std()) > 0:
+        # the solver's tolerance is of numbers of about 1; the weights, which add up to 1, are those of any unit
+        labels, values = (labels - labels.mean()) / scale, (values - labels.mean()) / scale
     improvement = np.zeros(len(labels))
     for number in np.unique(fold):
         inside = fold == number

@@ -86,7 +86,9 @@ class SavedRun:
         """
         part = self.table["part"].to_numpy(dtype=str)
         train, valid = (np.flatnonzero(part == name) for name in ("train", "valid"))
-        split = Split(self.split_kind, train, valid, np.flatnonzero(is_test(self.table)))
+        sets = {name: np.flatnonzero(part == name) for name in sorted(set(part)) if name.startswith("test_")}
+        test = np.flatnonzero(is_test(self.table))
+        split = Split(self.split_kind, train, valid, test, sets if len(sets) > 1 else {})
         if not self.folds:
             return split
         groups = groups_of(self.split_kind, self.table["smiles"].tolist())

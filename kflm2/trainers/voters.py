@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import rbf_kernel
@@ -24,7 +24,7 @@ from kflm2.featurize.features import Features
 PENALTIES = (1.0, 10.0, 100.0)
 """C of the support vector machine; chosen for each target on out-of-fold predictions."""
 _MOST = 6000
-"""Molecules of which the machines learn at most, drawn at random: memory and time grow with their square."""
+"""Molecules of which the machines learn at most: memory and time grow with their square."""
 _SIGMAS = 5.0
 """Mean hidden states are clipped at so many standard deviations, as the network clips them."""
 _ROWS = 2048
@@ -218,7 +218,8 @@ def fit_voter(
         y_true = np.where(weights[:, None] > 0, y_true, np.nan)
         bounds = None if bounds is None else np.where(weights[:, None] > 0, bounds, np.nan)
     if len(rows) > _MOST:
-        rows = np.sort(np.random.default_rng([seed, 2]).choice(rows, _MOST, replace=False))
+        known = ~np.isnan(y_true) if bounds is None else ~(np.isnan(y_true) & np.isnan(bounds).all(axis=0))
+        rows = np.sort(_drawn(rows, known[rows], np.random.default_rng([seed, 2])))
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
     numbers, counts = inputs(name, scaled)
     centre, scale = np.zeros(numbers.shape[1], np.float32), np.ones(numbers.shape[1], np.float32)
@@ -249,6 +250,22 @@ def fit_voter(
     )
 
 
+def _drawn(rows: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many of the rows as the machines can learn from, at random; a target with few labels loses none before others.
+
+    Args:
+        rows: (n,)
+        known: (n, K) what has a label or a bound.
+        rng: draws.
+    """
+    if known.all():
+        return rng.choice(rows, _MOST, replace=False)
+    order = rng.permutation(len(rows))
+    # the k-th labelled row of each target, for k = 1, 2, ...; a row comes when its first target needs it
+    turn = np.where(known[order], known[order].cumsum(axis=0), len(rows) + 1).min(axis=1)
+    return rows[order[np.argsort(turn, kind="stable")[:_MOST]]]
+
+
 def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
     """A factor of (m, W) covariates with which they have as much variance in all as the (m, P) columns of structures.
 
@@ -272,6 +289,9 @@ def _best(
     """
     best: tuple[float, tuple[np.ndarray, ...]] | None = None
     labelled = ~np.isnan(learnt[0, 0])
+    if not labelled.any():  # of more molecules than can be learnt from, none of these has a label
+        count, folds = learnt.shape[2], learnt.shape[1]
+        return np.zeros((count, folds)), np.zeros(folds), np.array([1.0, 0.0])
     own = learnt[0, fold, np.arange(len(fold))]
     for penalty in PENALTIES:
         machines = [
@@ -285,7 +305,9 @@ def _best(
         if task == "regression":
             error = float(np.mean((out - labels) ** 2))
         else:
-            if np.ptp(labels):
+            if np.ptp(labels) == 0:  # one class: its share, with a molecule of each class more
+                platt = np.array([0.0, logit((labels.sum() + 1) / (len(labels) + 2))])
+            else:
                 fitted = LogisticRegression().fit(out[:, None], labels)
                 # abs: for a poor machine the slope may be negative; the ranking by margin is preserved
                 platt = np.array([abs(fitted.coef_[0, 0]), fitted.intercept_[0]])
@@ -315,6 +337,8 @@ def _fit(
     y_true, (lower, upper) = learnt[0].copy(), learnt[1:]
     rows = np.flatnonzero(seen & ~np.isnan(y_true))
     coefficients, labels = np.zeros(len(kernel)), y_true[rows]
+    if not len(labels):
+        return coefficients, 0.0
     mean, std = labels.mean(), labels.std()
     if std == 0:
         return coefficients, float(mean if task == "regression" else 2 * mean - 1)

@@ -179,6 +179,24 @@ def test_baselines_have_the_inner_folds_of_the_models(folds_results: Path, tmp_p
             assert made[name].result.metrics["valid"]["ROC-AUC"] == pytest.approx(valid)
 
 
+def test_baselines_have_inner_folds_where_one_of_the_models_has(
+    folds_results: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A model with a holdout comes first by its name, and would leave the baselines fewer molecules."""
+    shutil.copytree(folds_results, tmp_path / "classes")
+    shutil.copytree(tmp_path / "classes" / "gcn_indepent", tmp_path / "classes" / "alone")
+    for seed in range(3):
+        folder = tmp_path / "classes" / "alone" / f"scaffold_cv5x5-{seed}"
+        config = json.loads((folder / "result.json").read_text())["config"]
+        _edit(folder, config={**config, "inner": "holdout", "ensemble": 1})
+    values = {"practical": ("0.1",), "out": tmp_path / "compare", "baselines": ("mean",)}
+    (comparison,) = compare_stage.run(CompareConfig.of(results=(str(tmp_path / "classes"),), **values))
+    assert set(comparison.table) == {"alone", "gcn_indepent", "mean"}
+    assert "baselines of classes have what gcn_indepent has: inner folds" in capsys.readouterr().out
+    made = SavedRun(folder.parents[1] / "mean" / folder.name, schema.read_run_result(_beside(folder, "mean")))
+    assert made.folds and "with the 3 inner folds of the models" in made.result.about
+
+
 def _beside(folder: Path, name: str) -> Path:
     return folder.parents[1] / name / folder.name
 
@@ -457,6 +475,12 @@ def test_baselines_are_completed_or_computed_again_and_overwrite_no_other_runs(c
         _set_cell(_run_folder(copied, seed), "smiles", 3, "CCCCO")
     (comparison,) = compare_stage.run(config)
     assert pd.read_csv(_run_folder(copied, 0, "forest") / "predictions.csv").loc[3, "smiles"] == "CCCCO"
+    # and in a table of other content, as of other feature columns
+    record = json.loads((_run_folder(copied, 0) / "result.json").read_text())["dataset"]
+    for seed in SEEDS[:3]:
+        _edit(_run_folder(copied, seed), dataset={**record, "sha256": "another"})
+    compare_stage.run(config)
+    assert json.loads((_run_folder(copied, 0, "forest") / "result.json").read_text())["dataset"]["sha256"] == "another"
     # runs of another method with a baseline's name are not overwritten
     shutil.rmtree(copied / "forest")
     shutil.copytree(copied / "gcn_indepent", copied / "forest")
@@ -482,6 +506,10 @@ def _write_classification_runs(folder: Path, name: str, values: list[float | Non
 
 
 def test_the_larger_metric_is_better_for_classification(copied: Path, capsys: pytest.CaptureFixture) -> None:
+    _write_classification_runs(copied, "two", [0.70, None, None, 0.71])
+    alone = CompareConfig.of(results=(str(copied / "two"),), practical=("0.02",), out=copied, baselines=("mean",))
+    with pytest.raises(DataError, match="Toxic: 2 runs in common, and at least 3 are needed to say anything"):
+        compare_stage.run(alone)
     _write_classification_runs(copied, "low", [0.70, 0.72, None, 0.71])
     _write_classification_runs(copied, "high", [0.80, 0.81, None, 0.83])
     config = CompareConfig.of(
@@ -523,8 +551,9 @@ def test_several_targets_are_compared_by_a_metric_without_a_unit(tmp_path: Path)
     for seed in (0, 1, 2):
         predictions = pd.read_csv(_run_folder(tmp_path / "two", seed) / "predictions.csv")
         train, test = (predictions[predictions["part"] == part]["y_true_expt"] for part in ("train", "test"))
-        # both targets are the same in their standard deviation
-        expected = np.sqrt(((test - train.mean()) ** 2).mean()) / train.std(ddof=0)
+        others = predictions[predictions["part"] != "test"]["y_true_expt"]
+        # both targets are the same in their standard deviation, which is of all that is not tested for every method
+        expected = np.sqrt(((test - train.mean()) ** 2).mean()) / others.std(ddof=0)
         assert comparison.table.loc[seed, "mean"] == pytest.approx(expected)
     with pytest.raises(DataError, match="no RMSE; there are scaled RMSE, R2"):
         compare_stage.run(_config(tmp_path / "two", baselines=("mean",), metric="RMSE"))
@@ -680,12 +709,16 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     field.main()
     assert "SAMPL, cv5x5: all runs are in" in capsys.readouterr().out
     assert not (tmp_path / "SAMPL").exists() and (tmp_path / "field.md").read_text() == page
+    # of a part whose first run was stopped there is nothing
+    (tmp_path / "SAMPL" / "crossAtt" / "cv5x5-0").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
+    field.main()
+    shutil.rmtree(tmp_path / "SAMPL")
     # what was stopped on its way is left out, and said
     (tmp_path / "SAMPL-elsewhere").rename(tmp_path / "SAMPL")
     (tmp_path / "data" / "field.csv").unlink()
     shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
     field.main()
     printed = capsys.readouterr().out
     assert "left out  SAMPL, cv5x5, svm: not all of crossAtt's runs are there" in printed

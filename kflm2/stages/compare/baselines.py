@@ -5,7 +5,7 @@ and then learns from all of them at once, which is better than the mean of model
 validation part, it chooses on that.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,8 @@ WIDTHS = (0.3, 1.0, 3.0)
 """Its gamma, in multiples of 1 / (columns times their variance)."""
 MOST_TUNED = 2000
 """Molecules on which C and gamma are chosen at most, drawn at random; the machine then learns from all."""
+_ROWS = 2048
+"""Molecules that a machine predicts at once."""
 
 ABOUT = {
     "mean": "mean of the molecules that are learnt from",
@@ -117,25 +119,35 @@ class Baselines:
             if name == "forest" and np.ptp(y_true[rows]):
                 y_pred = self._forest(y_true, rows, seed, out_of_bag=bool(split.folds))
             else:
-                y_pred = self._fit_predict(name, y_true, rows, choice, tuned)
-                for train, valid in pairs if split.folds else []:
-                    y_pred[valid] = self._fit_predict(name, y_true, train, choice, tuned)[valid]
+                y_pred = np.empty(len(y_true))
+                models = [(rows, np.arange(len(y_true)))]
+                if split.folds:
+                    held_out = np.concatenate([valid for _, valid in pairs])
+                    models = [(rows, np.setdiff1d(np.arange(len(y_true)), held_out)), *pairs]
+                for train, predicted in models:
+                    y_pred[predicted] = self._fit_predict(name, y_true, train, predicted, choice, tuned)
             predictions.append(y_pred)
             choices.append(choice)
         return np.stack(predictions, axis=1), choices
 
     def _fit_predict(
-        self, name: str, y_true: np.ndarray, train: np.ndarray, choice: Any, tuned: "_SVM | _Boosting | None"
+        self,
+        name: str,
+        y_true: np.ndarray,
+        train: np.ndarray,
+        rows: np.ndarray,
+        choice: Any,
+        tuned: "_SVM | _Boosting | None",
     ) -> np.ndarray:
-        """(n,) predictions of all molecules by a model of the training rows, whose labels are all there."""
+        """(r,) predictions of some rows by a model of the training rows, whose labels are all there."""
         if name == "mean" or np.ptp(y_true[train]) == 0:
-            return np.full(len(y_true), y_true[train].mean())
+            return np.full(len(rows), y_true[train].mean())
         if name == "knn":
             references = [self._prints[row] for row in train]
-            neighbours = [most_similar(query, references, NEIGHBOURS) for query in self._prints]
+            neighbours = [most_similar(self._prints[row], references, NEIGHBOURS) for row in rows]
             return np.array([y_true[train[index]].mean() for index in neighbours])
         assert tuned is not None
-        return tuned.predict(y_true, train, choice)
+        return tuned.predict(y_true, train, rows, choice)
 
     @cached_property
     def _columns(self) -> np.ndarray:
@@ -183,8 +195,8 @@ class _Boosting:
         counts = [model.best_iteration + 1 for model in models]
         return {"trees": round(float(np.mean(counts))) if counts else ROUNDS}
 
-    def predict(self, y_true: np.ndarray, train: np.ndarray, choice: dict[str, int]) -> np.ndarray:
-        """(n,) predictions of a model of the training rows; of the labels that were chosen by last."""
+    def predict(self, y_true: np.ndarray, train: np.ndarray, rows: np.ndarray, choice: dict[str, int]) -> np.ndarray:
+        """(r,) predictions of some rows by a model of the training rows; of the labels that were chosen by last."""
         trees = choice["trees"]
         # trees are added in turn, so the first ones of a longer model are the model that would be fitted
         model = self._of_choice.get(train.tobytes())
@@ -192,8 +204,8 @@ class _Boosting:
             model = self._fit(y_true, train, trees)
         first = {"iteration_range": (0, trees)}
         if self.task == "regression":
-            return model.predict(self.x, **first).astype(float)
-        return model.predict_proba(self.x, **first)[:, 1].astype(float)
+            return model.predict(self.x[rows], **first).astype(float)
+        return model.predict_proba(self.x[rows], **first)[:, 1].astype(float)
 
     def _fit(self, y_true: np.ndarray, train: np.ndarray, trees: int, valid: np.ndarray | None = None) -> Any:
         try:
@@ -247,8 +259,8 @@ class _SVM:
             for penalty in PENALTIES:
                 margins = np.concatenate(
                     [
-                        self._margins(
-                            kernel[np.ix_(train, train)], kernel[np.ix_(valid, train)], y_true[tuned[train]], penalty
+                        self._fit(kernel[np.ix_(train, train)], y_true[tuned[train]], penalty)(
+                            kernel[np.ix_(valid, train)]
                         )
                         for train, valid in inside
                     ]
@@ -267,24 +279,26 @@ class _SVM:
                 choice |= {"slope": float(abs(platt.coef_[0, 0])), "offset": float(platt.intercept_[0])}
         return choice
 
-    def predict(self, y_true: np.ndarray, train: np.ndarray, choice: dict[str, float]) -> np.ndarray:
-        """(n,) predictions of a machine of the training rows."""
-        inner, outer = (self._kernel(rows, train, choice["gamma"]) for rows in (train, np.arange(len(self.x))))
-        out = self._margins(inner, outer, y_true[train], choice["C"])
+    def predict(self, y_true: np.ndarray, train: np.ndarray, rows: np.ndarray, choice: dict[str, float]) -> np.ndarray:
+        """(r,) predictions of some rows by a machine of the training rows."""
+        margins = self._fit(self._kernel(train, train, choice["gamma"]), y_true[train], choice["C"])
+        blocks = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+        out = np.concatenate([margins(self._kernel(block, train, choice["gamma"])) for block in blocks])
         return out if self.task == "regression" else expit(choice["slope"] * out + choice["offset"])
 
     def _kernel(self, rows: np.ndarray, columns: np.ndarray, gamma: float) -> np.ndarray:
         return rbf_kernel(self.x[rows], self.x[columns], gamma=gamma * self.gamma)
 
-    def _margins(self, inner: np.ndarray, outer: np.ndarray, labels: np.ndarray, penalty: float) -> np.ndarray:
-        """(r,) predictions, or margins of classes, by (m, m) and (r, m) kernels and (m,) labels."""
+    def _fit(self, kernel: np.ndarray, labels: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
+        """A machine of an (m, m) kernel and (m,) labels: (r, m) kernel -> (r,) predictions, or margins of classes."""
         mean, std = labels.mean(), labels.std()
-        if std == 0 or not len(outer):
-            return np.full(len(outer), mean)
+        if std == 0:
+            return lambda outer: np.full(len(outer), mean)
         if self.task == "regression":
-            machine = SVR(kernel="precomputed", C=penalty).fit(inner, (labels - mean) / std)
-            return machine.predict(outer) * std + mean
-        return SVC(kernel="precomputed", C=penalty).fit(inner, labels).decision_function(outer)
+            regressor = SVR(kernel="precomputed", C=penalty).fit(kernel, (labels - mean) / std)
+            return lambda outer: regressor.predict(outer) * std + mean if len(outer) else np.zeros(0)
+        classifier = SVC(kernel="precomputed", C=penalty).fit(kernel, labels)
+        return lambda outer: classifier.decision_function(outer) if len(outer) else np.zeros(0)
 
 
 def _error(y_true: np.ndarray, y_pred: np.ndarray, task: Task) -> float:

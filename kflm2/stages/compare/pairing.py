@@ -16,38 +16,37 @@ from kflm2.results.methods import Method, split_name
 _SHOWN = 5
 
 
-def pair(methods: Sequence[Method], metric: str | None) -> pd.DataFrame:
+def pair(methods: Sequence[Method], metric: str) -> pd.DataFrame:
     """A table of one dataset's metric, a row a fold and a column a method, when the methods saw the same folds.
 
     Args:
         methods: of one dataset.
-        metric: None takes RMSE (scaled where there are several targets), or for classes ROC-AUC.
+        metric: its name.
 
     Raises:
         DataError: data, splits or runs differ, and which.
     """
     first = methods[0]
-    metric = metric or first.record.primary_metric
     names = [method.name for method in methods]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise DataError(f"two methods of {first.dataset} are named {repeated}; name them by NAME=FOLDER")
     for other in methods[1:]:
         _check_pair(first, other)
-    if len(first.folds) < LEAST_RUNS:
-        raise DataError(
-            f"{first.dataset}: {len(first.folds)} runs in common, and at least {LEAST_RUNS} are needed to say anything"
-        )
-    if len({fold.tested for fold in first.folds.values()}) < LEAST_RUNS:
-        raise DataError(
-            f"{first.dataset}: the {len(first.folds)} runs test the same molecules ({first.split} split), so they say"
-            " nothing of how a difference would come out on others; compare by random, scaffold, cluster or a cv5x5"
-        )
     table = pd.DataFrame(
         {method.name: {seed: fold.metrics.get(metric) for seed, fold in method.folds.items()} for method in methods}
     ).astype(float)
     if (nobody := table.isna().all(axis=1)).any() and not nobody.all():
         print(f"left out  {first.dataset}, seeds {_some(table.index[nobody])}: nobody has a {metric} there", flush=True)
         table = table[~nobody]
+    if len(table) < LEAST_RUNS:
+        raise DataError(
+            f"{first.dataset}: {len(table)} runs in common, and at least {LEAST_RUNS} are needed to say anything"
+        )
+    if len({first.folds[seed].tested for seed in table.index}) < LEAST_RUNS:
+        raise DataError(
+            f"{first.dataset}: the {len(table)} runs test the same molecules ({first.split} split), so they say"
+            " nothing of how a difference would come out on others; compare by random, scaffold, cluster or a cv5x5"
+        )
     for method in methods:
         if table[method.name].isna().any():
             seed = table.index[table[method.name].isna()][0]
@@ -119,11 +118,11 @@ def read_external(word: str, reference: Method) -> Method:
             row = tested["row"].to_numpy()[~((y_pred >= 0) & (y_pred <= 1)).all(axis=1)][0]
             raise DataError(f"predictions {path}: row {row} of seed {seed} has no probability, from 0 to 1")
         labels = [f"y_true_{target}" for target in reference.targets]
-        y_true, y_train = (
-            table[labels].to_numpy(dtype=float) for table in (tested, predictions.query("part == 'train'"))
+        y_true, y_others = (
+            table[labels].to_numpy(dtype=float) for table in (tested, predictions.drop(index=tested.index))
         )
         # probabilities of another program come without a threshold
-        metrics = score(y_true, y_pred, reference.record.task, np.full(len(columns), 0.5), y_train).mean
+        metrics = score(y_true, y_pred, reference.record.task, np.full(len(columns), 0.5), y_others).mean
         folds[seed] = dataclasses.replace(fold, metrics=metrics, run=None)
     return Method(name or path.stem, reference.record, reference.split, folds)
 

@@ -57,7 +57,9 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
         metric = config.metric or compared[0].record.primary_metric
         # a mismatch among the saved runs should show before hours of baselines
         pairing.pair(compared, metric)
-        reference = compared[0]
+        reference = _reference(compared)
+        if baselines and len({_inner(method) for method in compared if not method.baseline}) > 1:
+            print(f"baselines of {dataset} have what {reference.name} has: {_inner(reference)}", flush=True)
         compared += [run_baseline(baseline, reference, config.chemprop) for baseline in baselines]
         compared += [pairing.read_external(word, reference) for word in config.predictions]
         if len(compared) < 2:
@@ -79,6 +81,17 @@ def run(config: CompareConfig, seeds: Collection[int] | None = None) -> list[Com
         write_csv(config.out / "across.csv", across)
     print(f"\nresults   {config.out}")
     return comparisons
+
+
+def _reference(compared: list[Method]) -> Method:
+    """The method whose molecules and folds the baselines have: a model with inner folds, else the first model."""
+    models = [method for method in compared if not method.baseline] or compared
+    return next((method for method in models if _inner(method) == "inner folds"), models[0])
+
+
+def _inner(method: Method) -> str:
+    run = next(iter(method.folds.values())).run
+    return "inner folds" if run is not None and run.folds else "a holdout"
 
 
 def _write(comparison: Comparison, folder: Path) -> None:
@@ -137,8 +150,10 @@ def _is_done(folder: Path, wanted: Fold, name: str) -> bool:
         return False
     if other:
         raise DataError(f"{folder} holds {other}, where the baseline {name} would go; rename it")
-    same = (fold.parts, fold.molecules) == (wanted.parts, wanted.molecules)
     assert wanted.run is not None
+    # the dataset's record has the names of the feature columns, and the digest of what stands there
+    same = (fold.parts, fold.molecules) == (wanted.parts, wanted.molecules)
+    same = same and saved.result.dataset == wanted.run.result.dataset
     return same and saved.result.about == _about(name, wanted.run)
 
 
@@ -194,7 +209,7 @@ def _run_fold(
         split=reference.split,
         rows=reference.rows,
         metrics={
-            which: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.learned]).mean
+            which: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.not_tested]).mean
             for which, rows in split.measured.items()
         },
         # inner and ensemble: what the predictions of train and valid are

@@ -95,7 +95,7 @@ def evaluate(
     if task == "classification":
         thresholds = choose_thresholds(y_true[held_out], y_pred[held_out])
     scores = {
-        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.learned])
+        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.not_tested])
         for part, rows in split.measured.items()
     }
     calibration = Calibration.fit(task, y_true[held_out], y_pred[held_out], std[held_out])

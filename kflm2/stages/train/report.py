@@ -223,7 +223,7 @@ def _metrics(runs: Sequence[RunResult]) -> list[str]:
     """A row a metric, a column a part."""
     parts, dataset = tuple(runs[0].metrics), runs[0].dataset
     rows = [["", *parts, ""]]
-    remarks = dict.fromkeys(IN_UNITS, dataset.unit or "") | {SCALED_RMSE: "RMSE / sd of the target in train"}
+    remarks = dict.fromkeys(IN_UNITS, dataset.unit or "") | {SCALED_RMSE: "RMSE / sd of the target in train and valid"}
     for name in dataset.mean_metrics:
         cells = [mean_and_std(*summarize([run.metrics[part][name] for run in runs])) for part in parts]
         rows.append([name, *cells, remarks.get(name, "")])

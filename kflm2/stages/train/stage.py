@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from kflm2.config.base import to_json
@@ -88,6 +89,8 @@ class _Plan:
     seen: dict[int, DevelopmentRecord]
     """Of the runs whose test molecules the search saw that chose the settings."""
     folder: Path
+    outdated: tuple[Path, ...] = ()
+    """Runs in it of other settings or data, which the first one that is made replaces."""
 
     def folder_of(self, seed: int) -> Path:
         """The folder of a run."""
@@ -113,6 +116,7 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
         if note and seed == config.seed:
             print(note, flush=True)
     seen = check_seen(config, molecules, by_seed)
+    _check_labels(molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten
     name = config.name or (f"{config.model}-saved" if config.save else config.model)
     folder = config.out / molecules.dataset.name / name
@@ -121,8 +125,28 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     plan = _Plan(replace(config, again=False), device, prepared, by_seed, seen, folder)
     if config.save is not None and not config.again:
         _check_model(plan, config.save)
-    _check_runs(plan, config.again, elsewhere)
-    return plan
+    return replace(plan, outdated=_outdated(plan, config.again, elsewhere))
+
+
+def _check_labels(molecules: Molecules, splits: dict[int, Split]) -> None:
+    """Refuse a target of which a model would learn from no label; that should show now, not after other runs.
+
+    Raises:
+        DataError: there is one, and in which run.
+    """
+    y_true = molecules.y_true
+    if molecules.weights is not None:
+        y_true = np.where(molecules.weights[:, None] > 0, y_true, np.nan)
+    unlabelled = np.isnan(y_true)
+    if not unlabelled.any():
+        return
+    for seed, split in splits.items():
+        for number in range(len(split.folds) or 1):
+            nothing = unlabelled[split.of_member(number).train].all(axis=0)
+            if nothing.any():
+                name = molecules.dataset.targets[int(np.flatnonzero(nothing)[0])]
+                count = int((~unlabelled[:, nothing][:, 0]).sum())
+                raise DataError(f"{name} has too few labels ({count}): a model of seed {seed} would learn from none")
 
 
 def _check_model(plan: _Plan, folder: Path) -> None:
@@ -145,8 +169,8 @@ def _check_model(plan: _Plan, folder: Path) -> None:
         )
 
 
-def _check_runs(plan: _Plan, again: bool, elsewhere: str) -> None:
-    """Refuse to mix runs of other settings or data with those that are to be made, or remove them.
+def _outdated(plan: _Plan, again: bool, elsewhere: str) -> tuple[Path, ...]:
+    """The folders of runs of other settings or data than those that are to be made; refused without `again`.
 
     Raises:
         SettingError: there are such runs, and they may not be removed.
@@ -156,17 +180,13 @@ def _check_runs(plan: _Plan, again: bool, elsewhere: str) -> None:
     for path in sorted(plan.folder.glob(f"{plan.config.split}-*/{schema.FILE}")):
         if differ := _difference(plan, path.parent, again):
             others[path.parent] = differ
-    if not others:
-        return
-    if not again:
+    if others and not again:
         count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
         raise SettingError(
             f"{plan.folder} holds {count} of other settings or data ({next(iter(others.values()))}): {elsewhere} writes"
             f" to another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
         )
-    (plan.folder / f"summary-{plan.config.split}.json").unlink(missing_ok=True)
-    for folder in others:
-        shutil.rmtree(folder)
+    return tuple(others)
 
 
 def _difference(plan: _Plan, folder: Path, again: bool) -> str:
@@ -208,8 +228,14 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
     """Train, measure and write; the first run is returned."""
     first = None
     for run in _runs(plan, splits, plan.config.name or plan.config.model):
-        write_run(run, plan.folder_of(run.seed))
-        plots.draw_run(run, plan.folder_of(run.seed))
+        if first is None and plan.outdated:  # not before: training may fail
+            (plan.folder / f"summary-{plan.config.split}.json").unlink(missing_ok=True)
+            for outdated in plan.outdated:
+                shutil.rmtree(outdated)
+        folder = plan.folder_of(run.seed)
+        folder.mkdir(exist_ok=True)
+        plots.draw_run(run, folder)  # before result.json, which says that the run is complete
+        write_run(run, folder)
         first = first or run
     return first
 

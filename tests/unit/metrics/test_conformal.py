@@ -41,6 +41,15 @@ def test_a_rank_that_is_a_whole_number_is_used_as_it_is(count: int, confidence: 
     assert bounds[0, 0, 1] == pytest.approx(np.sort(np.abs(y_true - y_pred)[:, 0])[rank - 1])
 
 
+@pytest.mark.parametrize(("count", "confidence"), [(9, 0.9), (19, 0.9), (99, 0.9), (9, 0.8)])
+def test_sets_use_a_rank_that_is_a_whole_number_as_it_is(count: int, confidence: float) -> None:
+    y_pred = np.random.default_rng(2).random((count, 1))
+    calibration = Calibration("classification", np.zeros((count, 1)), y_pred, np.zeros((count, 1)), np.ones(1))
+    largest = np.sort(y_pred[:, 0])[round((count + 1) * confidence) - 1]
+    queries = np.array([[largest - 1e-6], [largest + 1e-6]])
+    assert calibration.sets(queries, confidence)[:, 0, 0].tolist() == [True, False]
+
+
 @pytest.mark.parametrize("confidence", [0.8, 0.9])
 def test_intervals_have_the_requested_coverage(confidence: float) -> None:
     shares, widths = [], []

@@ -37,6 +37,15 @@ def test_equal_where_cross_validation_finds_nothing_better() -> None:
     assert stacking_weights(Y, same[None], FOLD, "regression").tolist() == [1]
 
 
+@pytest.mark.parametrize(("unit", "offset"), [(1e-9, 0.0), (1e-4, 3.0), (1e6, 0.0), (1.0, 1e4)])
+def test_the_unit_of_the_labels_does_not_count(unit: float, offset: float) -> None:
+    y_pred = Y + RNG.normal(size=(3, N)) * np.array([[0.5], [1.0], [2.0]])
+    expected = stacking_weights(Y, y_pred, FOLD, "regression")
+    assert expected[0] > 0.6
+    weights = stacking_weights(unit * Y + offset, unit * y_pred + offset, FOLD, "regression")
+    np.testing.assert_allclose(weights, expected, atol=1e-4)
+
+
 def test_missing_labels_do_not_count() -> None:
     y_pred = Y + RNG.normal(size=(2, N)) * np.array([[0.5], [1.0]])
     known = np.arange(N) < 300

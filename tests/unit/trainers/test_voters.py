@@ -201,6 +201,30 @@ def test_of_too_many_molecules_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -
     assert np.array_equal(voter.numbers, same.numbers) and not np.array_equal(voter.numbers, other.numbers)
 
 
+def test_a_target_with_few_labels_keeps_them_when_some_molecules_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = np.where(np.isin(np.arange(N), (7, 19, 28, 33, 40)), Y[:, 0], np.nan)
+    whole = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
+    monkeypatch.setattr(voters, "_MOST", 20)
+    for seed in range(5):
+        voter = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", seed)
+        assert len(voter.numbers) == 20
+        wanted = FEATURES.descriptors[np.flatnonzero(~np.isnan(few))]
+        assert all((voter.numbers == row).all(axis=1).any() for row in wanted)
+        # what the first target, which has all labels, learns from is drawn
+        assert not np.allclose(voter.predict(FEATURES)[..., 0], whole.predict(FEATURES)[..., 0])
+    # none of those that are drawn may have a label of a target
+    monkeypatch.setattr(voters, "_drawn", lambda rows, known, rng: rows[~known[:, 1]][:20])
+    voter = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
+    assert np.allclose(voter.predict(FEATURES)[..., 1], 0)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_class_gives_about_its_share(label: float) -> None:
+    predicted = fit_voter("svm", FEATURES, np.full((N, 1), label), SPLIT, "classification", 0).predict(FEATURES)
+    share = (label * len(SPLIT.learned) + 1) / (len(SPLIT.learned) + 2)
+    np.testing.assert_allclose(predicted, share)
+
+
 def test_constant_labels_give_a_constant() -> None:
     voter = fit_voter("svm", FEATURES, np.full((N, 1), 2.5), SPLIT, "regression", 0)
     assert np.allclose(voter.predict(FEATURES), 2.5)

@@ -90,7 +90,7 @@ function metrics(set) {
   return el("section", {}, el("h2", {}, `Metrics on ${part}`),
     el("p", { class: "soft" }, `Mean ± standard deviation over the runs${!several ? "" : one === null ? " of the mean over the targets" : ` of ${set.targets[one]}`}`
       + `${set.kind === "regression" && set.unit && names.includes("RMSE") ? `; RMSE and MAE in ${set.unit}` : ""}. Every run is counted. The best is first. ${smaller.join(" and ")}: smaller is better.`
-      + (scaled ? " Scaled RMSE: over the standard deviation of the target in train; RMSE and MAE are in the target's unit, and each target has its own." : "")
+      + (scaled ? " Scaled RMSE: over the standard deviation of the target in train and valid; RMSE and MAE are in the target's unit, and each target has its own." : "")
       + (set.methods.some((method) => /\bLLM\b/.test(method.reads)) ? " Taught: the LLM with an adapter of stage 1; untaught: without; random: with random weights." : "")
       + (set.methods.length > 1 ? " Which differences can be believed, kflm2 compare tells." : "")),
     set.groups.length > 1 ? el("p", {}, el("span", { class: "alarm" }, "Look: "), "methods of different tables were tested on other molecules, or by another kind of split. Compare within a table.") : null,

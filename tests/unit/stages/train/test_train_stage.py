@@ -76,6 +76,34 @@ def test_runs_of_another_target_are_neither_lost_nor_mixed(capsys: pytest.Captur
     assert _result("my/gcn_indepent/random-0")["config"]["again"] is False
 
 
+def test_runs_that_training_fails_to_replace_are_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _own("--runs", 2)
+    before = _written()
+    with pytest.raises(SystemExit):
+        _own("--runs", 1, "--again", "--learning-rate", 1e30, "--epochs", 3)
+    assert "diverged" in capsys.readouterr().err
+    assert _written() == before
+    # and a run whose pictures could not be drawn is not complete
+    monkeypatch.setattr(plots, "save_figure", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(SystemExit):
+        _own("--runs", 3)
+    assert "no space left" in capsys.readouterr().err
+    assert not Path("results/my/gcn_indepent/random-2/result.json").exists()
+
+
+def test_a_target_of_which_a_model_would_learn_nothing_is_refused(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.read_csv(table)
+    frame["MW"] = np.where(np.arange(len(frame)) == 3, frame["MW"], np.nan)
+    frame.to_csv(table, index=False)
+    error = _refused(capsys, "--runs", 20, targets=("logS", "MW"))
+    assert re.search(r"MW has too few labels \(1\): a model of seed \d+ would learn from none", error)
+    assert not Path("results").exists()
+
+
 def test_a_table_of_the_same_name_with_other_content_or_other_settings_is_refused(
     table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +183,7 @@ def test_several_targets_have_means_without_a_unit_and_each_its_own_metrics(
     _own("--runs", 2, targets=("logS", "MW"))
     printed = capsys.readouterr().out
     means, _, rest = printed.partition("\ntest ")
-    assert "RMSE / sd of the target in train" in means
+    assert "RMSE / sd of the target in train and valid" in means
     assert not re.search(r"^(RMSE|MAE) ", means, re.MULTILINE)
     rows = {line.split()[0]: line.split()[1:] for line in rest.splitlines()[:3]}
     assert rows["RMSE"] == ["MAE", "R2", "Pearson", "Spearman"]
@@ -163,11 +191,11 @@ def test_several_targets_have_means_without_a_unit_and_each_its_own_metrics(
     assert float(rows["MW"][0]) > 20 * float(rows["logS"][0]) > 0
     result = _result("my/gcn_indepent/random-0")
     predictions = pd.read_csv("results/my/gcn_indepent/random-0/predictions.csv")
-    train, test = (predictions[predictions["part"] == part] for part in ("train", "test"))
+    test, others = predictions[predictions["part"] == "test"], predictions[predictions["part"] != "test"]
     scaled = []
     for target in ("logS", "MW"):
         rmse = np.sqrt(((test[f"y_true_{target}"] - test[f"y_pred_{target}"]) ** 2).mean())
-        scaled.append(rmse / train[f"y_true_{target}"].std(ddof=0))
+        scaled.append(rmse / others[f"y_true_{target}"].std(ddof=0))
         assert result["targets"]["test"][target]["RMSE"] == pytest.approx(rmse)
         assert result["targets"]["test"][target]["scaled RMSE"] == pytest.approx(scaled[-1])
     assert result["metrics"]["test"]["scaled RMSE"] == pytest.approx(np.mean(scaled))
