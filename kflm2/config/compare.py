@@ -29,7 +29,7 @@ class CompareConfig(StageConfig):
     split: SplitKind | None = None
     """Which runs; default the only kind there is."""
     baselines: tuple[Baseline, ...] = ()
-    """Run these on the same splits too, with the same inner folds where the first of the models has them, and save
+    """Run these on the same splits too, with the same inner folds where one of the models has them, and save
     their results beside the models': mean, knn (mean of the five most similar), on RDKit and Morgan descriptors forest
     (random forest), xgboost (where it is installed) or svm, and by --chemprop chemprop or chemprop-rdkit (with RDKit's
     descriptors)."""

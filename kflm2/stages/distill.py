@@ -240,7 +240,7 @@ def _fit(config: TrainConfig, prepared: Prepared, split: Split, device: torch.de
 
 
 def table(teacher: RunResult, student: Run) -> str:
-    """Metrics of both on the parts that neither was trained on."""
+    """Metrics of both; of valid, a teacher with inner folds has them out-of-fold over train and valid."""
     parts = [part for part in student.scores if part != "train"]
     rows = [["", *(f"{part}, {who}" for part in parts for who in ("teacher", "student"))]]
     names = teacher.dataset.mean_metrics
