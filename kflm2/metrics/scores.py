@@ -55,7 +55,7 @@ METRIC_NAMES: dict[Task, tuple[str, ...]] = {
 PRIMARY_METRIC: dict[Task, str] = {"regression": "RMSE", "classification": "ROC-AUC"}
 """The metric of one target that tables show first."""
 SCALED_RMSE = "scaled RMSE"
-"""RMSE over the standard deviation of the target's labels that are not tested; without a unit, so targets have a mean."""
+"""RMSE over the standard deviation of the target's labels that are not tested; it has no unit, so it has a mean."""
 IN_UNITS = ("RMSE", "MAE")
 """Metrics in the target's unit; the mean over targets of several units would mean nothing."""
 SMALLER_IS_BETTER = (SCALED_RMSE, "RMSE", "MAE", "Brier")
