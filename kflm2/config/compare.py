@@ -10,7 +10,7 @@ from kflm2.config.base import StageConfig
 from kflm2.data.parts import SplitKind
 from kflm2.errors import SettingError
 
-Baseline = Literal["mean", "knn", "forest", "xgboost", "svm", "chemprop", "chemprop-rdkit"]
+Baseline = Literal["mean", "knn", "forest", "xgboost", "svm", "minimol", "chemprop", "chemprop-rdkit"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class CompareConfig(StageConfig):
     baselines: tuple[Baseline, ...] = ()
     """Run these on the same splits too, with the same inner folds where one of the models has them, and save
     their results beside the models': mean, knn (mean of the five most similar), on RDKit and Morgan descriptors forest
-    (random forest), xgboost (where it is installed) or svm, and by --chemprop chemprop or chemprop-rdkit (with RDKit's
-    descriptors)."""
+    (random forest), xgboost or svm; minimol (the mean of svm and of one on MiniMol's fingerprints); and by --chemprop
+    chemprop or chemprop-rdkit (with RDKit's descriptors)."""
     chemprop: Path | None = None
     """Path of the command of chemprop 2, in whatever environment it is installed; without a baseline of its name,
     chemprop is run."""

