@@ -65,6 +65,7 @@ def _best_weights(labels: np.ndarray, values: np.ndarray, task: Task) -> np.ndar
         method="SLSQP",
         bounds=[(0, 1)] * models,
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
+        options={"ftol": 1e-9},
     )
     weights = found.x.clip(0)
     return weights / weights.sum()

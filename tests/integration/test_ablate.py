@@ -39,6 +39,7 @@ def _config(tmp_path: Path, llm: Path, **values: object) -> AblateConfig:
             "states_width": 8,
             "hidden": 8,
             "practical": 0.1,
+            "weights": "equal",  # networks that learn this little would get none beside the support vector machine
             "out": tmp_path / "results",
             **values,
         },
