@@ -232,6 +232,17 @@ def test_boosting_of_each_fold_has_the_number_of_trees_that_was_chosen(folds_res
         np.testing.assert_array_equal(y_pred[predicted, 0], model.predict_proba(x[predicted])[:, 1].astype(float))
 
 
+@pytest.mark.parametrize("name", ["knn", "svm"])
+def test_a_target_whose_labels_are_all_in_one_fold_has_predictions(folds_results: Path, name: str) -> None:
+    folder = folds_results / "gcn_indepent" / "scaffold_cv5x5-0"
+    run = SavedRun(folder, schema.read_run_result(folder))
+    y_true = np.full((len(run.table), 1), np.nan)
+    y_true[run.split.folds[1][:4], 0] = [0, 1, 1, 0]
+    y_pred, _ = Baselines(run.table["smiles"].tolist(), y_true, "classification").predict(name, run.split, 0)
+    assert ((y_pred >= 0) & (y_pred <= 1)).all()
+    assert np.isfinite(y_pred).all()
+
+
 def test_minimol_is_the_mean_of_two_machines(folds_results: Path) -> None:
     folder = folds_results / "gcn_indepent" / "scaffold_cv5x5-0"
     run = SavedRun(folder, schema.read_run_result(folder))

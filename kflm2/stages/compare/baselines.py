@@ -142,12 +142,15 @@ class Baselines:
             if name == "forest" and np.ptp(y_true[rows]):
                 y_pred = self._forest(y_true, rows, seed, out_of_bag=bool(split.folds))
             else:
-                y_pred = np.empty(len(y_true))
+                # where a fold has all labels of a target, nothing else is learnt for it
+                y_pred = np.full(len(y_true), y_true[rows].mean())
                 models = [(rows, np.arange(len(y_true)))]
                 if split.folds:
                     held_out = np.concatenate([valid for _, valid in pairs])
                     models = [(rows, np.setdiff1d(np.arange(len(y_true)), held_out)), *pairs]
                 for train, predicted in models:
+                    if not len(train) or not len(predicted):
+                        continue
                     y_pred[predicted] = self._fit_predict(name, y_true, train, predicted, choice, tuned)
             predictions.append(y_pred)
             choices.append(choice)
@@ -225,7 +228,7 @@ class _Boosting:
     def choose(self, y_true: np.ndarray, rows: np.ndarray, pairs: Pairs) -> dict[str, int]:
         """The number of trees: the mean of those after which the error of each validation part is smallest."""
         # a part without labels cannot stop the boosting, and one class cannot be learnt
-        usable = [(train, valid) for train, valid in pairs if len(valid) and np.ptp(y_true[train])]
+        usable = [(train, valid) for train, valid in pairs if len(valid) and len(train) and np.ptp(y_true[train])]
         models = [self._fit(y_true, train, ROUNDS, valid) for train, valid in usable]
         self._of_choice = {train.tobytes(): model for (train, _), model in zip(usable, models, strict=True)}
         counts = [model.best_iteration + 1 for model in models]
@@ -314,7 +317,7 @@ class _SVM:
 
     def _fit(self, kernel: np.ndarray, labels: np.ndarray, penalty: float) -> Callable[[np.ndarray], np.ndarray]:
         """A machine of an (m, m) kernel and (m,) labels: (r, m) kernel -> (r,) predictions, or margins of classes."""
-        mean, std = labels.mean(), labels.std()
+        mean, std = (labels.mean(), labels.std()) if len(labels) else (0.0, 0.0)
         if std == 0:
             return lambda outer: np.full(len(outer), mean)
         if self.task == "regression":
