@@ -496,7 +496,7 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
     """How much crossAtt's error is smaller than each rival's, in units of what matters; a panel a dataset."""
     datasets = list(dict.fromkeys(entry.dataset for entry in judged))
     rivals = [name for name in RIVALS if any(entry.rival == name for entry in judged)]
-    columns = min(3, len(datasets))
+    columns = 2 if len(datasets) in (2, 4) else min(3, len(datasets))
     rows = -(-len(datasets) // columns)
     figure = Figure(figsize=(3 * max(columns, 2), 0.7 + (0.6 + 0.2 * len(rivals)) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
