@@ -9,10 +9,10 @@
 Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000 molecules, drawn with its share of
 actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt, the same without the
 LLM, and the paper's five pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules.
-The baselines have crossAtt's inner folds (`kflm2 compare --baselines`). Every run is a core's. The files must exist:
-`kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run, value. The runs of a method go to
-docs/data/field.csv when all of a dataset and split are there; what is there is not run again, on this machine or on
-another. Tables go to OUT/field.md, pictures to docs/.
+The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on Tox21 and HIV, which
+MiniMol learnt from. Every run is a core's. The files must exist: `kflm2 datasets get all`. FILE has the columns method,
+dataset, split, metric, run, value. The runs of a method go to docs/data/field.csv when all of a dataset and split are
+there; what is there is not run again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
 """
 
 import argparse
