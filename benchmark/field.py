@@ -97,6 +97,8 @@ class Part:
     trial: bool = False
     as_written: bool = False
     """For published metrics: nothing is standardised, no row left out."""
+    device: str = "cpu"
+    """On which the networks are trained."""
 
     def config(self, method: str, out: Path) -> TrainConfig:
         """Of a pipeline, or of crossAtt without the LLM."""
@@ -119,7 +121,8 @@ class Part:
             runs=self.runs,
             out=self.out(out),
             threads=1,
-            jobs=1,
+            device=self.device,
+            jobs=1 if self.device == "cpu" else None,  # a GPU trains all networks of all runs at once
             **epochs,
         )
         config.check()
@@ -150,14 +153,15 @@ def main() -> None:
     parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
     parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
+    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda to train all networks at once")
     parser.add_argument("--out", type=Path, default=Path("results/field"))
     parser.add_argument("--hours", action="store_true", help="guess how long it takes, and run nothing")
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
     names = QUICK if options.quick else options.names
-    parts = list(plan(names, 1 if options.quick else options.repeats, options.trial))
+    parts = list(plan(names, 1 if options.quick else options.repeats, options.trial, options.device))
     published = None if options.published is None else read_published(options.published)
-    as_written = [] if published is None else list(_as_written(names, published, options.trial))
+    as_written = [] if published is None else list(_as_written(names, published, options.trial, options.device))
     baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
     docs = options.out if options.quick or options.trial else DOCS
     if not options.show:
@@ -189,8 +193,10 @@ def run_part(part: Part, baselines: Iterable[str], store: Path, options: argpars
     models = [(part, name, options.out) for name in (NO_LLM, *PIPELINES) if name in wanted]
     others = [(part, name, options.out, options.chemprop) for name in baselines if name in wanted]
     quick, slow = ([task for task in others if (task[1] in CHEMPROP) == chemprop] for chemprop in (False, True))
-    for function, tasks in ((_train, models), (_baseline, quick), (_baseline, slow)):
-        _in_parallel(function, tasks, options.jobs)
+    _in_parallel(_train, models, options.jobs if part.device == "cpu" else 1)
+    save_runs(part, options.out, store)
+    for tasks in (quick, slow):
+        _in_parallel(_baseline, tasks, options.jobs)
         save_runs(part, options.out, store)
 
 
@@ -220,20 +226,21 @@ def save_runs(part: Part, out: Path, store: Path) -> None:
         write_csv(store, table.drop_duplicates(["dataset", "split", "method", "seed"], keep="first"))
 
 
-def plan(names: Iterable[str], repeats: int = 5, trial: bool = False) -> Iterator[Part]:
+def plan(names: Iterable[str], repeats: int = 5, trial: bool = False, device: str = "cpu") -> Iterator[Part]:
     """Dataset and split of every experiment, the quickest datasets first."""
     for name in sorted(names, key=[*SMALL, *(name for name in DATASETS if name not in SMALL)].index):
         if DATASETS[name].brings_tests:
-            yield Part(name, "given", 3 if trial else 5, trial)
+            yield Part(name, "given", 3 if trial else 5, trial, device=device)
             continue
-        yield Part(name, "cv5x5", 3 if trial else 5 * (repeats if name in SMALL else 1), trial)
-        yield Part(name, "scaffold_cv5x5", 3 if trial else 5, trial)
+        yield Part(name, "cv5x5", 3 if trial else 5 * (repeats if name in SMALL else 1), trial, device=device)
+        yield Part(name, "scaffold_cv5x5", 3 if trial else 5, trial, device=device)
 
 
-def _as_written(names: Iterable[str], published: pd.DataFrame, trial: bool) -> Iterator[Part]:
+def _as_written(names: Iterable[str], published: pd.DataFrame, trial: bool, device: str) -> Iterator[Part]:
     """Ten random splits of each dataset of which others published runs on random splits."""
     known = set(published.loc[published["split"] == "random", "dataset"])
-    yield from (Part(name, "random", 3 if trial else 10, trial, as_written=True) for name in names if name in known)
+    parts = (Part(name, "random", 3 if trial else 10, trial, as_written=True, device=device) for name in names)
+    yield from (part for part in parts if part.dataset in known)
 
 
 def hours(left: dict[Part, list[str]], as_written: list[Part], jobs: int) -> str:
@@ -284,7 +291,8 @@ def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
 
 
 def _train(part: Part, method: str, out: Path, jobs: int = 1) -> None:
-    run_missing(replace(part.config(method, out), jobs=jobs))
+    config = part.config(method, out)
+    run_missing(replace(config, jobs=config.jobs and jobs))
 
 
 def _baseline(part: Part, name: str, out: Path, program: Path | None) -> None:

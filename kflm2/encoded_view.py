@@ -24,6 +24,8 @@ class EncodedView:
     fusion."""
     mol: torch.Tensor | None = None
     """(sum of items,) index of the molecule of each item."""
+    slots: torch.Tensor | None = None
+    """(B, L) the items of each molecule, -1 for none, where they are known; see Batch."""
 
     def counts(self) -> torch.Tensor:
         """(B,) number of items of each molecule."""
@@ -51,8 +53,11 @@ class EncodedView:
         return [EncodedView(*parts) for parts in cut]
 
     def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items as (B, L, W) padded with zeros, and (B, L), True for a real item."""
+        """Items as (B, L, W) padded with finite numbers, and (B, L), True for a real item."""
         assert self.items is not None and self.mol is not None
+        if self.slots is not None:
+            items = self.items.index_select(0, self.slots.clamp(min=0).flatten())
+            return items.unflatten(0, self.slots.shape), self.slots >= 0
         return to_dense_batch(self.items, self.mol, batch_size=len(self.vector))
 
 
@@ -90,6 +95,8 @@ def attend_in_groups(
     Returns:
         (B, ...)
     """
+    if views[0].slots is not None:  # of many models at once, in which one large molecule costs little
+        return attend(views)
     counts = [view.counts().cpu().numpy() for view in views]
     device = views[0].vector.device
     groups = similar_sizes(counts[0], counts[-1], _PAIRS_OF_A_GROUP.get(device.type, _PAIRS_OF_A_GROUP["cuda"]))

@@ -63,7 +63,7 @@ class StatesEncoder(nn.Module):
         assert batch.states is not None and batch.states_mol is not None
         inner = self.inner(batch.states if self.reads_components else self.reduced(batch.states))
         vector = self.out(pool_mean(inner, batch.states_mol, batch.size))
-        return EncodedView(vector, self.out(inner) if want_items else None, batch.states_mol)
+        return EncodedView(vector, self.out(inner) if want_items else None, batch.states_mol, batch.states_slots)
 
 
 class GCNEncoder(nn.Module):
@@ -81,7 +81,7 @@ class GCNEncoder(nn.Module):
         nodes = self.conv1(batch.x, batch.edge_index).relu()
         nodes = self.conv2(nodes, batch.edge_index)
         vector = self.out(self.dropout(pool_mean(nodes, batch.x_mol, batch.size)))
-        return EncodedView(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol)
+        return EncodedView(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol, batch.x_slots)
 
 
 class GINEEncoder(nn.Module):
@@ -108,7 +108,7 @@ class GINEEncoder(nn.Module):
         mean = pool_mean(nodes, batch.x_mol, batch.size)
         total = scatter(nodes, batch.x_mol, dim=0, dim_size=batch.size, reduce="sum") / 10
         vector = self.out(torch.cat([mean, total], dim=-1))
-        return EncodedView(vector, self.item_out(nodes) if want_items else None, batch.x_mol)
+        return EncodedView(vector, self.item_out(nodes) if want_items else None, batch.x_mol, batch.x_slots)
 
 
 class DescriptorEncoder(nn.Module):

@@ -51,6 +51,10 @@ class Batch:
     """(B, P) scaled descriptors."""
     covariates: "torch.Tensor | None" = None
     """(B, W) scaled covariates."""
+    states_slots: "torch.Tensor | None" = None
+    """(B, L) the rows of states of each molecule, -1 for none; None: they are found by states_mol."""
+    x_slots: "torch.Tensor | None" = None
+    """(B, L) the same of atoms."""
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ from kflm2.resources import saved_model
 from kflm2.results import schema
 from kflm2.results.runs import Run
 from kflm2.results.schema import RunResult
-from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_member
+from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_all
 from kflm2.text_table import aligned
-from kflm2.trainers.jobs import default_jobs, run_jobs, run_stream
+from kflm2.trainers.jobs import default_jobs, run_stream
 from kflm2.trainers.supervised import FittedModel
 
 _AT_ONCE = 256
@@ -229,12 +229,10 @@ def with_unlabelled(
 
 
 def _fit(config: TrainConfig, prepared: Prepared, split: Split, device: torch.device) -> list[FittedModel]:
-    work = functools.partial(fit_member, config, prepared, {config.seed: split}, device)
     members = [Member(config.seed, number) for number in range(config.members)]
-    jobs = (config.jobs or default_jobs()) if device.type == "cpu" else 1
     with (
         Progress(total=len(members) * config.epochs, desc="student", unit="epoch") as bar,
-        contextlib.closing(run_jobs(work, members, jobs, device.type == "cpu", bar.update)) as models,
+        contextlib.closing(fit_all(config, prepared, {config.seed: split}, device, members, bar.update)) as models,
     ):
         return list(models)
 

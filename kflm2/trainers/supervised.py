@@ -27,6 +27,8 @@ from kflm2.trainers.voters import SVMVoter
 _PREDICT_BATCH = 256
 _PREDICT_ITEMS = 1 << 16
 """Tokens and atoms that are predicted at once: ten times those of 256 ordinary molecules, in half a gigabyte."""
+CLIP = 5.0
+"""Largest norm of a step's gradients."""
 _SCALE_ROWS = 2048
 """Maximum training molecules for the scaling of the states; more would need memory and change little."""
 
@@ -365,9 +367,8 @@ def fit(
     importance = None if weights is None else on_device(weights)
     model = build().to(device)
     if origin is None:
-        training = features.batch(split.train[:: math.ceil(len(split.train) / _SCALE_ROWS)], device)
         reduced = model.use_components(components)
-        model.fit_scales(training)
+        model.fit_scales(features.batch(scale_rows(split.train), device))
     else:
         reduced = model.go_on_from(origin)
     if reduced is not None:
@@ -377,15 +378,9 @@ def fit(
     if task == "classification" and config.class_weight == "balanced":
         weight = on_device(positive_weights(y_true[split.train]))
 
-    # AdamW without weight decay is Adam
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model, config, kept=origin is not None),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    steps = math.ceil(len(split.train) / config.batch_size)
-    schedule = _schedule(optimizer, config, steps * config.epochs)
+    optimizer = optimizer_of(_parameter_groups(model, config, kept=origin is not None), config)
+    steps = steps_of(split, config)
+    schedule = schedule_of(optimizer, config, steps * config.epochs)
     history: dict[str, list[float]] = {"train": [], "valid": []}
     best_loss, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):
@@ -398,14 +393,13 @@ def fit(
             loss = torch.stack([loss_of(output, rows) for output in head_outputs]).mean()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             schedule.step()
             total_loss += loss.item() * len(rows)
         valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)[0]).to(device)
         valid_loss = loss_of(valid_output, split.valid).item()
-        if not math.isfinite(total_loss + valid_loss):
-            raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
+        check_finite(total_loss + valid_loss, epoch)
         history["train"].append(total_loss / len(order))
         history["valid"].append(valid_loss)
         if valid_loss < best_loss:
@@ -419,6 +413,26 @@ def fit(
         reduced.reads_components = False
         variance = None if origin is not None else reduced.components.variance
     return FittedModel(model, scaler, task, device, best_epoch, history, time.perf_counter() - start, variance)
+
+
+def scale_rows(train: np.ndarray) -> np.ndarray:
+    """The training molecules from which the scales of the states are learnt."""
+    return train[:: math.ceil(len(train) / _SCALE_ROWS)]
+
+
+def steps_of(split: Split, config: TrainingConfig) -> int:
+    """Batches of an epoch."""
+    return math.ceil(len(split.train) / config.batch_size)
+
+
+def check_finite(loss: float, epoch: int) -> None:
+    """Refuse to go on with a loss that is not finite.
+
+    Raises:
+        KFLM2Error: it is not.
+    """
+    if not math.isfinite(loss):
+        raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
 
 
 def _reduced(features: Features, encoder: StatesEncoder, device: torch.device) -> Ragged:
@@ -451,9 +465,15 @@ def _parameter_groups(model: FusedModel, config: TrainingConfig, kept: bool) -> 
     return [rest, {"params": ordered, "lr": config.encoder_rate * config.learning_rate}]
 
 
-def _schedule(
+def optimizer_of(groups: list[dict[str, Any]], config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, which without weight decay is Adam."""
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def schedule_of(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate of that many steps."""
     if config.schedule == "onecycle":
         # of 5 steps the rise of a fifth would have no length, by which torch divides
         rise = 0.25 if steps == 5 else 0.2

@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,9 @@ from kflm2.results.runs import Run
 from kflm2.stages.train import report
 from kflm2.stages.train.origin import Origin, find_origin
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
+from kflm2.trainers.jobs import default_jobs, run_jobs
 from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
+from kflm2.trainers.together import MemberData, can_train_together, fit_together
 from kflm2.trainers.voters import fit_voter
 
 _READ_ROWS = 1024
@@ -256,10 +259,10 @@ class Trained:
 
 
 def train(config: TrainConfig, prepared: Prepared, split: Split, seed: int, device: torch.device) -> Trained:
-    """Train the models of one run, one after another."""
+    """Train the models of one run, on a GPU at once and else one after another."""
     splits = {seed: split}
-    members = [fit_member(config, prepared, splits, device, Member(seed, number)) for number in range(config.networks)]
-    return assemble(config, prepared, split, members, seed)
+    members = [Member(seed, number) for number in range(config.networks)]
+    return assemble(config, prepared, split, list(fit_members(config, prepared, splits, device, members)), seed)
 
 
 class Member(NamedTuple):
@@ -272,6 +275,74 @@ class Member(NamedTuple):
 
     def __str__(self) -> str:
         return f"seed {self.seed}" + (f", model {self.number + 1}" if self.number else "")
+
+
+def fit_all(
+    config: TrainConfig,
+    prepared: Prepared,
+    splits: Mapping[int, Split],
+    device: torch.device,
+    members: Sequence[Member],
+    after_epoch: Callable[[int], object],
+) -> Generator[FittedModel, None, None]:
+    """Train models: on a CPU, or with the setting `jobs`, in processes, else by fit_members. Close it; see run_jobs.
+
+    Args:
+        config: see TrainConfig.
+        prepared: the molecules and their views.
+        splits: seed -> split.
+        device: to train on.
+        members: which models.
+        after_epoch: called with the number of epochs that were trained since the last call.
+    """
+    if device.type == "cuda" and config.jobs is None:
+        yield from fit_members(config, prepared, splits, device, members, lambda: after_epoch(1))
+        return
+    work = functools.partial(fit_member, config, prepared, splits, device)
+    jobs = config.jobs or default_jobs(config.threads)
+    forked = device.type == "cpu" and config.threads == 1
+    with contextlib.closing(run_jobs(work, members, jobs, forked, after_epoch)) as models:
+        yield from models
+
+
+def fit_members(
+    config: TrainConfig,
+    prepared: Prepared,
+    splits: Mapping[int, Split],
+    device: torch.device,
+    members: Sequence[Member],
+    after_epoch: Callable[[], object] = lambda: None,
+) -> Iterator[FittedModel]:
+    """Train models, in one process; on a GPU as many at once as its memory has room for.
+
+    There the random numbers of dropout depend on which are trained at once; so do the models.
+
+    Args:
+        config: see TrainConfig.
+        prepared: the molecules and their views.
+        splits: seed -> split.
+        device: to train on.
+        members: which models.
+        after_epoch: called after each epoch of each model.
+    """
+    left, count = list(members), len(members)
+    if device.type != "cuda" or prepared.origin is not None or not can_train_together(config):
+        count = 1
+    while left:
+        models = None
+        if count == 1:
+            models = [fit_member(config, prepared, splits, device, left[0], after_epoch)]
+        else:
+            data = [member_data(config, prepared, splits, member) for member in left[:count]]
+            task, components = prepared.molecules.dataset.task, config.states_components
+            with contextlib.suppress(torch.OutOfMemoryError):
+                models = fit_together(data, task, config, device, after_epoch, components)
+        if models is None:
+            torch.cuda.empty_cache()
+            count = -(-min(count, len(left)) // 2)
+            continue
+        left = left[count:]
+        yield from models
 
 
 def fit_member(
@@ -292,6 +363,27 @@ def fit_member(
         member: which model.
         after_epoch: called after each epoch.
     """
+    data = member_data(config, prepared, splits, member)
+    with _threads(config.threads):
+        return fit(
+            data.build,
+            data.features,
+            data.y_true,
+            data.split,
+            prepared.molecules.dataset.task,
+            config,
+            seed=data.seed,
+            device=device,
+            after_epoch=after_epoch,
+            components=config.states_components,
+            bounds=data.bounds,
+            weights=data.weights,
+            origin=None if prepared.origin is None else prepared.origin.model(member.number % config.members),
+        )
+
+
+def member_data(config: TrainConfig, prepared: Prepared, splits: Mapping[int, Split], member: Member) -> MemberData:
+    """What a model learns from; see fit_member."""
     whole, (delta, number) = splits[member.seed], divmod(member.number, config.members)
     features, _ = scaled_features(config, prepared, whole)
     split, sizes, molecules = whole.of_member(number), features.sizes(), prepared.molecules
@@ -301,23 +393,16 @@ def fit_member(
         assert features.unscaled is not None
         base = baseline.predict(features.unscaled)[number]
         y_true, bounds = y_true - base, None if bounds is None else bounds - base
-    with _threads(config.threads):
-        return fit(
-            lambda: build(config.model, sizes, y_true.shape[1], config),
-            features,
-            y_true,
-            split,
-            molecules.dataset.task,
-            config,
-            # members of one run differ from each other and from all other runs' members
-            seed=member.seed * 1000 + number,
-            device=device,
-            after_epoch=after_epoch,
-            components=config.states_components,
-            bounds=bounds,
-            weights=weights,
-            origin=None if prepared.origin is None else prepared.origin.model(number),
-        )
+    return MemberData(
+        lambda: build(config.model, sizes, y_true.shape[1], config),
+        features,
+        y_true,
+        split,
+        # members of one run differ from each other and from all other runs' members
+        seed=member.seed * 1000 + number,
+        bounds=bounds,
+        weights=weights,
+    )
 
 
 def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: list[FittedModel], seed: int) -> Trained:

@@ -1,7 +1,6 @@
 """Stage 2 from a table to measured predictions: every seed is trained, measured and written."""
 
 import contextlib
-import functools
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -27,8 +26,7 @@ from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RunResult
 from kflm2.stages.train import plots, report
 from kflm2.stages.train.development import check_seen
-from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_member, prepare
-from kflm2.trainers.jobs import default_jobs, run_jobs
+from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_all, prepare
 
 
 def run(config: TrainConfig, molecules: Molecules | None = None) -> list[SavedRun]:
@@ -250,13 +248,10 @@ def _refit(plan: _Plan, measured: Run) -> Run:
 def _runs(plan: _Plan, splits: dict[int, Split], name: str) -> Iterator[Run]:
     """Train and measure, in processes; name: for the progress bar."""
     config, prepared = plan.config, plan.prepared
-    work = functools.partial(fit_member, config, prepared, splits, plan.device)
     tasks = [Member(seed, number) for seed in splits for number in range(config.networks)]
-    jobs = config.jobs or (default_jobs(config.threads) if plan.device.type == "cpu" else 1)
-    forked = plan.device.type == "cpu" and config.threads == 1
     with (
         Progress(total=len(tasks) * config.epochs, desc=name, unit="epoch", disable=not splits) as bar,
-        contextlib.closing(run_jobs(work, tasks, jobs, forked, bar.update)) as members,
+        contextlib.closing(fit_all(config, prepared, splits, plan.device, tasks, bar.update)) as members,
     ):
         for done, (seed, split) in enumerate(splits.items(), start=1):
             models = list(itertools.islice(members, config.networks))
