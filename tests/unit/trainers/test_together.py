@@ -73,8 +73,8 @@ def _members(model: str, config: ModelConfig, task: Task = "regression", **chang
     return members
 
 
-def _alone(member: MemberData, task: Task, config: TrainingConfig = SETTINGS) -> FittedModel:
-    data = (member.features, member.y_true, member.split, task, config, member.seed, torch.device("cpu"))
+def _alone(member: MemberData, task: Task, config: TrainingConfig = SETTINGS, device: str = "cpu") -> FittedModel:
+    data = (member.features, member.y_true, member.split, task, config, member.seed, torch.device(device))
     return fit(member.build, *data, components=COMPONENTS, bounds=member.bounds, weights=member.weights)
 
 
@@ -94,7 +94,7 @@ def test_models_trained_at_once_are_those_trained_one_by_one(
     members = _members(model, replace(NO_DROPOUT, **settings), task, **changes)
     counted: list[int] = []
     together = fit_together(members, task, SETTINGS, torch.device(device), lambda: counted.append(1), COMPONENTS)
-    alone = [_alone(member, task) for member in members]
+    alone = [_alone(member, task, device=device) for member in members]
     assert len(counted) == sum(len(fitted.history["valid"]) for fitted in alone)
     for member, one, other in zip(members, alone, together, strict=True):
         assert other.best_epoch == one.best_epoch
