@@ -43,6 +43,8 @@ from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
 from kflm2.trainers.together import MemberData, can_train_together, fit_together
 from kflm2.trainers.voters import fit_voter
 
+AT_ONCE = 32
+"""Networks that a GPU trains at once at most: more save little time, and runs are written only when theirs are done."""
 _READ_ROWS = 1024
 """Molecules whose token states are in memory at once, for what the LLM was taught."""
 
@@ -285,7 +287,7 @@ def fit_all(
     members: Sequence[Member],
     after_epoch: Callable[[int], object],
 ) -> Generator[FittedModel, None, None]:
-    """Train models: on a CPU, or with the setting `jobs`, in processes, else by fit_members. Close it; see run_jobs.
+    """Train models: on a CPU, or where `jobs` is set, in processes, else by fit_members. Close it; see run_jobs.
 
     Args:
         config: see TrainConfig.
@@ -295,7 +297,7 @@ def fit_all(
         members: which models.
         after_epoch: called with the number of epochs that were trained since the last call.
     """
-    if device.type == "cuda" and config.jobs is None:
+    if device.type != "cpu" and config.jobs is None:
         yield from fit_members(config, prepared, splits, device, members, lambda: after_epoch(1))
         return
     work = functools.partial(fit_member, config, prepared, splits, device)
@@ -325,7 +327,8 @@ def fit_members(
         members: which models.
         after_epoch: called after each epoch of each model.
     """
-    left, count = list(members), len(members)
+    # whole runs, as far as there is room for them
+    left, count = list(members), max(AT_ONCE // config.networks, 1) * config.networks
     if device.type != "cuda" or prepared.origin is not None or not can_train_together(config):
         count = 1
     while left:
