@@ -10,7 +10,8 @@ round, and above 1 the GPU is faster. Rows:
     embedding    molecules/s to the middle layer in a precision, without loading and without the cache
     stage 1      tokens/s of `kflm2 finetune` on all layers, without loading and evaluation; QLoRA has weights in 4 bit;
                  the CPU is taught an eighth of the molecules
-    training     seconds an epoch of one crossAtt network on SAMPL, without reading and embedding
+    training     seconds an epoch of one crossAtt network on SAMPL, without reading and embedding; of 25 (five runs of
+                 five), the seconds of all divided by 25: the CPU trains one on each core, the GPU all at once
     prediction   molecules/s of `kflm2 predict` with a crossAtt model of SAMPL, without starting
 
 Where something cannot be had, such as QLoRA without CUDA or without bitsandbytes, its cell is empty. The trial shows
@@ -27,13 +28,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from embedding import embed_as_ours, seconds
 from predict import KFLM2, speed
-from training import speed_of_pipeline
+from training import FEW, MANY, speed_of_pipeline
 from transformers import AutoTokenizer
 
 from kflm2.config.train import TrainConfig
@@ -44,9 +47,11 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import resolve
 from kflm2.llm.resolve import LLMSource
-from kflm2.stages.train.experiment import prepare
+from kflm2.stages.train.experiment import Member, fit_all, prepare
 
 CPU = torch.device("cpu")
+RUNS = 5
+"""Of which the networks are trained at once."""
 WARM_UP = 32
 """Molecules that are embedded before anything is measured."""
 Measure = Callable[[torch.device], float]
@@ -103,6 +108,26 @@ def training(llm: str, limit: int) -> Measure:
     return measure
 
 
+def training_at_once(llm: str, limit: int) -> Measure:
+    """Seconds an epoch of each of the networks of five runs."""
+    config = TrainConfig.of(dataset="SAMPL", llm=llm, limit=limit, split="cv5x5", runs=RUNS).resolved()
+
+    def measure(device: torch.device) -> float:
+        prepared = prepare(config, device)
+        found = make_splits("cv5x5", prepared.molecules.smiles, range(RUNS), config.fractions, folds=config.folds)
+        splits = dict(enumerate(found))
+        members = [Member(seed, number) for seed in splits for number in range(config.networks)]
+
+        def taken(epochs: int) -> float:
+            start = time.perf_counter()
+            list(fit_all(replace(config, epochs=epochs), prepared, splits, device, members, lambda _: None))
+            return time.perf_counter() - start
+
+        return (taken(MANY) - taken(FEW)) / (MANY - FEW) / len(members)
+
+    return measure
+
+
 def prediction(llm: str, folder: Path, smiles: list[str]) -> Measure:
     """Molecules/s, the start taken out by the difference of two commands."""
     common = ["--llm", llm, "--epochs", "3", "--out", str(folder / "results"), "--save", str(folder / "model")]
@@ -123,6 +148,7 @@ def measure_all(llm: str, device: torch.device, smiles: list[str], rounds: int) 
         measures["stage 1, LoRA"] = ("tokens/s", fine_tuning(llm, folder, smiles))
         measures["stage 1, QLoRA"] = ("tokens/s", fine_tuning(llm, folder, smiles, "--load-4bit"))
         measures["training, crossAtt"] = ("s an epoch", training(llm, len(smiles)))
+        measures[f"training, {5 * RUNS} crossAtt networks"] = ("s an epoch each", training_at_once(llm, len(smiles)))
         measures["prediction, crossAtt"] = ("molecules/s", prediction(llm, folder, smiles))
         speeds: dict[str, list[tuple[float, float]]] = {title: [] for title in measures}
         for number in range(1, rounds + 1):

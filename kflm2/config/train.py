@@ -147,8 +147,8 @@ class TrainingConfig:
     """CPU threads that train. Models this small gain little from more; and another number of threads adds numbers up in
     another order, so that results are the same bits only for the same number."""
     jobs: int | None = None
-    """Processes that train at once, one model each; the results are the same bits for any number. Default: one for
-    each core, 1 with a GPU."""
+    """Processes that train at once, one model each; on a CPU the results are the same bits for any number. Default: one
+    for each core; a GPU trains all models in one process."""
     class_weight: Literal["none", "balanced"] = "none"
     """balanced: the positive labels of a target weigh as much in the loss as its negative ones. Ranks, and so ROC-AUC,
     stay comparable; probabilities are then no longer those of the data."""
