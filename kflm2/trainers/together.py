@@ -214,7 +214,7 @@ class _Molecules:
         """
         first = members[0].features
         self.device = device
-        self.empty = len(first.states or first.graphs or first.descriptors)  # type: ignore[arg-type]
+        self.empty = len(members[0].y_true)
         self.states_ptr, self.atoms_ptr, self.bonds_ptr = None, None, None
         if first.states is not None:
             self.states_ptr = _with_empty(np.concatenate([[0], np.cumsum(first.states.lengths)]))

@@ -304,7 +304,7 @@ def test_a_diverging_loss_is_an_error() -> None:
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_the_learning_rate_of_one_cycle_falls_to_its_end_in_any_number_of_steps(steps: int) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = supervised._schedule(optimizer, TrainingConfig(schedule="onecycle", learning_rate=0.1), steps)
+    schedule = supervised.schedule_of(optimizer, TrainingConfig(schedule="onecycle", learning_rate=0.1), steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])

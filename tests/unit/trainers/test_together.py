@@ -1,6 +1,7 @@
 """Training of several models at once: each comes out as by itself."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def _split(seed: int, train: int) -> Split:
     return Split("random", order[:train], order[train:34], order[34:])
 
 
-def _members(model: str, config: ModelConfig, task: Task = "regression", **changes: object) -> list[MemberData]:
+def _members(model: str, config: ModelConfig, task: Task = "regression", **changes: Any) -> list[MemberData]:
     """Three models, which differ in their molecules, descriptors and labels."""
     y = np.random.default_rng(1).normal(loc=[5.0, -300.0], scale=[2.0, 40.0], size=(N, TARGETS))
     y[::5, 1] = np.nan
@@ -56,6 +57,9 @@ def _members(model: str, config: ModelConfig, task: Task = "regression", **chang
     # of equally many batches, but not of equally many molecules, nor descriptors
     for seed, (train, columns) in enumerate([(28, 5), (27, 4), (28, 5)]):
         features = _features(columns, covariates=bool(changes.get("covariates")))
+        if views := changes.get("views"):
+            names = {"states": "states", "graph": "graphs", "descriptors": "descriptors"}
+            features = Features(**{names[view]: getattr(features, names[view]) for view in views})
         sizes = features.sizes()
 
         def make(sizes=sizes) -> FusedModel:  # type: ignore[no-untyped-def]
@@ -86,6 +90,8 @@ def _alone(member: MemberData, task: Task, config: TrainingConfig = SETTINGS, de
         ("crossAtt", {}, "classification", {}),
         ("crossAtt", {}, "regression", {"bounds": True, "weights": True, "covariates": True}),
         ("combinedAtt", {}, "regression", {}),
+        ("crossAtt", {}, "regression", {"views": ("graph", "descriptors")}),
+        ("combined_base", {}, "regression", {"views": ("states",)}),
     ],
 )
 def test_models_trained_at_once_are_those_trained_one_by_one(
