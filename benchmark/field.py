@@ -10,9 +10,10 @@ Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000
 actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt, the same without the
 LLM, and the paper's five pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules.
 The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on Tox21 and HIV, which
-MiniMol learnt from. Every run is a core's. The files must exist: `kflm2 datasets get all`. FILE has the columns method,
-dataset, split, metric, run, value. The runs of a method go to docs/data/field.csv when all of a dataset and split are
-there; what is there is not run again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
+MiniMol learnt from. Every run is a core's, but for the networks on a GPU (`--device cuda`), whose time `--hours` does
+not know. The files must exist: `kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run,
+value. The runs of a method go to docs/data/field.csv when all of a dataset and split are there; what is there is not run
+again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
 """
 
 import argparse
@@ -172,7 +173,7 @@ def main() -> None:
         start = time.perf_counter()
         for part in parts:
             run_part(part, baselines, docs / "data" / "field.csv", options)
-        _in_parallel(_train, ((part, "crossAtt", options.out) for part in as_written), options.jobs)
+        _in_parallel(_train, ((part, "crossAtt", options.out) for part in as_written), _jobs(options))
         print(f"ran for {(time.perf_counter() - start) / 3600:.1f} hours, {options.jobs} at a time")
     show(parts, options.out, docs)
     if published is not None:
@@ -193,11 +194,16 @@ def run_part(part: Part, baselines: Iterable[str], store: Path, options: argpars
     models = [(part, name, options.out) for name in (NO_LLM, *PIPELINES) if name in wanted]
     others = [(part, name, options.out, options.chemprop) for name in baselines if name in wanted]
     quick, slow = ([task for task in others if (task[1] in CHEMPROP) == chemprop] for chemprop in (False, True))
-    _in_parallel(_train, models, options.jobs if part.device == "cpu" else 1)
+    _in_parallel(_train, models, _jobs(options))
     save_runs(part, options.out, store)
     for tasks in (quick, slow):
         _in_parallel(_baseline, tasks, options.jobs)
         save_runs(part, options.out, store)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    """Commands that train at a time: a GPU trains the networks of one at once, and has no room for a second."""
+    return options.jobs if options.device == "cpu" else 1
 
 
 def missing(part: Part, baselines: Iterable[str], store: Path) -> list[str]:
@@ -416,6 +422,7 @@ def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
             "coverage": fold.run.coverage.share,
             "test_molecules": fold.sizes["test"],
             "training_seconds": result.seconds["training"],
+            "device": result.config.get("device", "cpu"),  # a baseline has none
             "commit": result.commit,
         }
 

@@ -81,7 +81,7 @@ class GCNEncoder(nn.Module):
         nodes = self.conv1(batch.x, batch.edge_index).relu()
         nodes = self.conv2(nodes, batch.edge_index)
         vector = self.out(self.dropout(pool_mean(nodes, batch.x_mol, batch.size)))
-        return EncodedView(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol, batch.x_slots)
+        return EncodedView(vector, self.out(self.dropout(nodes)) if want_items else None, batch.x_mol)
 
 
 class GINEEncoder(nn.Module):

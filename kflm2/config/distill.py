@@ -36,7 +36,7 @@ class DistillConfig(StageConfig):
     ensemble: int = 1
     """Students that are trained from different initial weights; their mean predicts, at as many times the cost."""
     jobs: int | None = None
-    """Processes at once. Default: one for each core."""
+    """Processes at once. Default: one for each core; a GPU trains all students in one process."""
     llm: str | None = None
     """Where the teacher's LLM is, for one that is not in the registry."""
     device: str = "auto"

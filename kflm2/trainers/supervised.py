@@ -399,7 +399,8 @@ def fit(
             total_loss += loss.item() * len(rows)
         valid_output = torch.from_numpy(_outputs(model, features, split.valid, device)[0]).to(device)
         valid_loss = loss_of(valid_output, split.valid).item()
-        check_finite(total_loss + valid_loss, epoch)
+        if not math.isfinite(total_loss + valid_loss):
+            raise divergence(epoch)
         history["train"].append(total_loss / len(order))
         history["valid"].append(valid_loss)
         if valid_loss < best_loss:
@@ -425,14 +426,9 @@ def steps_of(split: Split, config: TrainingConfig) -> int:
     return math.ceil(len(split.train) / config.batch_size)
 
 
-def check_finite(loss: float, epoch: int) -> None:
-    """Refuse to go on with a loss that is not finite.
-
-    Raises:
-        KFLM2Error: it is not.
-    """
-    if not math.isfinite(loss):
-        raise KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
+def divergence(epoch: int) -> KFLM2Error:
+    """The error of a loss that is not finite."""
+    return KFLM2Error(f"training diverged in epoch {epoch}: the loss is not finite; try a smaller learning rate")
 
 
 def _reduced(features: Features, encoder: StatesEncoder, device: torch.device) -> Ragged:

@@ -25,6 +25,7 @@ from kflm2.config.pipelines import PIPELINES
 from kflm2.config.train import TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
+from kflm2.errors import KFLM2Error
 from kflm2.featurize.features import Batch, Features
 from kflm2.featurize.ragged import ragged_index
 from kflm2.model import FusedModel, StatesEncoder
@@ -32,7 +33,7 @@ from kflm2.trainers.supervised import (
     CLIP,
     FittedModel,
     TargetScaler,
-    check_finite,
+    divergence,
     masked_loss,
     optimizer_of,
     positive_weights,
@@ -77,19 +78,22 @@ def fit_together(
     device: torch.device,
     after_epoch: Callable[[], object] = lambda: None,
     components: int = 0,
-) -> list[FittedModel]:
+) -> list[FittedModel | KFLM2Error]:
     """Train M models at once; see supervised.fit, by which each is the same but for dropout's random numbers.
 
     Args:
-        members: M.
+        members: M, of equally many batches an epoch.
         task: of the targets.
         config: see TrainingConfig.
         device: to train on.
         after_epoch: called after each epoch of each model.
         components: see supervised.fit.
 
+    Returns:
+        The models; in place of one whose loss was not finite the error, so that the others are not lost.
+
     Raises:
-        KFLM2Error: see supervised.fit.
+        KFLM2Error: a target without a training label.
         torch.OutOfMemoryError: there are too many for the device.
     """
     start = time.perf_counter()
@@ -106,17 +110,15 @@ def fit_together(
         models.append(model)
     molecules = _Molecules(members, reduced, device)
     stacked = _Stacked(models)
-    known = {name: _stack([getattr(part, name) for part in labels], device) for name in _Labels.PARTS}
+    known = {name: _stack([part.known[name] for part in labels], device) for name in labels[0].known}
 
     def losses(outputs: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """(M,) of (M, V, B, K) outputs."""
-        picked = {"target": _rows_of(known["target"], rows), "positive": known["positive"]}
-        picked["bounds"] = None if known["bounds"] is None else _rows_of(known["bounds"], rows).movedim(-1, 1)
-        picked["weights"] = None if known["weights"] is None else _rows_of(known["weights"], rows)
-        return _losses(outputs, {name: value for name, value in picked.items() if value is not None}, task)
+        picked = {name: values if name == "positive" else _rows_of(values, rows) for name, values in known.items()}
+        return _losses(outputs, picked, task)
 
     optimizer = optimizer_of([{"params": list(stacked.weights.values())}], config)
-    steps = max(steps_of(member.split, config) for member in members)
+    (steps,) = {steps_of(member.split, config) for member in members}
     schedule = schedule_of(optimizer, config, steps * config.epochs)
     valid = _filled([molecules.by_size(member.split.valid) for member in members], molecules.empty)
     orders = [np.random.default_rng(member.seed) for member in members]
@@ -125,6 +127,7 @@ def fit_together(
     best_loss, best_epoch = np.full(len(members), math.inf), np.zeros(len(members), dtype=int)
     best = {name: weight.detach().clone() for name, weight in stacked.weights.items()}
     learning = np.ones(len(members), dtype=bool)
+    diverged: dict[int, KFLM2Error] = {}
     for epoch in range(1, config.epochs + 1):
         stacked.module.train()
         total = torch.zeros(len(members), device=device)
@@ -141,7 +144,8 @@ def fit_together(
             total += loss.detach() * torch.tensor([len(part) for part in step], device=device)
         train_loss = total.cpu().numpy() / [len(order) for order in shuffled]
         valid_loss = losses(stacked.predict(molecules, valid), valid).detach().cpu().numpy()
-        check_finite(float((train_loss + valid_loss)[learning].sum()), epoch)
+        for i in np.flatnonzero(learning & ~np.isfinite(train_loss + valid_loss)).tolist():
+            diverged[i], learning[i] = divergence(epoch), False
         better = learning & (valid_loss < best_loss)
         best_loss[better], best_epoch[better] = valid_loss[better], epoch
         with torch.no_grad():
@@ -157,7 +161,7 @@ def fit_together(
         if not learning.any():
             break
     seconds = (time.perf_counter() - start) / len(members)
-    fitted = []
+    fitted: list[FittedModel | KFLM2Error] = []
     for i, (model, part) in enumerate(zip(models, labels, strict=True)):
         with torch.no_grad():
             for name, weight in _Heads(model).named_parameters():
@@ -167,24 +171,19 @@ def fit_together(
         if encoder is not None and encoder.components is not None:
             encoder.reads_components = False
             variance = encoder.components.variance
-        fitted.append(FittedModel(model, part.scaler, task, device, int(best_epoch[i]), history[i], seconds, variance))
+        trained = FittedModel(model, part.scaler, task, device, int(best_epoch[i]), history[i], seconds, variance)
+        fitted.append(diverged.get(i, trained))
     return fitted
 
 
 @dataclass(frozen=True)
 class _Labels:
-    """The scaled labels of one model's molecules, and of the empty one."""
+    """What is known of one model's molecules, and of the empty one."""
 
-    PARTS = ("target", "bounds", "weights", "positive")
     scaler: TargetScaler
-    target: np.ndarray
-    """(n + 1, K)"""
-    bounds: np.ndarray | None
-    """(n + 1, K, 2)"""
-    weights: np.ndarray | None
-    """(n + 1,)"""
-    positive: np.ndarray | None
-    """(K,)"""
+    known: dict[str, np.ndarray]
+    """target: (n + 1, K) scaled labels. Where there are any, bounds: (n + 1, 2, K) scaled; weights: (n + 1,); positive:
+    (K,) weights of the positive labels."""
 
     @classmethod
     def of(cls, member: MemberData, task: Task, config: TrainingConfig) -> "_Labels":
@@ -193,12 +192,16 @@ class _Labels:
             y_true, weights = np.where(weights[:, None] > 0, y_true, np.nan), np.append(weights, 0.0)
         scaler = TargetScaler(y_true[member.split.train], task)
         nothing = np.full((1, y_true.shape[1]), np.nan)
-        bounds = None
+        known = {"target": np.concatenate([scaler.scale(y_true), nothing])}
         if member.bounds is not None:
-            bounds = np.stack([np.concatenate([scaler.scale(side), nothing]) for side in member.bounds], axis=-1)
-        balanced = task == "classification" and config.class_weight == "balanced"
-        positive = positive_weights(y_true[member.split.train]) if balanced else None
-        return cls(scaler, np.concatenate([scaler.scale(y_true), nothing]), bounds, weights, positive)
+            known["bounds"] = np.stack(
+                [np.concatenate([scaler.scale(side), nothing]) for side in member.bounds], axis=1
+            )
+        if weights is not None:
+            known["weights"] = weights
+        if task == "classification" and config.class_weight == "balanced":
+            known["positive"] = positive_weights(y_true[member.split.train])
+        return cls(scaler, known)
 
 
 class _Molecules:
@@ -230,8 +233,10 @@ class _Molecules:
         for name in ("descriptors", "covariates"):
             values = [getattr(member.features, name) for member in members]
             if values[0] is not None:
-                tables = _padded([torch.from_numpy(table) for table in values]).to(device)
-                self.columns[name] = torch.cat([tables, torch.zeros_like(tables[:, :1])], dim=1)
+                shape = (len(values), self.empty + 1, max(table.shape[1] for table in values))
+                self.columns[name] = torch.zeros(shape, device=device)
+                for filled, table in zip(self.columns[name], values, strict=True):
+                    filled[:-1, : table.shape[1]] = torch.from_numpy(table)
 
     def _states(self, features: Features, encoders: Sequence[StatesEncoder]) -> torch.Tensor:
         """(1 or M, rows of states + 1, width): components differ between the models, states do not."""
@@ -358,7 +363,8 @@ def _losses(outputs: torch.Tensor, known: dict[str, torch.Tensor], task: Task) -
     """(M,) losses, of each model the mean of its heads', of (M, V, B, K) outputs."""
 
     def one(heads: torch.Tensor, known: dict[str, torch.Tensor]) -> torch.Tensor:
-        rest = (known.get("positive"), known.get("bounds"), known.get("weights"))
+        bounds = known["bounds"].movedim(1, 0) if "bounds" in known else None
+        rest = (known.get("positive"), bounds, known.get("weights"))
         return torch.stack([masked_loss(head, known["target"], task, *rest) for head in heads]).mean()
 
     losses: torch.Tensor = torch.vmap(one)(outputs, known)
@@ -403,13 +409,10 @@ def _slots(start: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
     return torch.where(place < torch.from_numpy(lengths).to(start.device)[..., None], start[..., None] + place, -1)
 
 
-def _stack(values: Sequence[np.ndarray | None], device: torch.device) -> torch.Tensor | None:
-    if values[0] is None:
-        return None
-    return torch.from_numpy(np.stack([value for value in values if value is not None])).float().to(device)
+def _stack(values: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.stack(values)).float().to(device)
 
 
-def _rows_of(table: torch.Tensor | None, rows: np.ndarray) -> torch.Tensor:
+def _rows_of(table: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     """(M, B, ...) rows of a table (M, n + 1, ...)."""
-    assert table is not None
     return table[torch.arange(len(rows), device=table.device)[:, None], torch.from_numpy(rows).to(table.device)]

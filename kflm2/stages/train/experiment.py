@@ -19,7 +19,7 @@ from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split
 from kflm2.data.structures import structure_digests
 from kflm2.device import choose_device, choose_precision
-from kflm2.errors import DataError, MoleculeError
+from kflm2.errors import DataError, KFLM2Error, MoleculeError
 from kflm2.featurize import xtb
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.covariate_scaler import CovariateScaler
@@ -39,12 +39,12 @@ from kflm2.stages.train import report
 from kflm2.stages.train.origin import Origin, find_origin
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns, fit_baseline
 from kflm2.trainers.jobs import default_jobs, run_jobs
-from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features
+from kflm2.trainers.supervised import Ensemble, FittedModel, fit, scale_features, steps_of
 from kflm2.trainers.together import MemberData, can_train_together, fit_together
 from kflm2.trainers.voters import fit_voter
 
 AT_ONCE = 32
-"""Networks that a GPU trains at once at most: more save little time, and runs are written only when theirs are done."""
+"""Networks that a GPU trains at once, in whole runs: more save little time, and a run waits for all of them."""
 _READ_ROWS = 1024
 """Molecules whose token states are in memory at once, for what the LLM was taught."""
 
@@ -315,7 +315,7 @@ def fit_members(
     members: Sequence[Member],
     after_epoch: Callable[[], object] = lambda: None,
 ) -> Iterator[FittedModel]:
-    """Train models, in one process; on a GPU as many at once as its memory has room for.
+    """Train models in one process; on a GPU many at once.
 
     There the random numbers of dropout depend on which are trained at once; so do the models.
 
@@ -327,25 +327,58 @@ def fit_members(
         members: which models.
         after_epoch: called after each epoch of each model.
     """
-    # whole runs, as far as there is room for them
-    left, count = list(members), max(AT_ONCE // config.networks, 1) * config.networks
     if device.type != "cuda" or prepared.origin is not None or not can_train_together(config):
-        count = 1
-    while left:
-        models = None
-        if count == 1:
-            models = [fit_member(config, prepared, splits, device, left[0], after_epoch)]
+        yield from (fit_member(config, prepared, splits, device, member, after_epoch) for member in members)
+        return
+    count = max(AT_ONCE // config.networks, 1) * config.networks
+    for start in range(0, len(members), count):
+        for model in _fit_at_once(config, prepared, splits, device, members[start : start + count], after_epoch):
+            if isinstance(model, KFLM2Error):
+                raise model
+            yield model
+
+
+def _fit_at_once(
+    config: TrainConfig,
+    prepared: Prepared,
+    splits: Mapping[int, Split],
+    device: torch.device,
+    members: Sequence[Member],
+    after_epoch: Callable[[], object],
+) -> list[FittedModel | KFLM2Error]:
+    """Train those with equally many batches at once, and fewer where the GPU has no room; see fit_members."""
+    scaled = {seed: scaled_features(config, prepared, splits[seed])[0] for seed in {member.seed for member in members}}
+    data = [member_data(config, prepared, splits, member, scaled[member.seed]) for member in members]
+    by_steps: dict[int, list[int]] = {}
+    for i, member in enumerate(data):
+        by_steps.setdefault(steps_of(member.split, config), []).append(i)
+    waiting, models = list(by_steps.values()), dict[int, FittedModel | KFLM2Error]()
+    made = counted = 0  # epochs of an attempt, and those that were counted in an attempt that had no room
+
+    def count() -> None:
+        nonlocal made, counted
+        made += 1
+        if counted:
+            counted -= 1
         else:
-            data = [member_data(config, prepared, splits, member) for member in left[:count]]
-            task, components = prepared.molecules.dataset.task, config.states_components
-            with contextlib.suppress(torch.OutOfMemoryError):
-                models = fit_together(data, task, config, device, after_epoch, components)
-        if models is None:
-            torch.cuda.empty_cache()
-            count = -(-min(count, len(left)) // 2)
+            after_epoch()
+
+    while waiting:
+        rows, made, trained = waiting.pop(), 0, None
+        if len(rows) == 1:  # by itself it needs no padding
+            models[rows[0]] = fit_member(config, prepared, splits, device, members[rows[0]], count)
             continue
-        left = left[count:]
-        yield from models
+        task, components = prepared.molecules.dataset.task, config.states_components
+        with contextlib.suppress(torch.OutOfMemoryError):
+            trained = fit_together([data[i] for i in rows], task, config, device, count, components)
+        if trained is None:
+            torch.cuda.empty_cache()
+            counted += made
+            half = -(-len(rows) // 2)
+            waiting += [rows[half:], rows[:half]]
+        else:
+            models.update(zip(rows, trained, strict=True))
+    return [models[i] for i in range(len(members))]
 
 
 def fit_member(
@@ -366,7 +399,8 @@ def fit_member(
         member: which model.
         after_epoch: called after each epoch.
     """
-    data = member_data(config, prepared, splits, member)
+    features, _ = scaled_features(config, prepared, splits[member.seed])
+    data = member_data(config, prepared, splits, member, features)
     with _threads(config.threads):
         return fit(
             data.build,
@@ -385,10 +419,11 @@ def fit_member(
         )
 
 
-def member_data(config: TrainConfig, prepared: Prepared, splits: Mapping[int, Split], member: Member) -> MemberData:
-    """What a model learns from; see fit_member."""
+def member_data(
+    config: TrainConfig, prepared: Prepared, splits: Mapping[int, Split], member: Member, features: Features
+) -> MemberData:
+    """What a model learns from; features: those of scaled_features. See fit_member."""
     whole, (delta, number) = splits[member.seed], divmod(member.number, config.members)
-    features, _ = scaled_features(config, prepared, whole)
     split, sizes, molecules = whole.of_member(number), features.sizes(), prepared.molecules
     y_true, bounds, weights = molecules.y_true, molecules.bounds, training_weights(molecules, whole)
     if delta or config.baseline_model == "ridge":

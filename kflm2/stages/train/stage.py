@@ -246,7 +246,7 @@ def _refit(plan: _Plan, measured: Run) -> Run:
 
 
 def _runs(plan: _Plan, splits: dict[int, Split], name: str) -> Iterator[Run]:
-    """Train and measure, in processes; name: for the progress bar."""
+    """Train and measure; name: for the progress bar."""
     config, prepared = plan.config, plan.prepared
     tasks = [Member(seed, number) for seed in splits for number in range(config.networks)]
     with (
