@@ -12,8 +12,8 @@ LLM, and the paper's five pipelines run with their defaults, but for the epochs 
 The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on Tox21 and HIV, which
 MiniMol learnt from. Every run is a core's, but for the networks on a GPU (`--device cuda`), whose time `--hours` does
 not know. The files must exist: `kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run,
-value. The runs of a method go to docs/data/field.csv when all of a dataset and split are there; what is there is not run
-again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
+value. The runs of a method go to docs/data/field.csv when all of a dataset and split are there; what is there is not
+run again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
 """
 
 import argparse
