@@ -123,11 +123,7 @@ def fit_together(
     valid = _filled([molecules.by_size(member.split.valid) for member in members], molecules.empty)
     orders = [np.random.default_rng(member.seed) for member in members]
     torch.manual_seed(members[0].seed)
-    history = [{"train": list[float](), "valid": list[float]()} for _ in members]
-    best_loss, best_epoch = np.full(len(members), math.inf), np.zeros(len(members), dtype=int)
-    best = {name: weight.detach().clone() for name, weight in stacked.weights.items()}
-    learning = np.ones(len(members), dtype=bool)
-    diverged: dict[int, KFLM2Error] = {}
+    best = _Best(stacked, config.patience)
     for epoch in range(1, config.epochs + 1):
         stacked.module.train()
         total = torch.zeros(len(members), device=device)
@@ -143,36 +139,23 @@ def fit_together(
             schedule.step()
             total += loss.detach() * torch.tensor([len(part) for part in step], device=device)
         train_loss = total.cpu().numpy() / [len(order) for order in shuffled]
-        valid_loss = losses(stacked.predict(molecules, valid), valid).detach().cpu().numpy()
-        for i in np.flatnonzero(learning & ~np.isfinite(train_loss + valid_loss)).tolist():
-            diverged[i], learning[i] = divergence(epoch), False
-        better = learning & (valid_loss < best_loss)
-        best_loss[better], best_epoch[better] = valid_loss[better], epoch
-        with torch.no_grad():
-            which = torch.from_numpy(np.flatnonzero(better)).to(device)
-            for name, weight in stacked.weights.items():
-                best[name][which] = weight[which]
-        for i in np.flatnonzero(learning).tolist():
-            history[i]["train"].append(float(train_loss[i]))
-            history[i]["valid"].append(float(valid_loss[i]))
+        valid_loss = losses(stacked.predict(molecules, valid), valid).cpu().numpy()
+        for _ in range(best.record(epoch, train_loss, valid_loss)):
             after_epoch()
-        if config.patience:
-            learning &= epoch - best_epoch < config.patience
-        if not learning.any():
+        if not best.learning.any():
             break
     seconds = (time.perf_counter() - start) / len(members)
     fitted: list[FittedModel | KFLM2Error] = []
     for i, (model, part) in enumerate(zip(models, labels, strict=True)):
-        with torch.no_grad():
-            for name, weight in _Heads(model).named_parameters():
-                weight.copy_(best[name][i][tuple(slice(length) for length in weight.shape)])
+        best.restore(i, model)
         encoder = model.states_encoder
         variance = None
         if encoder is not None and encoder.components is not None:
             encoder.reads_components = False
             variance = encoder.components.variance
-        trained = FittedModel(model, part.scaler, task, device, int(best_epoch[i]), history[i], seconds, variance)
-        fitted.append(diverged.get(i, trained))
+        epoch, history = int(best.epoch[i]), best.history[i]
+        trained = FittedModel(model, part.scaler, task, device, epoch, history, seconds, variance)
+        fitted.append(best.diverged.get(i, trained))
     return fitted
 
 
@@ -344,6 +327,42 @@ class _Stacked:
                 views = molecules.batch(np.concatenate([part, rows[:, -1:]], axis=1))
                 outputs.append(self.outputs(views)[:, :, :-1].mean(dim=1, keepdim=True))
         return torch.cat([*outputs, torch.zeros_like(outputs[0][:, :, :1])], dim=2)
+
+
+class _Best:
+    """What M models learnt so far: their losses, the weights of their best epochs, and which still learn."""
+
+    def __init__(self, stacked: _Stacked, patience: int) -> None:
+        self.stacked, self.patience = stacked, patience
+        self.weights = {name: weight.detach().clone() for name, weight in stacked.weights.items()}
+        count = len(next(iter(self.weights.values())))
+        self.history = [{"train": list[float](), "valid": list[float]()} for _ in range(count)]
+        self.loss, self.epoch = np.full(count, math.inf), np.zeros(count, dtype=int)
+        self.learning = np.ones(count, dtype=bool)
+        self.diverged: dict[int, KFLM2Error] = {}
+
+    def record(self, epoch: int, train_loss: np.ndarray, valid_loss: np.ndarray) -> int:
+        """Take in an epoch's (M,) losses, of the models that learn; returns how many these are."""
+        for i in np.flatnonzero(self.learning & ~np.isfinite(train_loss + valid_loss)).tolist():
+            self.diverged[i], self.learning[i] = divergence(epoch), False
+        better = self.learning & (valid_loss < self.loss)
+        self.loss[better], self.epoch[better] = valid_loss[better], epoch
+        for name, weight in self.stacked.weights.items():
+            which = torch.from_numpy(np.flatnonzero(better)).to(weight.device)
+            self.weights[name][which] = weight.detach()[which]
+        learnt = np.flatnonzero(self.learning).tolist()
+        for i in learnt:
+            self.history[i]["train"].append(float(train_loss[i]))
+            self.history[i]["valid"].append(float(valid_loss[i]))
+        if self.patience:
+            self.learning &= epoch - self.epoch < self.patience
+        return len(learnt)
+
+    def restore(self, i: int, model: FusedModel) -> None:
+        """Give a model the weights of its best epoch."""
+        with torch.no_grad():
+            for name, weight in _Heads(model).named_parameters():
+                weight.copy_(self.weights[name][i][tuple(slice(length) for length in weight.shape)])
 
 
 class _Heads(nn.Module):
