@@ -161,7 +161,7 @@ class TrainingConfig:
     voters: tuple[VoterName, ...] = ()
     """Models of other kinds that predict beside the neural network, with inner folds only, and only where the pipeline
     reads their view. svm: a support vector machine on RDKit's 2D descriptors and Morgan counts; llm: one on the mean
-    hidden states of the LLM. Both read the feature columns too."""
+    hidden states of the LLM. Both choose C and gamma on the inner folds, and read the feature columns too."""
     weights: Literal["learned", "equal"] = "learned"
     """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
     baseline_model: Literal["none", "ridge", "auto"] = "none"

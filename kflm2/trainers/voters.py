@@ -4,6 +4,7 @@ They are fitted by scikit-learn. Only arrays are kept of them: a prediction is a
 coefficients, so that a bundle needs no pickle.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,12 +24,18 @@ from kflm2.featurize.features import Features
 
 PENALTIES = (1.0, 10.0, 100.0)
 """C of the support vector machine; chosen for each target on out-of-fold predictions."""
+WIDTHS = (1.0, 0.3, 3.0)
+"""Gamma of the kernel, in multiples of 1 / (columns times their variance); chosen for all targets at once, likewise."""
+_MOST_TUNED = 2000
+"""Molecules on which gamma is chosen at most."""
 _MOST = 6000
 """Molecules of which the machines learn at most: memory and time grow with their square."""
 _SIGMAS = 5.0
 """Mean hidden states are clipped at so many standard deviations, as the network clips them."""
 _ROWS = 2048
 """Molecules that are predicted at once."""
+_Machine = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of one target."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ def fit_voter(
         bounds = None if bounds is None else np.where(weights[:, None] > 0, bounds, np.nan)
     if len(rows) > _MOST:
         known = ~np.isnan(y_true) if bounds is None else ~(np.isnan(y_true) & np.isnan(bounds).all(axis=0))
-        rows = np.sort(_drawn(rows, known[rows], np.random.default_rng([seed, 2])))
+        rows = np.sort(rows[_drawn(known[rows], _MOST, np.random.default_rng([seed, 2]))])
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
     numbers, counts = inputs(name, scaled)
     centre, scale = np.zeros(numbers.shape[1], np.float32), np.ones(numbers.shape[1], np.float32)
@@ -232,38 +239,84 @@ def fit_voter(
     covariates = np.zeros((len(rows), 0), np.float32) if scaled.covariates is None else scaled.covariates[rows]
     weight = covariate_weight(x, covariates)
     x = np.concatenate([x, weight * covariates.astype(np.float64)], axis=1)
-    gamma = 1 / (x.shape[1] * x.var()) if x.var() else 1.0
-    kernel = rbf_kernel(x, x, gamma=gamma)
-    folds, targets = len(split.folds), y_true.shape[1]
-    coefficients, intercepts = np.zeros((len(rows), folds, targets)), np.zeros((folds, targets))
-    platt = np.repeat([[1.0], [0.0]], targets, axis=1)
+    folds = len(split.folds)
     # (3, F, m, K): what the machine of each fold learns, labels and bounds
     unknown = np.full((2, *y_true.shape), np.nan) if bounds is None else bounds
     labels = np.concatenate([y_true[None], unknown])[:, None, rows].repeat(folds, axis=1)
     if baseline is not None:
         labels = labels - baseline[:, rows]
-    for k in range(targets):
-        machine = _best(kernel, labels[..., k], fold, task, None if weights is None else weights[rows])
-        coefficients[:, :, k], intercepts[:, k], platt[:, k] = machine
+    problem = _Problem(x, labels, fold, task, None if weights is None else weights[rows])
+    gamma, machines = _chosen(problem, seed)
+    coefficients, intercepts, platt = (
+        np.stack([machine[i] for machine in machines], axis=-1) for i in range(len(machines[0]))
+    )
     return SVMVoter(
         name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt, covariates, weight
     )
 
 
-def _drawn(rows: np.ndarray, known: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As many of the rows as the machines can learn from, at random; a target with few labels loses none before others.
+@dataclass(frozen=True)
+class _Problem:
+    """What the machines learn."""
+
+    x: np.ndarray
+    """(m, P) inputs."""
+    labels: np.ndarray
+    """(3, F, m, K) what the machine of each fold learns, labels, lower and upper bounds, NaN where missing."""
+    fold: np.ndarray
+    """(m,) number of the fold of each molecule."""
+    task: Task
+    weights: np.ndarray | None
+    """(m,); None for 1."""
+
+    def of(self, rows: np.ndarray) -> "_Problem":
+        """Of some of the molecules."""
+        weights = None if self.weights is None else self.weights[rows]
+        return _Problem(self.x[rows], self.labels[:, :, rows], self.fold[rows], self.task, weights)
+
+    def solve(self, gamma: float) -> list[tuple[float, _Machine]]:
+        """The out-of-fold error and the machines of each target."""
+        kernel = rbf_kernel(self.x, self.x, gamma=gamma)
+        targets = range(self.labels.shape[3])
+        return [_best(kernel, self.labels[..., k], self.fold, self.task, self.weights) for k in targets]
+
+
+def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machine]]:
+    """The gamma of the smallest out-of-fold errors, in the mean over the targets of their logarithms, and its machines.
+
+    One gamma for all targets: a prediction needs one kernel, not three.
+    """
+    part, count = problem, len(problem.x)
+    if count > _MOST_TUNED:
+        known = ~np.isnan(problem.labels).all(axis=(0, 1))
+        part = problem.of(np.sort(_drawn(known, _MOST_TUNED, np.random.default_rng([seed, 3]))))
+    plain = 1 / (problem.x.shape[1] * problem.x.var()) if problem.x.var() else 1.0
+    solved = {width: part.solve(width * plain) for width in WIDTHS}
+
+    def mean(width: float) -> float:
+        errors = np.array([[error for error, _ in solved[each]] for each in (width, 1.0)])
+        told = (errors > 0).all(axis=0)  # neither without labels nor of one value
+        return float(np.log(errors[0, told] / errors[1, told]).mean()) if told.any() else 0.0
+
+    width = min(WIDTHS, key=mean)  # the first of equal ones
+    found = solved[width] if part is problem else problem.solve(width * plain)
+    return width * plain, [machine for _, machine in found]
+
+
+def _drawn(known: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of n molecules, at random; a target with few labels loses none before others.
 
     Args:
-        rows: (n,)
         known: (n, K) what has a label or a bound.
+        count: how many.
         rng: draws.
     """
     if known.all():
-        return rng.choice(rows, _MOST, replace=False)
-    order = rng.permutation(len(rows))
+        return rng.choice(len(known), count, replace=False)
+    order = rng.permutation(len(known))
     # the k-th labelled row of each target, for k = 1, 2, ...; a row comes when its first target needs it
-    turn = np.where(known[order], known[order].cumsum(axis=0), len(rows) + 1).min(axis=1)
-    return rows[order[np.argsort(turn, kind="stable")[:_MOST]]]
+    turn = np.where(known[order], known[order].cumsum(axis=0), len(known) + 1).min(axis=1)
+    return order[np.argsort(turn, kind="stable")[:count]]
 
 
 def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
@@ -277,8 +330,8 @@ def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
 
 def _best(
     kernel: np.ndarray, learnt: np.ndarray, fold: np.ndarray, task: Task, weights: np.ndarray | None
-) -> tuple[np.ndarray, ...]:
-    """(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of the penalty of the smallest out-of-fold error.
+) -> tuple[float, _Machine]:
+    """The smallest out-of-fold error of all penalties (NaN without labels), and the machines of this penalty.
 
     Args:
         kernel: (m, m)
@@ -287,11 +340,11 @@ def _best(
         task: of the target.
         weights: (m,); None for 1.
     """
-    best: tuple[float, tuple[np.ndarray, ...]] | None = None
+    best: tuple[float, _Machine] | None = None
     labelled = ~np.isnan(learnt[0, 0])
     if not labelled.any():  # of more molecules than can be learnt from, none of these has a label
         count, folds = learnt.shape[2], learnt.shape[1]
-        return np.zeros((count, folds)), np.zeros(folds), np.array([1.0, 0.0])
+        return math.nan, (np.zeros((count, folds)), np.zeros(folds), np.array([1.0, 0.0]))
     own = learnt[0, fold, np.arange(len(fold))]
     for penalty in PENALTIES:
         machines = [
@@ -315,7 +368,7 @@ def _best(
         if best is None or error < best[0]:
             best = error, (coefficients, intercepts, platt)
     assert best is not None
-    return best[1]
+    return best
 
 
 def _fit(

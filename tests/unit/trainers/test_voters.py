@@ -34,6 +34,13 @@ def _gamma() -> float:
     return float(1 / (inside.shape[1] * inside.var()))
 
 
+@pytest.fixture
+def one_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gamma is not chosen."""
+    monkeypatch.setattr(voters, "WIDTHS", (1.0,))
+
+
+@pytest.mark.usefixtures("one_width")
 def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fold_error() -> None:
     predicted = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).predict(FEATURES)
     assert predicted.shape == (FOLDS, N, 2)
@@ -52,6 +59,7 @@ def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fol
         np.testing.assert_allclose(predicted[:, :, k], candidates[min(candidates)], atol=1e-6)
 
 
+@pytest.mark.usefixtures("one_width")
 def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing() -> None:
     weights = np.where(np.arange(N) % 7 == 3, 0.0, 1.0 + np.arange(N) % 3)
     y = Y[:, :1]
@@ -74,6 +82,51 @@ def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing
     np.testing.assert_array_equal(again, predicted)
 
 
+def _out_of_fold_error(gamma: float, k: int) -> float:
+    """The smallest of scikit-learn's machines with any penalty, of a target in multiples of its standard deviation."""
+    errors = []
+    for penalty in PENALTIES:
+        squares = []
+        for fold in SPLIT.folds:
+            rows = np.setdiff1d(SPLIT.learned, fold)
+            rows, own = rows[~np.isnan(Y[rows, k])], fold[~np.isnan(Y[fold, k])]
+            mean, std = Y[rows, k].mean(), Y[rows, k].std()
+            machine = SVR(C=penalty, gamma=gamma).fit(X[rows], (Y[rows, k] - mean) / std)
+            squares.append((machine.predict(X[own]) * std + mean - Y[own, k]) ** 2)
+        errors.append(float(np.mean(np.concatenate(squares))))
+    return min(errors)
+
+
+@pytest.mark.parametrize("targets", [[0], [1], [0, 1]])
+def test_gamma_is_that_of_the_smallest_out_of_fold_errors_of_all_targets(
+    targets: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = (1.0, 0.1, 10.0)
+    monkeypatch.setattr(voters, "WIDTHS", widths)
+    errors = [np.prod([_out_of_fold_error(width * _gamma(), k) for k in targets]) for width in widths]
+    voter = fit_voter("svm", FEATURES, Y[:, targets], SPLIT, "regression", 0)
+    assert voter.gamma == pytest.approx(widths[int(np.argmin(errors))] * _gamma())
+    # a target in other units, or without a label, changes nothing
+    other = np.concatenate([Y[:, targets] * 1000, np.full((N, 1), np.nan)], axis=1)
+    assert fit_voter("svm", FEATURES, other, SPLIT, "regression", 0).gamma == pytest.approx(voter.gamma)
+
+
+def test_of_many_molecules_gamma_is_chosen_on_some_and_all_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[tuple[int, float]] = []
+    solve = voters._Problem.solve
+
+    def counted(problem: voters._Problem, gamma: float) -> list:
+        solved.append((len(problem.x), gamma))
+        return solve(problem, gamma)
+
+    monkeypatch.setattr(voters._Problem, "solve", counted)
+    monkeypatch.setattr(voters, "_MOST_TUNED", 20)
+    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    assert [count for count, _ in solved] == [20, 20, 20, len(SPLIT.learned)]
+    assert len(voter.numbers) == len(SPLIT.learned) and solved[-1][1] == voter.gamma
+
+
+@pytest.mark.usefixtures("one_width")
 def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
     y, bounds = Y[:, :1].copy(), np.full((2, N, 1), np.nan)
     hidden = np.arange(0, N, 6)
@@ -92,6 +145,7 @@ def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
     np.testing.assert_allclose(shifted[:, :, 0], learnt, atol=1e-6)
 
 
+@pytest.mark.usefixtures("one_width")
 def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
     classes = (Y[:, :1] > 5).astype(float)
     voter = fit_voter("svm", FEATURES, classes, SPLIT, "classification", 0)
@@ -111,7 +165,8 @@ def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
 
 @pytest.mark.parametrize("name", ["svm", "llm"])
 def test_labels_of_a_fold_do_not_reach_its_machine(name: voters.VoterName, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voters, "PENALTIES", (10.0,))  # which is chosen by all labels
+    monkeypatch.setattr(voters, "PENALTIES", (10.0,))  # these are chosen by all labels
+    monkeypatch.setattr(voters, "WIDTHS", (1.0,))
     changed = Y.copy()
     changed[SPLIT.folds[1]] += 100
     changed[SPLIT.test] = np.nan
@@ -213,7 +268,7 @@ def test_a_target_with_few_labels_keeps_them_when_some_molecules_are_drawn(monke
         # what the first target, which has all labels, learns from is drawn
         assert not np.allclose(voter.predict(FEATURES)[..., 0], whole.predict(FEATURES)[..., 0])
     # none of those that are drawn may have a label of a target
-    monkeypatch.setattr(voters, "_drawn", lambda rows, known, rng: rows[~known[:, 1]][:20])
+    monkeypatch.setattr(voters, "_drawn", lambda known, count, rng: np.flatnonzero(~known[:, 1])[:count])
     voter = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
     assert np.allclose(voter.predict(FEATURES)[..., 1], 0)
 
