@@ -47,7 +47,8 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.files import project_folder
 from kflm2.llm import resolve
 from kflm2.llm.resolve import LLMSource
-from kflm2.stages.train.experiment import Member, fit_all, prepare
+from kflm2.stages.train.members import Member, fit_all
+from kflm2.stages.train.prepared import prepare
 
 CPU = torch.device("cpu")
 RUNS = 5

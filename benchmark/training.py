@@ -29,7 +29,8 @@ import torch
 
 from kflm2.config.train import TrainConfig
 from kflm2.data.splits import Split, make_splits
-from kflm2.stages.train.experiment import Member, Prepared, fit_member, prepare
+from kflm2.stages.train.members import Member, fit_member
+from kflm2.stages.train.prepared import Prepared, prepare
 from kflm2.text_table import aligned
 from kflm2.trainers.jobs import run_jobs
 

@@ -8,7 +8,7 @@ from kflm2.device import choose_device
 from kflm2.featurize.descriptors import without
 from kflm2.llm.registry import AUTO, PLACEBO
 from kflm2.stages.compare import stage as compare
-from kflm2.stages.train.experiment import find_source
+from kflm2.stages.train.prepared import find_source
 from kflm2.stages.train.stage import run_missing
 
 _SHORT = {"states": "LLM", "graph": "graph", "descriptors": "descriptors", "covariates": "covariates"}

@@ -34,7 +34,9 @@ from kflm2.resources import saved_model
 from kflm2.results import schema
 from kflm2.results.runs import Run
 from kflm2.results.schema import RunResult
-from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_all
+from kflm2.stages.train.experiment import assemble, evaluate
+from kflm2.stages.train.members import Member, fit_all
+from kflm2.stages.train.prepared import Prepared
 from kflm2.text_table import aligned
 from kflm2.trainers.jobs import default_jobs, run_stream
 from kflm2.trainers.supervised import FittedModel

@@ -22,7 +22,7 @@ from kflm2.predictor.bundle import _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 from kflm2.stages import distill
-from kflm2.stages.train.experiment import Prepared
+from kflm2.stages.train.prepared import Prepared
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

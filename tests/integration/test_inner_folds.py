@@ -22,7 +22,8 @@ from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import read_run_result
-from kflm2.stages.train.experiment import prepare, scaled_features
+from kflm2.stages.train.members import scaled_features
+from kflm2.stages.train.prepared import prepare
 
 FOLDS = 3
 SMALL = ("--dataset", "SAMPL", "--limit", "60", "--fractions", "0.6", "0.2", "0.2", "--epochs", "3")

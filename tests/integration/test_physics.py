@@ -20,7 +20,8 @@ from kflm2.predictor.bundle import _digest
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.predictor import Predictor
 from kflm2.stages.explain.stage import Explainer
-from kflm2.stages.train.experiment import prepare, scaled_features
+from kflm2.stages.train.members import scaled_features
+from kflm2.stages.train.prepared import prepare
 
 FOLDS = 3
 XTB = ("--descriptors", "rdkit+xtb")

@@ -26,7 +26,9 @@ from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RunResult
 from kflm2.stages.train import plots, report
 from kflm2.stages.train.development import check_seen
-from kflm2.stages.train.experiment import Member, Prepared, assemble, evaluate, fit_all, prepare
+from kflm2.stages.train.experiment import assemble, evaluate
+from kflm2.stages.train.members import Member, fit_all
+from kflm2.stages.train.prepared import Prepared, prepare
 
 
 def run(config: TrainConfig, molecules: Molecules | None = None) -> list[SavedRun]:

@@ -22,17 +22,9 @@ from kflm2.progress import Progress
 from kflm2.results.provenance import commit, versions
 from kflm2.results.schema import DatasetRecord
 from kflm2.stages.train.development import search_record
-from kflm2.stages.train.experiment import (
-    Member,
-    Prepared,
-    assemble,
-    fit_member,
-    fit_ridge,
-    load_readable,
-    prepare,
-    scaled_features,
-    train,
-)
+from kflm2.stages.train.experiment import assemble, train
+from kflm2.stages.train.members import Member, fit_member, fit_ridge, scaled_features
+from kflm2.stages.train.prepared import Prepared, load_readable, prepare
 from kflm2.stages.train.stage import run as run_training
 from kflm2.stages.tune import report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space

@@ -12,8 +12,9 @@ import torch
 from kflm2.config.train import TrainConfig
 from kflm2.data.splits import Split, with_folds
 from kflm2.errors import KFLM2Error
-from kflm2.stages.train import experiment
-from kflm2.stages.train.experiment import Member, Prepared, fit_all, fit_member, fit_members, prepare, scaled_features
+from kflm2.stages.train import members as module
+from kflm2.stages.train.members import Member, fit_all, fit_member, fit_members, scaled_features
+from kflm2.stages.train.prepared import Prepared, prepare
 from kflm2.trainers.supervised import FittedModel, divergence
 from kflm2.trainers.together import fit_together
 
@@ -61,7 +62,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise torch.OutOfMemoryError("no room")
         return fit_together(members, task, config, CPU, after_epoch, components)
 
-    monkeypatch.setattr(experiment, "fit_together", on_the_cpu)
+    monkeypatch.setattr(module, "fit_together", on_the_cpu)
     return sizes
 
 
@@ -85,7 +86,7 @@ def test_a_model_whose_loss_is_not_finite_does_not_take_the_runs_before_it_along
     def second_run_diverges(members: Any, *_: Any) -> list[Any]:
         return [divergence(7) if len(member.split.train) > 30 else member for member in members]
 
-    monkeypatch.setattr(experiment, "fit_together", second_run_diverges)
+    monkeypatch.setattr(module, "fit_together", second_run_diverges)
     models = fit_members(config, prepared, splits, GPU, MEMBERS)
     for _ in range(4):
         next(models)
@@ -102,6 +103,6 @@ def test_with_the_setting_jobs_a_gpu_trains_in_processes_too(
         asked.append((jobs, forked))
         yield from tasks
 
-    monkeypatch.setattr(experiment, "run_jobs", run_jobs)
+    monkeypatch.setattr(module, "run_jobs", run_jobs)
     list(fit_all(replace(config, jobs=3), prepared, splits, GPU, MEMBERS, lambda _: None))
     assert asked == [(3, False)]
