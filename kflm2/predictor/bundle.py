@@ -52,10 +52,10 @@ from kflm2.predictor.rdkit_values import rdkit_release, rdkit_values
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 6
+FORMAT = 7
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
 each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline. 5:
-columns beside the structure. 6: Morgan counts without their zeros; packed models."""
+columns beside the structure. 6: Morgan counts without their zeros; packed models. 7: voters of one machine."""
 WEIGHTS, TRAINING, ADAPTER, CARD = "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)

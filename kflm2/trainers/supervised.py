@@ -168,7 +168,7 @@ class Ensemble:
     folds: bool = False
     """Whether each member is of an inner fold, and has not learnt from that fold."""
     voters: tuple[SVMVoter, ...] = ()
-    """Models of other kinds, each of all folds."""
+    """Models of other kinds: while a run is trained each of all folds, then of what has learnt from all."""
     weights: np.ndarray | None = None
     """(M, K) of all M kinds of models, in the order of `names`; None without inner folds."""
     covariate_scaler: CovariateScaler | None = None
@@ -217,7 +217,8 @@ class Ensemble:
         """What the members, and the voters, of each inner fold make of molecules."""
         parts = zip(*(member.predict_by_heads(scaled) for member in self.members), strict=True)
         network, heads, fused = (np.stack(part) for part in parts)
-        voters = [voter.predict(scaled) for voter in self.voters]
+        # a machine that has learnt from all folds counts in each
+        voters = [np.broadcast_to(voter.predict(scaled), network.shape) for voter in self.voters]
         if self.baseline is not None:
             base = self._base(scaled)
             network, heads, voters = network + base, heads + base[:, None], [values + base for values in voters]

@@ -1,4 +1,7 @@
-"""Support vector machines that predict beside the neural network, one for each inner fold, from other inputs.
+"""Support vector machines that predict beside the neural network, from other inputs.
+
+Out-of-fold predictions are those of one machine for each inner fold; other molecules are predicted by one that has
+learnt from all folds: it knows more than the mean of machines that lack a fold each.
 
 They are fitted by scikit-learn. Only arrays are kept of them: a prediction is a kernel between molecules, times
 coefficients, so that a bundle needs no pickle.
@@ -34,13 +37,16 @@ _SIGMAS = 5.0
 """Mean hidden states are clipped at so many standard deviations, as the network clips them."""
 _ROWS = 2048
 """Molecules that are predicted at once."""
-_Machine = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""(m, F) coefficients, (F,) intercepts and (2,) Platt scaling of one target."""
+_Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(m, F + 1) coefficients, (F + 1,) intercepts and (2,) Platt scaling of one target; the last is of all folds."""
 
 
 @dataclass(frozen=True)
 class SVMVoter:
-    """F support vector machines with an RBF kernel for each of K targets, which share the kernel."""
+    """F support vector machines with an RBF kernel for each of K targets, which share the kernel.
+
+    Each has learnt from all inner folds but one; or there is one, F is 1, which has learnt from all.
+    """
 
     name: VoterName
     task: Task
@@ -125,6 +131,13 @@ class SVMVoter:
     ) -> "SVMVoter":
         """Restore a voter.
 
+        Args:
+            name: of the voter.
+            task: of the targets.
+            arrays: of `arrays`.
+            folds: inner folds of the model; earlier versions kept a machine of each.
+            targets: K.
+
         Raises:
             ValueError: the arrays do not go together, or hold a number that is not finite.
             IndexError, KeyError, TypeError: one is missing, or names a column that is not there.
@@ -142,12 +155,13 @@ class SVMVoter:
         (gamma,), (weight,) = arrays.pop("gamma").tolist(), arrays.pop("covariate_weight").tolist()
         voter = cls(name, task, gamma=gamma, covariate_weight=weight, **arrays)
         count, width = voter.numbers.shape
+        machines = 1 if voter.intercepts.shape[:1] == (1,) else folds
         shapes = {
             "counts": (count, voter.counts.shape[1]),
             "centre": (width,),
             "scale": (width,),
-            "coefficients": (count, folds, targets),
-            "intercepts": (folds, targets),
+            "coefficients": (count, machines, targets),
+            "intercepts": (machines, targets),
             "platt": (2, targets),
             "covariates": (count, voter.covariates.shape[1]),
         }
@@ -206,8 +220,10 @@ def fit_voter(
     baseline: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     bounds: np.ndarray | None = None,
-) -> SVMVoter:
+) -> tuple[SVMVoter, SVMVoter]:
     """Fit the machines of all inner folds and targets.
+
+    Behind baselines, one for each fold, the machine that learns from all folds learns what their mean leaves.
 
     Args:
         name: of the voter.
@@ -219,6 +235,9 @@ def fit_voter(
         baseline: (F, n, K) predictions of each fold's baseline, what it leaves of y_true is learnt; None for none.
         weights: (n,) of the molecules; one of weight 0 is not learnt from. None for 1.
         bounds: (2, n, K) of labels of which only a bound is known, see _fit; None for none.
+
+    Returns:
+        The machines that lack a fold each, and the one that learnt from all.
     """
     rows = split.learned
     if weights is not None:
@@ -240,19 +259,34 @@ def fit_voter(
     weight = covariate_weight(x, covariates)
     x = np.concatenate([x, weight * covariates.astype(np.float64)], axis=1)
     folds = len(split.folds)
-    # (3, F, m, K): what the machine of each fold learns, labels and bounds
+    # (3, F + 1, m, K): what the machine of each fold learns, and that of all folds, labels and bounds
     unknown = np.full((2, *y_true.shape), np.nan) if bounds is None else bounds
-    labels = np.concatenate([y_true[None], unknown])[:, None, rows].repeat(folds, axis=1)
+    labels = np.concatenate([y_true[None], unknown])[:, None, rows].repeat(folds + 1, axis=1)
     if baseline is not None:
-        labels = labels - baseline[:, rows]
+        labels = labels - np.concatenate([baseline, baseline.mean(axis=0, keepdims=True)])[:, rows]
     problem = _Problem(x, labels, fold, task, None if weights is None else weights[rows])
     gamma, machines = _chosen(problem, seed)
     coefficients, intercepts, platt = (
         np.stack([machine[i] for machine in machines], axis=-1) for i in range(len(machines[0]))
     )
-    return SVMVoter(
-        name, task, numbers, counts, centre, scale, gamma, coefficients, intercepts, platt, covariates, weight
-    )
+
+    def voter(kept: slice) -> SVMVoter:
+        return SVMVoter(
+            name,
+            task,
+            numbers,
+            counts,
+            centre,
+            scale,
+            gamma,
+            np.ascontiguousarray(coefficients[:, kept]),
+            intercepts[kept],
+            platt,
+            covariates,
+            weight,
+        )
+
+    return voter(slice(folds)), voter(slice(folds, None))
 
 
 @dataclass(frozen=True)
@@ -262,7 +296,7 @@ class _Problem:
     x: np.ndarray
     """(m, P) inputs."""
     labels: np.ndarray
-    """(3, F, m, K) what the machine of each fold learns, labels, lower and upper bounds, NaN where missing."""
+    """(3, F + 1, m, K) what each machine learns, labels, lower and upper bounds, NaN where missing."""
     fold: np.ndarray
     """(m,) number of the fold of each molecule."""
     task: Task
@@ -274,14 +308,14 @@ class _Problem:
         weights = None if self.weights is None else self.weights[rows]
         return _Problem(self.x[rows], self.labels[:, :, rows], self.fold[rows], self.task, weights)
 
-    def solve(self, gamma: float) -> list[tuple[float, _Machine]]:
+    def solve(self, gamma: float) -> list[tuple[float, _Machines]]:
         """The out-of-fold error and the machines of each target."""
         kernel = rbf_kernel(self.x, self.x, gamma=gamma)
         targets = range(self.labels.shape[3])
         return [_best(kernel, self.labels[..., k], self.fold, self.task, self.weights) for k in targets]
 
 
-def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machine]]:
+def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machines]]:
     """The gamma of the smallest out-of-fold errors, in the mean over the targets of their logarithms, and its machines.
 
     One gamma for all targets: a prediction needs one kernel, not three.
@@ -330,28 +364,31 @@ def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
 
 def _best(
     kernel: np.ndarray, learnt: np.ndarray, fold: np.ndarray, task: Task, weights: np.ndarray | None
-) -> tuple[float, _Machine]:
+) -> tuple[float, _Machines]:
     """The smallest out-of-fold error of all penalties (NaN without labels), and the machines of this penalty.
 
     Args:
         kernel: (m, m)
-        learnt: (3, F, m) what the machine of each fold learns, labels, lower and upper bounds, NaN where missing.
+        learnt: (3, F + 1, m) what each machine learns, labels, lower and upper bounds, NaN where missing.
         fold: (m,) number of the fold of each molecule.
         task: of the target.
         weights: (m,); None for 1.
     """
-    best: tuple[float, _Machine] | None = None
+    best: tuple[float, float, _Machines] | None = None
     labelled = ~np.isnan(learnt[0, 0])
+    machines, count = learnt.shape[1:]
     if not labelled.any():  # of more molecules than can be learnt from, none of these has a label
-        count, folds = learnt.shape[2], learnt.shape[1]
-        return math.nan, (np.zeros((count, folds)), np.zeros(folds), np.array([1.0, 0.0]))
-    own = learnt[0, fold, np.arange(len(fold))]
+        return math.nan, (np.zeros((count, machines)), np.zeros(machines), np.array([1.0, 0.0]))
+    own = learnt[0, fold, np.arange(count)]
+
+    def fit(number: int, penalty: float) -> tuple[np.ndarray, float]:
+        # the last number is no fold's, so that machine sees all
+        return _fit(kernel, learnt[:, number], fold != number, penalty, task, weights)
+
     for penalty in PENALTIES:
-        machines = [
-            _fit(kernel, learnt[:, number], fold != number, penalty, task, weights) for number in range(learnt.shape[1])
-        ]
-        coefficients = np.stack([machine[0] for machine in machines], axis=1)
-        intercepts = np.array([machine[1] for machine in machines])
+        fitted = [fit(number, penalty) for number in range(machines - 1)]
+        coefficients = np.stack([values for values, _ in fitted], axis=1)
+        intercepts = np.array([intercept for _, intercept in fitted])
         out = (np.einsum("ij,ji->i", kernel, coefficients[:, fold]) + intercepts[fold])[labelled]
         labels = own[labelled]
         platt = np.array([1.0, 0.0])
@@ -361,14 +398,17 @@ def _best(
             if np.ptp(labels) == 0:  # one class: its share, with a molecule of each class more
                 platt = np.array([0.0, logit((labels.sum() + 1) / (len(labels) + 2))])
             else:
-                fitted = LogisticRegression().fit(out[:, None], labels)
+                logistic = LogisticRegression().fit(out[:, None], labels)
                 # abs: for a poor machine the slope may be negative; the ranking by margin is preserved
-                platt = np.array([abs(fitted.coef_[0, 0]), fitted.intercept_[0]])
+                platt = np.array([abs(logistic.coef_[0, 0]), logistic.intercept_[0]])
             error = float(log_loss(labels, expit(platt[0] * out + platt[1]), labels=[0, 1]))
         if best is None or error < best[0]:
-            best = error, (coefficients, intercepts, platt)
+            best = error, penalty, (coefficients, intercepts, platt)
     assert best is not None
-    return best
+    error, penalty, (coefficients, intercepts, platt) = best
+    values, intercept = fit(machines - 1, penalty)
+    whole = np.concatenate([coefficients, values[:, None]], axis=1), np.append(intercepts, intercept)
+    return error, (*whole, platt)
 
 
 def _fit(

@@ -24,6 +24,8 @@ from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import read_run_result
 from kflm2.stages.train.members import scaled_features
 from kflm2.stages.train.prepared import prepare
+from kflm2.trainers.supervised import Ensemble
+from kflm2.trainers.voters import fit_voter
 
 FOLDS = 3
 SMALL = ("--dataset", "SAMPL", "--limit", "60", "--fractions", "0.6", "0.2", "0.2", "--epochs", "3")
@@ -36,6 +38,13 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Path:
     arguments = [*SMALL, "--llm", tiny_decoder, "--layers", "last", "--ensemble", FOLDS, "--voters", "svm", "llm"]
     stages.train.from_command_line([str(word) for word in (*arguments, "--save", folder / "model", "--out", folder)])
     return folder
+
+
+def _combined(ensemble: Ensemble, models: list[np.ndarray]) -> np.ndarray:
+    """(F, n) weighted mean of (F, n, 1) predictions of each model."""
+    assert ensemble.weights is not None
+    pairs = zip(ensemble.weights[:, 0], models, strict=True)
+    return np.sum([weight * values[..., 0] for weight, values in pairs], axis=0)
 
 
 def _run(work: Path) -> Path:
@@ -56,11 +65,16 @@ def test_predictions_of_train_and_valid_are_by_models_that_never_saw_them(work: 
     assert sum(weights) == pytest.approx(1, abs=1e-3) and ensemble.weights is not None
     np.testing.assert_allclose(weights, ensemble.weights[:, 0], atol=1e-4)
     networks = np.stack([member.predict(features) for member in ensemble.members])
-    models = [networks, *(voter.predict(features) for voter in ensemble.voters)]
-    of_folds = sum(weight * values for weight, values in zip(ensemble.weights, models, strict=True))[:, :, 0]
+    y_true = prepared.molecules.y_true
+    voters = (fit_voter(name, features, y_true, split, "regression", 0)[0] for name in config.read_voters)
+    models = [networks, *(voter.predict(features) for voter in voters)]
     for number, fold in enumerate(split.folds):
-        np.testing.assert_allclose(table["y_pred_expt"][fold], of_folds[number, fold], rtol=1e-4)
-    np.testing.assert_allclose(table["y_pred_expt"][split.test], of_folds[:, split.test].mean(axis=0), rtol=1e-4)
+        np.testing.assert_allclose(table["y_pred_expt"][fold], _combined(ensemble, models)[number, fold], rtol=1e-4)
+    # a molecule of no fold is predicted by voters that have learnt from all
+    assert all(voter.coefficients.shape[1] == 1 for voter in ensemble.voters)
+    models = [networks, *(voter.predict(features).repeat(FOLDS, axis=0) for voter in ensemble.voters)]
+    y_pred = _combined(ensemble, models)[:, split.test].mean(axis=0)
+    np.testing.assert_allclose(table["y_pred_expt"][split.test], y_pred, rtol=1e-4)
     # what is measured on validation is all of these, and calibrates the intervals
     run = SavedRun(_run(work), read_run_result(_run(work)))
     assert list(run.result.metrics) == ["valid", "test"] and run.calibration.fewest == len(split.learned)
@@ -155,7 +169,7 @@ def _changed(work: Path, folder: Path, arrays: dict[str, Any], **changes: Any) -
         ("voter.svm.numbers", None),
         ("voter.svm.numbers", lambda array: array[:, :2]),
         ("voter.svm.coefficients", lambda array: array + np.inf),
-        ("voter.svm.coefficients", lambda array: array[:, :1]),
+        ("voter.svm.coefficients", lambda array: array[:, :0]),
         ("voter.svm.counts.value", lambda array: array.astype(np.int64)),
         ("voter.svm.gamma", lambda array: array * 0),
         ("voter.llm.centre", lambda array: array[:3]),

@@ -22,6 +22,7 @@ from kflm2.predictor.predictor import Predictor
 from kflm2.stages.explain.stage import Explainer
 from kflm2.stages.train.members import scaled_features
 from kflm2.stages.train.prepared import prepare
+from kflm2.trainers.voters import fit_voter
 
 FOLDS = 3
 XTB = ("--descriptors", "rdkit+xtb")
@@ -72,20 +73,25 @@ def test_every_model_of_a_fold_adds_its_baseline_and_weights_are_kept(work: Path
     behind = ensemble if kind == "ridge" else ensemble.delta
     assert behind is not None and behind.baseline is not None and ensemble.weights is not None
     base = behind.baseline.predict(features.unscaled)
-    models = [np.stack([member.predict(features) for member in behind.members]) + base]
-    models += [voter.predict(features) + base for voter in behind.voters]
+    of_folds = [np.stack([member.predict(features) for member in behind.members]) + base]
+    # a voter that has learnt from all folds is the same in each
+    of_all = [*of_folds, *(voter.predict(features) + base for voter in behind.voters)]
+    y_true = prepared.molecules.y_true
+    of_folds.append(fit_voter("svm", features, y_true, split, "regression", 0, base)[0].predict(features) + base)
     if kind == "auto":
         direct = np.stack([member.predict(features) for member in ensemble.members])
-        models = [direct, *(voter.predict(features) for voter in ensemble.voters), *models]
+        beside = [voter.predict(features).repeat(FOLDS, axis=0) for voter in ensemble.voters]
+        of_all = [direct, *beside, *of_all]
+        of_folds = [direct, fit_voter("svm", features, y_true, split, "regression", 0)[0].predict(features), *of_folds]
     record = json.loads((_run(work) / "result.json").read_text())
     names = ["ridge+crossAtt", "ridge+svm"] if kind == "ridge" else ["crossAtt", "svm", "ridge+crossAtt", "ridge+svm"]
     assert list(record["weights"]["expt"]) == names == list(ensemble.names("crossAtt"))
     assert record["without_xtb"] == prepared.without_xtb
-    of_folds = sum(weight * values for weight, values in zip(ensemble.weights, models, strict=True))[:, :, 0]
+    own, whole = (np.tensordot(ensemble.weights[:, 0], np.stack(models)[..., 0], 1) for models in (of_folds, of_all))
     y_pred = pd.read_csv(_run(work) / "predictions.csv")["y_pred_expt"]
     for number, fold in enumerate(split.folds):
-        np.testing.assert_allclose(y_pred[fold], of_folds[number, fold], rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(y_pred[split.test], of_folds[:, split.test].mean(axis=0), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(y_pred[fold], own[number, fold], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(y_pred[split.test], whole[:, split.test].mean(axis=0), rtol=1e-3, atol=1e-3)
 
 
 def test_a_bundle_predicts_with_xtb_and_says_where_it_is_missing(

@@ -162,25 +162,29 @@ def assemble(config: TrainConfig, prepared: Prepared, split: Split, members: lis
 def _assemble_folds(
     config: TrainConfig, prepared: Prepared, split: Split, ensemble: Ensemble, features: Features, seed: int
 ) -> Trained:
-    """The voters beside the networks of inner folds, the weights of all, and their predictions."""
+    """The voters beside the networks of inner folds, the weights of all, and their predictions.
+
+    Predictions of the learned molecules are out-of-fold; the others are of the voters that have learnt from all folds.
+    """
     y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
     importance = training_weights(prepared.molecules, split)
     start = time.perf_counter()
 
-    def with_voters(networks: Ensemble) -> Ensemble:
+    def with_voters(networks: Ensemble) -> tuple[Ensemble, Ensemble]:
         base = None
         if networks.baseline is not None and features.unscaled is not None:
             base = networks.baseline.predict(features.unscaled)
-        voters = tuple(
+        pairs = [
             fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
             for name in config.read_voters
-        )
-        delta = None if networks.delta is None else with_voters(networks.delta)
-        return dataclasses.replace(networks, folds=True, voters=voters, delta=delta)
+        ]
+        deltas = (None, None) if networks.delta is None else with_voters(networks.delta)
+        of_folds = dataclasses.replace(networks, folds=True, voters=tuple(pair[0] for pair in pairs), delta=deltas[0])
+        return of_folds, dataclasses.replace(of_folds, voters=tuple(pair[1] for pair in pairs), delta=deltas[1])
 
-    ensemble = with_voters(ensemble)
+    of_folds, ensemble = with_voters(ensemble)
     seconds = time.perf_counter() - start
-    outputs = ensemble.fold_outputs(features)
+    outputs = of_folds.fold_outputs(features)
     rows, fold = split.learned, split.fold_of
     out_of_fold = outputs.of_rows(rows, fold)
     models = out_of_fold.models()
@@ -189,6 +193,8 @@ def _assemble_folds(
         for k in range(y_true.shape[1]):
             weights[:, k] = stacking_weights(y_true[rows, k], models[:, :, k], fold, task)
     ensemble = dataclasses.replace(ensemble, weights=weights)
-    y_pred, std = ensemble.combined(outputs)
+    y_pred, std = (np.full(y_true.shape, np.nan) for _ in range(2))
     y_pred[rows], std[rows] = ensemble.combined(out_of_fold)
+    if len(others := np.setdiff1d(np.arange(len(y_true)), rows)):
+        y_pred[others], std[others] = ensemble.combined(ensemble.fold_outputs(features.subset(others)))
     return Trained(ensemble, features, y_pred, std, outputs.fused, round(seconds, 3))

@@ -97,10 +97,10 @@ def test_a_voter_behind_it_learns_what_it_leaves_in_each_fold() -> None:
     base = fit_baseline(VALUES, y, FOLDS).predict(VALUES)
     own = np.empty_like(y)
     own[SPLIT.learned] = base[SPLIT.fold_of, SPLIT.learned]
-    together = fit_voter("svm", scaled, y, SPLIT, "regression", 0, base).predict(scaled)
+    together = fit_voter("svm", scaled, y, SPLIT, "regression", 0, base)[0].predict(scaled)
     for number in range(3):
         # with the residuals of one fold for all, this fold's machine is the same, up to the choice of its penalty
-        alone = fit_voter("svm", scaled, y - base[number], SPLIT, "regression", 0).predict(scaled)
+        alone = fit_voter("svm", scaled, y - base[number], SPLIT, "regression", 0)[0].predict(scaled)
         penalties_agree = np.allclose(together[number], alone[number], atol=1e-6)
         assert penalties_agree or np.corrcoef(together[number, :, 0], alone[number, :, 0])[0, 1] > 0.5
     assert (((y - own - together[SPLIT.fold_of[0]]) ** 2)[SPLIT.learned]).mean() < np.var(Y[:, 0])

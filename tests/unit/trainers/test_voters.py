@@ -1,7 +1,7 @@
 """Voters: scikit-learn's predictions, from arrays alone; nothing of a fold's labels in its machine."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -29,6 +29,11 @@ SPLIT = with_folds(Split("random", np.arange(4, 36), np.arange(36, N), np.arange
 X = np.concatenate([FEATURES.descriptors, np.log1p(FEATURES.counts)], axis=1).astype(float)
 
 
+def _of_folds(*args: Any, **settings: Any) -> SVMVoter:
+    """The machines of the folds."""
+    return fit_voter(*args, **settings)[0]
+
+
 def _gamma() -> float:
     inside = X[SPLIT.learned]
     return float(1 / (inside.shape[1] * inside.var()))
@@ -42,7 +47,7 @@ def one_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_width")
 def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fold_error() -> None:
-    predicted = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).predict(FEATURES)
+    predicted = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0).predict(FEATURES)
     assert predicted.shape == (FOLDS, N, 2)
     for k in range(2):
         candidates = {}
@@ -63,7 +68,7 @@ def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fol
 def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing() -> None:
     weights = np.where(np.arange(N) % 7 == 3, 0.0, 1.0 + np.arange(N) % 3)
     y = Y[:, :1]
-    predicted = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
+    predicted = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
     candidates = {}
     for penalty in PENALTIES:
         values = []
@@ -78,7 +83,7 @@ def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing
         candidates[float(np.mean((own - y[SPLIT.learned, 0])[counted] ** 2))] = np.array(values)
     np.testing.assert_allclose(predicted, candidates[min(candidates)], atol=1e-6)
     wrong = np.where(weights[:, None] > 0, y, 1e6)
-    again = fit_voter("svm", FEATURES, wrong, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
+    again = _of_folds("svm", FEATURES, wrong, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
     np.testing.assert_array_equal(again, predicted)
 
 
@@ -104,11 +109,11 @@ def test_gamma_is_that_of_the_smallest_out_of_fold_errors_of_all_targets(
     widths = (1.0, 0.1, 10.0)
     monkeypatch.setattr(voters, "WIDTHS", widths)
     errors = [np.prod([_out_of_fold_error(width * _gamma(), k) for k in targets]) for width in widths]
-    voter = fit_voter("svm", FEATURES, Y[:, targets], SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, Y[:, targets], SPLIT, "regression", 0)
     assert voter.gamma == pytest.approx(widths[int(np.argmin(errors))] * _gamma())
     # a target in other units, or without a label, changes nothing
     other = np.concatenate([Y[:, targets] * 1000, np.full((N, 1), np.nan)], axis=1)
-    assert fit_voter("svm", FEATURES, other, SPLIT, "regression", 0).gamma == pytest.approx(voter.gamma)
+    assert _of_folds("svm", FEATURES, other, SPLIT, "regression", 0).gamma == pytest.approx(voter.gamma)
 
 
 def test_of_many_molecules_gamma_is_chosen_on_some_and_all_are_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +126,7 @@ def test_of_many_molecules_gamma_is_chosen_on_some_and_all_are_learnt_from(monke
 
     monkeypatch.setattr(voters._Problem, "solve", counted)
     monkeypatch.setattr(voters, "_MOST_TUNED", 20)
-    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0)
     assert [count for count, _ in solved] == [20, 20, 20, len(SPLIT.learned)]
     assert len(voter.numbers) == len(SPLIT.learned) and solved[-1][1] == voter.gamma
 
@@ -131,24 +136,24 @@ def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
     y, bounds = Y[:, :1].copy(), np.full((2, N, 1), np.nan)
     hidden = np.arange(0, N, 6)
     y[hidden] = np.nan
-    without = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0).predict(FEATURES)[:, :, 0]
+    without = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0).predict(FEATURES)[:, :, 0]
     bounds[1, hidden, 0] = 1e3
-    kept = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
+    kept = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
     np.testing.assert_array_equal(kept, without)
     bounds[0, hidden, 0] = np.nanmax(Y) + 3
-    learnt = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
+    learnt = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
     for number, fold in enumerate(SPLIT.folds):
         seen = np.intersect1d(hidden, np.setdiff1d(SPLIT.learned, fold))
         assert (learnt[number, seen] > without[number, seen]).all()
     base = np.full((FOLDS, N, 1), 7.0)
-    shifted = fit_voter("svm", FEATURES, y + 7, SPLIT, "regression", 0, base, bounds=bounds + 7).predict(FEATURES)
+    shifted = _of_folds("svm", FEATURES, y + 7, SPLIT, "regression", 0, base, bounds=bounds + 7).predict(FEATURES)
     np.testing.assert_allclose(shifted[:, :, 0], learnt, atol=1e-6)
 
 
 @pytest.mark.usefixtures("one_width")
 def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
     classes = (Y[:, :1] > 5).astype(float)
-    voter = fit_voter("svm", FEATURES, classes, SPLIT, "classification", 0)
+    voter = _of_folds("svm", FEATURES, classes, SPLIT, "classification", 0)
     slope, offset = voter.platt[:, 0]
     found = []
     for penalty in PENALTIES:
@@ -170,27 +175,48 @@ def test_labels_of_a_fold_do_not_reach_its_machine(name: voters.VoterName, monke
     changed = Y.copy()
     changed[SPLIT.folds[1]] += 100
     changed[SPLIT.test] = np.nan
-    before, after = (fit_voter(name, FEATURES, y, SPLIT, "regression", 0).predict(FEATURES) for y in (Y, changed))
+    before, after = (_of_folds(name, FEATURES, y, SPLIT, "regression", 0).predict(FEATURES) for y in (Y, changed))
     assert np.array_equal(before[1], after[1])
     assert not np.allclose(before[0], after[0]) and not np.allclose(before[2], after[2])
 
 
 def test_the_voter_of_the_llm_reads_mean_states_only() -> None:
-    voter = fit_voter("llm", FEATURES, Y, SPLIT, "regression", 0)
+    voter = _of_folds("llm", FEATURES, Y, SPLIT, "regression", 0)
     assert FEATURES.states is not None
     means = FEATURES.states.values.reshape(N, 2, 4).mean(axis=1)
     pooled = Features(states=Ragged(means, np.arange(N + 1)))
     np.testing.assert_allclose(voter.predict(pooled), voter.predict(FEATURES), atol=1e-5)
 
 
+@pytest.mark.usefixtures("one_width")
+def test_another_machine_learns_from_all_folds_with_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voters, "PENALTIES", (10.0,))
+    learned = SPLIT.learned
+    known = learned[~np.isnan(Y[learned, 1])]
+    base = RNG.normal(size=(FOLDS, N, 2))
+    for baseline in (None, base):
+        of_folds, whole = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0, baseline)
+        assert whole.gamma == of_folds.gamma
+        left = Y[known, 1] if baseline is None else Y[known, 1] - base.mean(axis=0)[known, 1]
+        mean, std = left.mean(), left.std()
+        machine = SVR(C=10.0, gamma=_gamma()).fit(X[known], (left - mean) / std)
+        predicted = whole.predict(FEATURES)
+        assert predicted.shape == (1, N, 2)
+        np.testing.assert_allclose(predicted[0, :, 1], machine.predict(X) * std + mean, atol=1e-6)
+    classes = (Y[:, :1] > 5).astype(float)
+    of_folds, whole = fit_voter("svm", FEATURES, classes, SPLIT, "classification", 0)
+    margins = SVC(C=10.0, gamma=_gamma()).fit(X[learned], classes[learned, 0]).decision_function(X)
+    slope, offset = of_folds.platt[:, 0]
+    np.testing.assert_allclose(whole.predict(FEATURES)[0, :, 0], expit(slope * margins + offset), atol=1e-6)
+
+
 @pytest.mark.parametrize("task", ["regression", "classification"])
 def test_arrays_restore_the_same_bits(task: voters.Task) -> None:
     labels = Y if task == "regression" else (Y > 1).astype(float)
-    voter = fit_voter("svm", FEATURES, labels, SPLIT, task, 0)
-    arrays = load(save({name: np.ascontiguousarray(array) for name, array in voter.arrays().items()}))
-    restored = SVMVoter.from_arrays("svm", task, arrays, FOLDS, 2)
-    assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
-    assert np.array_equal(restored.baseline(), voter.baseline())
+    for voter in fit_voter("svm", FEATURES, labels, SPLIT, task, 0):
+        restored = SVMVoter.from_arrays("svm", task, load(save(voter.arrays())), FOLDS, 2)
+        assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
+        assert np.array_equal(restored.baseline(), voter.baseline())
 
 
 @pytest.mark.parametrize("name", ["svm", "llm"])
@@ -198,12 +224,12 @@ def test_covariates_count_as_much_as_the_structure_and_are_kept(name: Literal["s
     ph = np.linspace(-1, 1, N, dtype=np.float32)[:, None]
     features = replace(FEATURES, covariates=ph)
     labels = 20 * np.asarray(ph, dtype=float)
-    voter = fit_voter(name, features, labels, SPLIT, "regression", 0)
+    voter = _of_folds(name, features, labels, SPLIT, "regression", 0)
     test = SPLIT.test
     structure = np.concatenate([voter.numbers, np.log1p(voter.counts.astype(float))], axis=1).var(axis=0).sum()
     assert voter.covariate_weight**2 * voter.covariates.var() == pytest.approx(structure, rel=1e-4)
     error = np.abs(voter.predict(features)[:, test] - labels[test]).mean()
-    blind = fit_voter(name, FEATURES, labels, SPLIT, "regression", 0)
+    blind = _of_folds(name, FEATURES, labels, SPLIT, "regression", 0)
     assert error < 0.6 * np.abs(blind.predict(FEATURES)[:, test] - labels[test]).mean()
     restored = SVMVoter.from_arrays(name, "regression", load(save(voter.arrays())), FOLDS, 1)
     assert np.array_equal(restored.predict(features), voter.predict(features))
@@ -211,14 +237,14 @@ def test_covariates_count_as_much_as_the_structure_and_are_kept(name: Literal["s
 
 
 def test_arrays_of_earlier_versions_have_no_covariates() -> None:
-    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0)
     arrays = {key: array for key, array in voter.arrays().items() if not key.startswith("covariate")}
     restored = SVMVoter.from_arrays("svm", "regression", arrays, FOLDS, 2)
     assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
 
 
 def test_counts_of_earlier_versions_were_in_full() -> None:
-    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0)
     arrays = {key: array for key, array in voter.arrays().items() if not key.startswith("counts.")}
     restored = SVMVoter.from_arrays("svm", "regression", {**arrays, "counts": voter.counts}, FOLDS, 2)
     assert np.array_equal(restored.predict(FEATURES), voter.predict(FEATURES))
@@ -229,6 +255,7 @@ def test_counts_of_earlier_versions_were_in_full() -> None:
     [
         {"coefficients": np.zeros((3, FOLDS, 2))},
         {"intercepts": np.full((FOLDS, 2), np.nan)},
+        {"intercepts": np.zeros((1, 2))},
         {"gamma": np.array([-1.0])},
         {"gamma": np.array([np.inf])},
         {"scale": np.zeros(P, dtype=np.float32)},
@@ -243,25 +270,25 @@ def test_counts_of_earlier_versions_were_in_full() -> None:
     ids=lambda damage: next(iter(damage)),
 )
 def test_damaged_arrays_are_refused(damage: dict[str, np.ndarray]) -> None:
-    arrays = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0).arrays()
+    arrays = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0).arrays()
     with pytest.raises((ValueError, TypeError, IndexError)):
         SVMVoter.from_arrays("svm", "regression", {**arrays, **damage}, FOLDS, 2)
 
 
 def test_of_too_many_molecules_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voters, "_MOST", 20)
-    voter = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0)
     assert len(voter.numbers) == 20 and voter.predict(FEATURES).shape == (FOLDS, N, 2)
-    same, other = (fit_voter("svm", FEATURES, Y, SPLIT, "regression", seed) for seed in (0, 1))
+    same, other = (_of_folds("svm", FEATURES, Y, SPLIT, "regression", seed) for seed in (0, 1))
     assert np.array_equal(voter.numbers, same.numbers) and not np.array_equal(voter.numbers, other.numbers)
 
 
 def test_a_target_with_few_labels_keeps_them_when_some_molecules_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     few = np.where(np.isin(np.arange(N), (7, 19, 28, 33, 40)), Y[:, 0], np.nan)
-    whole = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
+    whole = _of_folds("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
     monkeypatch.setattr(voters, "_MOST", 20)
     for seed in range(5):
-        voter = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", seed)
+        voter = _of_folds("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", seed)
         assert len(voter.numbers) == 20
         wanted = FEATURES.descriptors[np.flatnonzero(~np.isnan(few))]
         assert all((voter.numbers == row).all(axis=1).any() for row in wanted)
@@ -269,19 +296,19 @@ def test_a_target_with_few_labels_keeps_them_when_some_molecules_are_drawn(monke
         assert not np.allclose(voter.predict(FEATURES)[..., 0], whole.predict(FEATURES)[..., 0])
     # none of those that are drawn may have a label of a target
     monkeypatch.setattr(voters, "_drawn", lambda known, count, rng: np.flatnonzero(~known[:, 1])[:count])
-    voter = fit_voter("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, np.stack([Y[:, 0], few], axis=1), SPLIT, "regression", 0)
     assert np.allclose(voter.predict(FEATURES)[..., 1], 0)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_one_class_gives_about_its_share(label: float) -> None:
-    predicted = fit_voter("svm", FEATURES, np.full((N, 1), label), SPLIT, "classification", 0).predict(FEATURES)
+    predicted = _of_folds("svm", FEATURES, np.full((N, 1), label), SPLIT, "classification", 0).predict(FEATURES)
     share = (label * len(SPLIT.learned) + 1) / (len(SPLIT.learned) + 2)
     np.testing.assert_allclose(predicted, share)
 
 
 def test_constant_labels_give_a_constant() -> None:
-    voter = fit_voter("svm", FEATURES, np.full((N, 1), 2.5), SPLIT, "regression", 0)
+    voter = _of_folds("svm", FEATURES, np.full((N, 1), 2.5), SPLIT, "regression", 0)
     assert np.allclose(voter.predict(FEATURES), 2.5)
     flat = replace(FEATURES, descriptors=np.zeros((N, P), np.float32), counts=np.zeros((N, C), np.float32))
-    assert np.isfinite(fit_voter("svm", flat, Y, SPLIT, "regression", 0).predict(flat)).all()
+    assert np.isfinite(_of_folds("svm", flat, Y, SPLIT, "regression", 0).predict(flat)).all()
