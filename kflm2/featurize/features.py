@@ -72,6 +72,8 @@ class Features:
     """(n, L) descriptors that a ridge baseline reads, not scaled."""
     covariates: np.ndarray | None = None
     """(n, C) what stands beside the structure in the table; (n, W) when scaled."""
+    minimol: np.ndarray | None = None
+    """(n, 512) MiniMol's fingerprints, for a support vector machine beside the model."""
 
     def sizes(self) -> Sizes:
         """Widths of the views."""
@@ -92,6 +94,7 @@ class Features:
             self.counts[rows] if self.counts is not None else None,
             self.unscaled[rows] if self.unscaled is not None else None,
             self.covariates[rows] if self.covariates is not None else None,
+            self.minimol[rows] if self.minimol is not None else None,
         )
 
     def batch(self, rows: np.ndarray, device: "torch.device") -> Batch:

@@ -34,7 +34,7 @@ from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import pack_bits
 from kflm2.data.structures import structure_digests
-from kflm2.featurize import descriptors, graphs, xtb
+from kflm2.featurize import descriptors, graphs, minimol, xtb
 from kflm2.featurize.average_atom import AverageAtom
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import rdkit_names
@@ -342,6 +342,8 @@ def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
         names["rdkit"] = rdkit_release()
     if "svm" in config.read_voters:
         names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": rdkit_release()}
+    if "minimol" in config.read_voters:
+        names |= {"minimol": minimol.weights(), "minimol_version": minimol.VERSION, "rdkit": rdkit_release()}
     return names
 
 

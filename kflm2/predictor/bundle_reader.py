@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from kflm2 import __version__, resources
-from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
+from kflm2.config.train import VOTER_VIEWS, TrainConfig, checked_setting
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import fingerprints, unpack_bits
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
@@ -56,7 +56,7 @@ from kflm2.predictor.rdkit_values import count as reference_count
 from kflm2.predictor.rdkit_values import differences, rdkit_release
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
-from kflm2.trainers.voters import SVMVoter
+from kflm2.trainers.voters import SVMVoter, input_width
 
 _MOST_STATES_DIFFERENCE = 0.1
 """Largest relative difference of hidden states of the same LLM; bfloat16 causes about 0.01, another LLM about 1."""
@@ -306,7 +306,8 @@ def _ensemble(
         )
         for voter in voters:
             widths = (voter.numbers.shape[1], voter.covariates.shape[1])
-            if widths != (_voter_width(voter.name, sizes, scaler), sizes.covariates):
+            descriptors = 0 if scaler is None else len(scaler.columns)
+            if widths != (input_width(voter.name, descriptors, sizes.states), sizes.covariates):
                 raise BundleError(f"the voter {voter.name} reads other features than the models")
         return Ensemble(networks, scaler, sizes, bool(config.folds), voters, covariate_scaler=covariate_scaler)
 
@@ -322,13 +323,6 @@ def _ensemble(
         shape = (len(ensemble.names(config.model)), targets)
         ensemble = replace(ensemble, weights=_finite_array(arrays["ensemble.weights"], shape))
     return ensemble
-
-
-def _voter_width(name: VoterName, sizes: Sizes, scaler: DescriptorScaler | None) -> int:
-    """The width of what a voter reads beside counts."""
-    if name == "llm":
-        return sizes.states
-    return 0 if scaler is None else len(scaler.columns)
 
 
 def _finite_array(values: Any, shape: tuple[int, ...]) -> np.ndarray:

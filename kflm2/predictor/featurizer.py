@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
+from kflm2.config.train import VoterName
 from kflm2.data.covariates import also_needed
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
@@ -17,6 +18,7 @@ from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
+from kflm2.featurize.minimol import compute_uncached
 
 OK = "ok"
 
@@ -67,8 +69,8 @@ class MoleculeFeaturizer:
     views: tuple[str, ...]
     descriptors: str
     """Those that are read."""
-    counts: bool
-    """Whether a voter reads Morgan counts."""
+    voters: tuple[VoterName, ...]
+    """Those that are read."""
     max_atoms: int
     covariates: CovariateScaler | None = None
     """What reads the columns beside the structure; None where these are not read."""
@@ -104,9 +106,12 @@ class MoleculeFeaturizer:
                 mols.append(mol)
         texts = list(standard.values())
         # what the LLM was taught is read off its states, later
-        descriptors, counts, failures = descriptors_and_counts(without(self.descriptors, "taught"), self.counts, texts)
+        plain = without(self.descriptors, "taught")
+        descriptors, counts, failures = descriptors_and_counts(plain, "svm" in self.voters, texts)
+        minimol = compute_uncached(texts) if texts and "minimol" in self.voters else None
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
-        features = Features(None, graphs, descriptors, counts, covariates=np.stack(covariates) if covariates else None)
+        scaled = np.stack(covariates) if covariates else None
+        features = Features(None, graphs, descriptors, counts, covariates=scaled, minimol=minimol)
         xtb = failures if "xtb" in self.descriptors else None
         beyond_training = None if self.covariates is None else outside
         return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, beyond_training, xtb)

@@ -83,7 +83,7 @@ class Predictor:
             config.standardize,
             config.read_views,
             config.read_descriptors,
-            "svm" in config.read_voters,
+            config.read_voters,
             max_atoms,
             bundle.covariates,
         )

@@ -62,8 +62,8 @@ def check_vectors(vectors: VectorName, bundle: Bundle) -> None:
 def featurizer(vectors: VectorName, predictor: Predictor) -> MoleculeFeaturizer:
     """What reads of a SMILES all that these vectors need, and no more."""
     if vectors in _VIEWS:
-        return replace(predictor.featurizer, views=(vectors,), descriptors="none", counts=False, covariates=None)
-    return replace(predictor.featurizer, counts=False)
+        return replace(predictor.featurizer, views=(vectors,), descriptors="none", voters=(), covariates=None)
+    return replace(predictor.featurizer, voters=())
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.featurize.descriptors import MORGAN_BITS
 from kflm2.featurize.features import Features
+from kflm2.featurize.minimol import WIDTH
 
 PENALTIES = (1.0, 10.0, 100.0)
 """C of the support vector machine; chosen for each target on out-of-fold predictions."""
@@ -33,8 +34,8 @@ _MOST_TUNED = 2000
 """Molecules on which gamma is chosen at most."""
 _MOST = 6000
 """Molecules of which the machines learn at most: memory and time grow with their square."""
-_SIGMAS = 5.0
-"""Mean hidden states are clipped at so many standard deviations, as the network clips them."""
+_SIGMAS = {"svm": 5.0, "llm": 5.0, "minimol": math.inf}
+"""Inputs are clipped at so many standard deviations; mean hidden states as the network clips them."""
 _ROWS = 2048
 """Molecules that are predicted at once."""
 _Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -51,13 +52,13 @@ class SVMVoter:
     name: VoterName
     task: Task
     numbers: np.ndarray
-    """(m, P) float32 inputs of the molecules that they learnt from: scaled descriptors, or scaled mean states."""
+    """(m, P) float32 inputs of the molecules that they learnt from: scaled descriptors, mean states or fingerprints."""
     counts: np.ndarray
-    """(m, C) uint8 Morgan counts of these; C is 0 for the LLM's states. The kernel reads log(1 + count)."""
+    """(m, C) uint8 Morgan counts of these; C is 0 but for descriptors. The kernel reads log(1 + count)."""
     centre: np.ndarray
-    """(P,) subtracted from mean states; 0 for descriptors, which are scaled already."""
+    """(P,) subtracted from mean states and fingerprints; 0 for descriptors, which are scaled already."""
     scale: np.ndarray
-    """(P,) by which they are then divided; 1 for descriptors."""
+    """(P,) by which they are then divided; the same for all columns of fingerprints, 1 for descriptors."""
     gamma: float
     """Of the kernel, exp(-gamma |x - x'|^2)."""
     coefficients: np.ndarray
@@ -79,14 +80,14 @@ class SVMVoter:
         out = np.empty((folds, len(numbers), targets))
         for start in range(0, len(numbers), _ROWS):
             rows = slice(start, start + _ROWS)
-            x = _joined(_standardized(numbers[rows], self.centre, self.scale), counts[rows])
+            x = _joined(_standardized(self.name, numbers[rows], self.centre, self.scale), counts[rows])
             x = self._beside(x, None if scaled.covariates is None else scaled.covariates[rows])
             values = rbf_kernel(x, self._references, gamma=self.gamma) @ flat
             out[:, rows] = values.reshape(len(x), folds, targets).transpose(1, 0, 2) + self.intercepts[:, None]
         return out if self.task == "regression" else expit(self.platt[0] * out + self.platt[1])
 
     def baseline(self, covariates: np.ndarray | None = None) -> np.ndarray:
-        """(F, K) predictions of average inputs: the median descriptors and mean counts, or mean states.
+        """(F, K) predictions of average inputs: median descriptors and mean counts, mean states, mean fingerprints.
 
         Args:
             covariates: (1, W) that are read beside them; None for none.
@@ -190,10 +191,13 @@ def _dense_counts(molecules: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """What a voter reads of n molecules: (n, P) scaled descriptors or mean hidden states, and (n, C) counts."""
+    """What a voter reads of n molecules: (n, P) scaled descriptors, mean states or fingerprints; (n, C) counts."""
     if name == "svm":
         assert features.descriptors is not None and features.counts is not None
         return features.descriptors, features.counts
+    if name == "minimol":
+        assert features.minimol is not None
+        return features.minimol, np.zeros((len(features.minimol), 0), dtype=np.uint8)
     assert features.states is not None
     count = len(features.states)
     means = np.empty((count, features.states.width), dtype=np.float32)
@@ -202,8 +206,19 @@ def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]
     return means, np.zeros((count, 0), dtype=np.uint8)
 
 
-def _standardized(numbers: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return ((numbers - centre) / scale).clip(-_SIGMAS, _SIGMAS).astype(np.float32)
+def input_width(name: VoterName, descriptors: int, states: int) -> int:
+    """P of a voter's inputs.
+
+    Args:
+        name: of the voter.
+        descriptors: number of scaled descriptors.
+        states: D, width of the LLM's states.
+    """
+    return {"svm": descriptors, "llm": states, "minimol": WIDTH}[name]
+
+
+def _standardized(name: VoterName, numbers: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return ((numbers - centre) / scale).clip(-_SIGMAS[name], _SIGMAS[name]).astype(np.float32)
 
 
 def _joined(numbers: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -249,10 +264,12 @@ def fit_voter(
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
     numbers, counts = inputs(name, scaled)
     centre, scale = np.zeros(numbers.shape[1], np.float32), np.ones(numbers.shape[1], np.float32)
-    if name == "llm":
+    if name != "svm":
         centre, std = numbers[rows].mean(axis=0), numbers[rows].std(axis=0)
+        if name == "minimol":  # what varies more among molecules tells more about them
+            std = np.full_like(std, np.sqrt((std**2).mean()))
         scale = np.where(std > 0, std, np.float32(1))
-    numbers = _standardized(numbers[rows], centre, scale)
+    numbers = _standardized(name, numbers[rows], centre, scale)
     counts = counts[rows].clip(0, 255).astype(np.uint8)
     x = _joined(numbers, counts)
     covariates = np.zeros((len(rows), 0), np.float32) if scaled.covariates is None else scaled.covariates[rows]

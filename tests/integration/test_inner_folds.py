@@ -13,7 +13,7 @@ from commands import status_of
 from safetensors.numpy import load_file, save_file
 
 from kflm2.cli import stages
-from kflm2.config.train import TrainConfig
+from kflm2.config.train import TrainConfig, VoterName
 from kflm2.data.splits import make_splits
 from kflm2.errors import KFLM2Error, SettingError
 from kflm2.files import sha256_file, write_json
@@ -28,14 +28,15 @@ from kflm2.trainers.supervised import Ensemble
 from kflm2.trainers.voters import fit_voter
 
 FOLDS = 3
+VOTERS: tuple[VoterName, ...] = ("svm", "llm", "minimol")
 SMALL = ("--dataset", "SAMPL", "--limit", "60", "--fractions", "0.6", "0.2", "0.2", "--epochs", "3")
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) -> Path:
-    """A folder with the bundle `model` of crossAtt with two voters, and the results of its run."""
+    """A folder with the bundle `model` of crossAtt with all voters, and the results of its run."""
     folder = tmp_path_factory.mktemp("folds")
-    arguments = [*SMALL, "--llm", tiny_decoder, "--layers", "last", "--ensemble", FOLDS, "--voters", "svm", "llm"]
+    arguments = [*SMALL, "--llm", tiny_decoder, "--layers", "last", "--ensemble", FOLDS, "--voters", *VOTERS]
     stages.train.from_command_line([str(word) for word in (*arguments, "--save", folder / "model", "--out", folder)])
     return folder
 
@@ -54,7 +55,7 @@ def _run(work: Path) -> Path:
 def test_predictions_of_train_and_valid_are_by_models_that_never_saw_them(work: Path, tiny_decoder: Path) -> None:
     config = TrainConfig.of(
         dataset="SAMPL", limit=60, fractions=(0.6, 0.2, 0.2), llm=str(tiny_decoder), layers="last",
-        ensemble=FOLDS, voters=("svm", "llm"),
+        ensemble=FOLDS, voters=VOTERS,
     ).resolved()  # fmt: skip
     prepared = prepare(config, torch.device("cpu"))
     (split,) = make_splits("random", prepared.molecules.smiles, [0], config.fractions, folds=FOLDS)
@@ -174,6 +175,7 @@ def _changed(work: Path, folder: Path, arrays: dict[str, Any], **changes: Any) -
         ("voter.svm.gamma", lambda array: array * 0),
         ("voter.llm.centre", lambda array: array[:3]),
         ("voter.llm.more", lambda array: np.zeros(3)),
+        ("voter.minimol.numbers", lambda array: array[:, :9]),
     ],
 )
 def test_a_bundle_with_damaged_voters_is_refused(
@@ -206,7 +208,8 @@ def test_settings_of_folds_and_voters_depend_on_each_other() -> None:
     assert resolved("combinedSepAtt") == ("holdout", 1, ()) and resolved("combined", save="m") == ("holdout", 5, ())
     assert resolved("combined", inner="folds", ensemble=4) == ("folds", 4, ())
     # a voter whose view is left out has no voice
-    assert resolved(views=("states",), voters=("svm", "llm")) == ("folds", 5, ("llm",))
+    assert resolved(views=("states",), voters=VOTERS) == ("folds", 5, ("llm",))
+    assert resolved(views=("graph",), voters=VOTERS) == ("folds", 5, ("minimol",))
     # balanced classes shift the network's probabilities alone
     config = TrainConfig.of(dataset="BACE", class_weight="balanced")
     assert config.folds == 5 and not config.read_voters

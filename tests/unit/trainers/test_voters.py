@@ -1,7 +1,7 @@
 """Voters: scikit-learn's predictions, from arrays alone; nothing of a fold's labels in its machine."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ FEATURES = Features(
     states=Ragged(RNG.normal(size=(2 * N, 4)).astype(np.float32), np.arange(0, 2 * N + 1, 2)),
     descriptors=RNG.normal(size=(N, P)).astype(np.float32),
     counts=RNG.poisson(1, size=(N, C)).astype(np.float32),
+    minimol=(3 + 2 * RNG.normal(size=(N, 6)) * np.arange(1, 7)).astype(np.float32),
 )
 Y = np.stack([FEATURES.descriptors[:, 0] * 3 + 5, np.sin(FEATURES.descriptors[:, 1])], axis=1)
 Y[::5, 1] = np.nan
@@ -168,7 +169,7 @@ def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
     assert log_loss(classes[SPLIT.learned], own) < log_loss(classes[SPLIT.learned], np.full(len(own), 0.5))
 
 
-@pytest.mark.parametrize("name", ["svm", "llm"])
+@pytest.mark.parametrize("name", ["svm", "llm", "minimol"])
 def test_labels_of_a_fold_do_not_reach_its_machine(name: voters.VoterName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voters, "PENALTIES", (10.0,))  # these are chosen by all labels
     monkeypatch.setattr(voters, "WIDTHS", (1.0,))
@@ -186,6 +187,22 @@ def test_the_voter_of_the_llm_reads_mean_states_only() -> None:
     means = FEATURES.states.values.reshape(N, 2, 4).mean(axis=1)
     pooled = Features(states=Ragged(means, np.arange(N + 1)))
     np.testing.assert_allclose(voter.predict(pooled), voter.predict(FEATURES), atol=1e-5)
+
+
+@pytest.mark.usefixtures("one_width")
+def test_the_voter_of_minimol_reads_its_fingerprints_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of their columns is scaled by itself, and none clipped: the kernel is that of the fingerprints."""
+    monkeypatch.setattr(voters, "PENALTIES", (10.0,))
+    assert FEATURES.minimol is not None
+    x, rows = FEATURES.minimol.astype(float), SPLIT.learned
+    x[0] *= 1000
+    # of the centred columns, as the distances of a kernel do not change with the centre
+    gamma = 1 / (x.shape[1] * x[rows].var(axis=0).mean())
+    mean, std = Y[rows, 0].mean(), Y[rows, 0].std()
+    machine = SVR(C=10.0, gamma=gamma).fit(x[rows], (Y[rows, 0] - mean) / std)
+    features = replace(FEATURES, minimol=x.astype(np.float32))
+    _, whole = fit_voter("minimol", features, Y, SPLIT, "regression", 0)
+    np.testing.assert_allclose(whole.predict(features)[0, :, 0], machine.predict(x) * std + mean, atol=1e-3)
 
 
 @pytest.mark.usefixtures("one_width")
@@ -219,8 +236,8 @@ def test_arrays_restore_the_same_bits(task: voters.Task) -> None:
         assert np.array_equal(restored.baseline(), voter.baseline())
 
 
-@pytest.mark.parametrize("name", ["svm", "llm"])
-def test_covariates_count_as_much_as_the_structure_and_are_kept(name: Literal["svm", "llm"]) -> None:
+@pytest.mark.parametrize("name", ["svm", "llm", "minimol"])
+def test_covariates_count_as_much_as_the_structure_and_are_kept(name: voters.VoterName) -> None:
     ph = np.linspace(-1, 1, N, dtype=np.float32)[:, None]
     features = replace(FEATURES, covariates=ph)
     labels = 20 * np.asarray(ph, dtype=float)
