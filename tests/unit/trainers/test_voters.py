@@ -27,6 +27,7 @@ FEATURES = Features(
 Y = np.stack([FEATURES.descriptors[:, 0] * 3 + 5, np.sin(FEATURES.descriptors[:, 1])], axis=1)
 Y[::5, 1] = np.nan
 SPLIT = with_folds(Split("random", np.arange(4, 36), np.arange(36, N), np.arange(4)), FOLDS, 0)
+NONE = np.array([], dtype=int)
 X = np.concatenate([FEATURES.descriptors, np.log1p(FEATURES.counts)], axis=1).astype(float)
 
 
@@ -48,13 +49,14 @@ def one_width(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_width")
 def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fold_error() -> None:
-    predicted = _of_folds("svm", FEATURES, Y, SPLIT, "regression", 0).predict(FEATURES)
+    of_folds, of_all = fit_voter("svm", FEATURES, Y, SPLIT, "regression", 0)
+    predicted = of_folds.predict(FEATURES)
     assert predicted.shape == (FOLDS, N, 2)
     for k in range(2):
         candidates = {}
         for penalty in PENALTIES:
             values = []
-            for fold in SPLIT.folds:
+            for fold in (*SPLIT.folds, NONE):
                 rows = np.setdiff1d(SPLIT.learned, fold)
                 rows = rows[~np.isnan(Y[rows, k])]
                 mean, std = Y[rows, k].mean(), Y[rows, k].std()
@@ -62,18 +64,25 @@ def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fol
                 values.append(machine.predict(X) * std + mean)
             own = np.array(values)[SPLIT.fold_of, SPLIT.learned]
             candidates[float(np.nanmean((own - Y[SPLIT.learned, k]) ** 2))] = np.array(values)
-        np.testing.assert_allclose(predicted[:, :, k], candidates[min(candidates)], atol=1e-6)
+        both = np.concatenate([predicted, of_all.predict(FEATURES)])[:, :, k]
+        np.testing.assert_allclose(both, candidates[min(candidates)], atol=1e-6)
 
 
 @pytest.mark.usefixtures("one_width")
 def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing() -> None:
     weights = np.where(np.arange(N) % 7 == 3, 0.0, 1.0 + np.arange(N) % 3)
     y = Y[:, :1]
-    predicted = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
+
+    def predictions(labels: np.ndarray) -> np.ndarray:
+        """Of the machines of the folds, and of the one of all."""
+        pair = fit_voter("svm", FEATURES, labels, SPLIT, "regression", 0, weights=weights)
+        return np.concatenate([voter.predict(FEATURES)[:, :, 0] for voter in pair])
+
+    predicted = predictions(y)
     candidates = {}
     for penalty in PENALTIES:
         values = []
-        for fold in SPLIT.folds:
+        for fold in (*SPLIT.folds, NONE):
             rows = np.setdiff1d(SPLIT.learned, fold)
             rows = rows[weights[rows] > 0]
             mean, std = y[rows, 0].mean(), y[rows, 0].std()
@@ -84,8 +93,7 @@ def test_weights_are_scikit_learns_and_a_molecule_of_weight_zero_teaches_nothing
         candidates[float(np.mean((own - y[SPLIT.learned, 0])[counted] ** 2))] = np.array(values)
     np.testing.assert_allclose(predicted, candidates[min(candidates)], atol=1e-6)
     wrong = np.where(weights[:, None] > 0, y, 1e6)
-    again = _of_folds("svm", FEATURES, wrong, SPLIT, "regression", 0, weights=weights).predict(FEATURES)[:, :, 0]
-    np.testing.assert_array_equal(again, predicted)
+    np.testing.assert_array_equal(predictions(wrong), predicted)
 
 
 def _out_of_fold_error(gamma: float, k: int) -> float:
@@ -137,18 +145,22 @@ def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
     y, bounds = Y[:, :1].copy(), np.full((2, N, 1), np.nan)
     hidden = np.arange(0, N, 6)
     y[hidden] = np.nan
-    without = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0).predict(FEATURES)[:, :, 0]
+
+    def predictions(labels: np.ndarray, *args: np.ndarray, **settings: np.ndarray) -> np.ndarray:
+        """Of the machines of the folds, and of the one of all."""
+        pair = fit_voter("svm", FEATURES, labels, SPLIT, "regression", 0, *args, **settings)
+        return np.concatenate([voter.predict(FEATURES)[:, :, 0] for voter in pair])
+
+    without = predictions(y)
     bounds[1, hidden, 0] = 1e3
-    kept = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
-    np.testing.assert_array_equal(kept, without)
+    np.testing.assert_array_equal(predictions(y, bounds=bounds), without)
     bounds[0, hidden, 0] = np.nanmax(Y) + 3
-    learnt = _of_folds("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds).predict(FEATURES)[:, :, 0]
-    for number, fold in enumerate(SPLIT.folds):
+    learnt = predictions(y, bounds=bounds)
+    for number, fold in enumerate((*SPLIT.folds, NONE)):
         seen = np.intersect1d(hidden, np.setdiff1d(SPLIT.learned, fold))
         assert (learnt[number, seen] > without[number, seen]).all()
     base = np.full((FOLDS, N, 1), 7.0)
-    shifted = _of_folds("svm", FEATURES, y + 7, SPLIT, "regression", 0, base, bounds=bounds + 7).predict(FEATURES)
-    np.testing.assert_allclose(shifted[:, :, 0], learnt, atol=1e-6)
+    np.testing.assert_allclose(predictions(y + 7, base, bounds=bounds + 7), learnt, atol=1e-6)
 
 
 @pytest.mark.usefixtures("one_width")
