@@ -17,9 +17,10 @@ import torch
 from kflm2.errors import KFLM2Error
 from kflm2.trainers.jobs import default_jobs, run_jobs, run_stream
 
-# started in a process of its own, which is killed
+# started in a process of its own, which is killed; it takes Ctrl-C also where the tests themselves run in the background
 PARENT = """
-import sys
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from test_jobs import endless
 from kflm2.trainers.jobs import run_jobs
 list(run_jobs(endless, [1, 2], 2, True, lambda count: None))
