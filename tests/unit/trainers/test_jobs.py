@@ -17,7 +17,7 @@ import torch
 from kflm2.errors import KFLM2Error
 from kflm2.trainers.jobs import default_jobs, run_jobs, run_stream
 
-# started in a process of its own, which is killed; it takes Ctrl-C also where the tests themselves run in the background
+# started in a process of its own, which is killed; it takes Ctrl-C also where the tests run in the background
 PARENT = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
