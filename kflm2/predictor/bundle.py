@@ -52,10 +52,11 @@ from kflm2.predictor.rdkit_values import rdkit_release, rdkit_values
 from kflm2.trainers.baseline import baseline_columns
 from kflm2.trainers.supervised import Ensemble
 
-FORMAT = 7
+FORMAT = 8
 """2: models of principal components keep them, and the record of the LLM has its precision. 3: models of inner folds,
 each with its own scaling of the targets, and voters. 4: xTB's numbers among the descriptors, and a ridge baseline. 5:
-columns beside the structure. 6: Morgan counts without their zeros; packed models. 7: voters of one machine."""
+columns beside the structure. 6: Morgan counts without their zeros; packed models. 7: voters of one machine. 8: a
+forest as a voter."""
 WEIGHTS, TRAINING, ADAPTER, CARD = "weights.safetensors", "training.csv", "adapter", "README.md"
 """Names in the folder."""
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", adapters.CARD)
@@ -340,7 +341,7 @@ def feature_names(config: TrainConfig, packed: bool) -> dict[str, Any]:
     if "rdkit" in config.read_descriptors:
         names |= {"descriptors": list(rdkit_names()), "descriptors_version": descriptors.VERSION}
         names["rdkit"] = rdkit_release()
-    if "svm" in config.read_voters:
+    if config.reads_counts:
         names |= {"counts": [descriptors.MORGAN_RADIUS, descriptors.MORGAN_BITS], "rdkit": rdkit_release()}
     if "minimol" in config.read_voters:
         names |= {"minimol": minimol.package_version(), "minimol_version": minimol.VERSION, "rdkit": rdkit_release()}

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from kflm2 import __version__, resources
-from kflm2.config.train import VOTER_VIEWS, TrainConfig, checked_setting
+from kflm2.config.train import VOTER_VIEWS, TrainConfig, VoterName, checked_setting
 from kflm2.data.datasets import Task
 from kflm2.data.similarity import fingerprints, unpack_bits
 from kflm2.errors import KFLM2Error, LLMError, SettingError, one_of
@@ -55,6 +55,7 @@ from kflm2.predictor.manifest import JSON, BundleError, read_manifest
 from kflm2.predictor.rdkit_values import count as reference_count
 from kflm2.predictor.rdkit_values import differences, rdkit_release
 from kflm2.trainers.baseline import RidgeBaseline, baseline_columns
+from kflm2.trainers.forest import ForestVoter
 from kflm2.trainers.supervised import Ensemble, FittedModel, TargetScaler
 from kflm2.trainers.voters import SVMVoter, input_widths
 
@@ -306,16 +307,20 @@ def _ensemble(
         raise BundleError("networks with and without a baseline are of inner folds")
 
     def models(networks: list[FittedModel], prefix: str) -> Ensemble:
-        voters = tuple(
-            SVMVoter.from_arrays(name, networks[0].task, _with_prefix(arrays, f"{prefix}voter.{name}."), count, targets)
-            for name in config.read_voters
-        )
-        for voter in voters:
-            widths = tuple(array.shape[1] for array in (voter.numbers, voter.counts, voter.covariates))
-            descriptors = 0 if scaler is None else len(scaler.columns)
-            if widths != (*input_widths(voter.name, descriptors, sizes.states), sizes.covariates):
-                raise BundleError(f"the voter {voter.name} reads other features than the models")
+        voters = tuple(voter(name, _with_prefix(arrays, f"{prefix}voter.{name}.")) for name in config.read_voters)
         return Ensemble(networks, scaler, sizes, bool(config.folds), voters, covariate_scaler=covariate_scaler)
+
+    def voter(name: VoterName, own: dict[str, np.ndarray]) -> SVMVoter | ForestVoter:
+        descriptors = 0 if scaler is None else len(scaler.columns)
+        widths = (*input_widths(name, descriptors, sizes.states), sizes.covariates)
+        if name == "forest":
+            if members[0].task != "classification":
+                raise BundleError("a forest votes on classes only")
+            return ForestVoter.from_arrays(own, targets, widths)
+        machines = SVMVoter.from_arrays(name, members[0].task, own, count, targets)
+        if widths != tuple(array.shape[1] for array in (machines.numbers, machines.counts, machines.covariates)):
+            raise BundleError(f"the voter {name} reads other features than the models")
+        return machines
 
     ensemble = models(members[:count], "")
     if config.baseline_model != "none":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
-from kflm2.config.train import VoterName
+from kflm2.config.train import COUNT_VOTERS, VoterName
 from kflm2.data.covariates import also_needed
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
@@ -107,7 +107,7 @@ class MoleculeFeaturizer:
         texts = list(standard.values())
         # what the LLM was taught is read off its states, later
         plain = without(self.descriptors, "taught")
-        descriptors, counts, failures = descriptors_and_counts(plain, "svm" in self.voters, texts)
+        descriptors, counts, failures = descriptors_and_counts(plain, not COUNT_VOTERS.isdisjoint(self.voters), texts)
         minimol = compute_uncached(texts) if texts and "minimol" in self.voters else None
         graphs = graphs_of(mols) if mols and "graph" in self.views else None
         scaled = np.stack(covariates) if covariates else None

@@ -59,7 +59,7 @@ def rdkit_values(config: TrainConfig, packed: bool) -> dict[str, str]:
     if "graph" in config.read_views:
         graphs = graphs_of(map(parse_smiles, lines))
         values["graphs"] = _sha256(graphs.atoms.values, graphs.bonds.values, graphs.bond_features)
-    if packed or "svm" in config.read_voters:
+    if packed or config.reads_counts:
         values["counts"] = _sha256(_values("morgan"))
     if "rdkit" in config.read_descriptors:
         values["descriptors"] = base64.b64encode(_values("rdkit").astype("<f4").tobytes()).decode("ascii")

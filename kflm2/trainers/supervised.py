@@ -22,6 +22,7 @@ from kflm2.featurize.features import Features, Sizes
 from kflm2.featurize.ragged import Ragged
 from kflm2.model import FusedModel, StatesEncoder
 from kflm2.trainers.baseline import RidgeBaseline
+from kflm2.trainers.forest import ForestVoter
 from kflm2.trainers.voters import SVMVoter
 
 _PREDICT_BATCH = 256
@@ -167,7 +168,7 @@ class Ensemble:
     """Widths of the views, with scaled descriptors and covariates."""
     folds: bool = False
     """Whether each member is of an inner fold, and has not learnt from that fold."""
-    voters: tuple[SVMVoter, ...] = ()
+    voters: tuple[SVMVoter | ForestVoter, ...] = ()
     """Models of other kinds, each of all folds, or (what a run saves) one that has learnt from all of them."""
     weights: np.ndarray | None = None
     """(M, K) of all M kinds of models, in the order of `names`; None without inner folds."""
@@ -217,7 +218,7 @@ class Ensemble:
         """What the members, and the voters, of each inner fold make of molecules."""
         parts = zip(*(member.predict_by_heads(scaled) for member in self.members), strict=True)
         network, heads, fused = (np.stack(part) for part in parts)
-        # a machine that has learnt from all folds counts in each
+        # one that has learnt from all folds counts in each
         voters = [np.broadcast_to(voter.predict(scaled), network.shape) for voter in self.voters]
         if self.baseline is not None:
             base = self._base(scaled)

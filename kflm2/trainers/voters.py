@@ -19,7 +19,7 @@ from sklearn.metrics import log_loss
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC, SVR
 
-from kflm2.config.train import VoterName
+from kflm2.config.train import COUNT_VOTERS, VoterName
 from kflm2.data.datasets import Task
 from kflm2.data.splits import Split
 from kflm2.featurize.descriptors import MORGAN_BITS
@@ -33,7 +33,7 @@ WIDTHS = (1.0, 0.3, 3.0)
 _MOST_TUNED = 2000
 """Molecules on which gamma is chosen at most."""
 _MOST = 6000
-"""Molecules of which the machines learn at most: memory and time grow with their square."""
+"""Molecules of which a voter learns at most: a machine's memory and time grow with their square."""
 _SIGMAS = {"svm": 5.0, "llm": 5.0, "minimol": 1000.0}
 """Inputs are clipped at so many standard deviations; mean hidden states as the network clips them, fingerprints so that
 no damaged scale makes them infinite."""
@@ -193,7 +193,7 @@ def _dense_counts(molecules: int, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 def inputs(name: VoterName, features: Features) -> tuple[np.ndarray, np.ndarray]:
     """What a voter reads of n molecules: (n, P) scaled descriptors, mean states or fingerprints; (n, C) counts."""
-    if name == "svm":
+    if name in COUNT_VOTERS:
         assert features.descriptors is not None and features.counts is not None
         return features.descriptors, features.counts
     if name == "minimol":
@@ -215,7 +215,8 @@ def input_widths(name: VoterName, descriptors: int, states: int) -> tuple[int, i
         descriptors: number of scaled descriptors.
         states: D, width of the LLM's states.
     """
-    return {"svm": descriptors, "llm": states, "minimol": WIDTH}[name], MORGAN_BITS if name == "svm" else 0
+    width = {"svm": descriptors, "forest": descriptors, "llm": states, "minimol": WIDTH}[name]
+    return width, MORGAN_BITS if name in COUNT_VOTERS else 0
 
 
 def _standardized(name: VoterName, numbers: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -255,13 +256,11 @@ def fit_voter(
     Returns:
         The machines that lack a fold each, and the one that learnt from all.
     """
-    rows = split.learned
     if weights is not None:
         y_true = np.where(weights[:, None] > 0, y_true, np.nan)
         bounds = None if bounds is None else np.where(weights[:, None] > 0, bounds, np.nan)
-    if len(rows) > _MOST:
-        known = ~np.isnan(y_true) if bounds is None else ~(np.isnan(y_true) & np.isnan(bounds).all(axis=0))
-        rows = np.sort(rows[_drawn(known[rows], _MOST, np.random.default_rng([seed, 2]))])
+    known = ~np.isnan(y_true) if bounds is None else ~(np.isnan(y_true) & np.isnan(bounds).all(axis=0))
+    rows = drawn_rows(split, known, seed)
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
     numbers, counts = inputs(name, scaled)
     centre, scale = np.zeros(numbers.shape[1], np.float32), np.ones(numbers.shape[1], np.float32)
@@ -353,6 +352,20 @@ def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machines]]:
     width = min(WIDTHS, key=mean)  # the first of equal ones
     found = solved[width] if part is problem else problem.solve(width * plain)
     return width * plain, [machine for _, machine in found]
+
+
+def drawn_rows(split: Split, known: np.ndarray, seed: int) -> np.ndarray:
+    """The molecules that a voter learns from, ascending: all that are learnt, or as many as it can at most.
+
+    Args:
+        split: with inner folds.
+        known: (n, K) what has a label or a bound.
+        seed: of which are drawn.
+    """
+    rows = split.learned
+    if len(rows) > _MOST:
+        rows = np.sort(rows[_drawn(known[rows], _MOST, np.random.default_rng([seed, 2]))])
+    return rows
 
 
 def _drawn(known: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -227,7 +227,10 @@ def test_settings_of_folds_and_voters_depend_on_each_other() -> None:
         config = config.resolved()
         return config.inner, config.ensemble, config.voters
 
-    assert resolved() == ("folds", 5, ("svm",))
+    assert resolved() == ("folds", 5, ("svm", "forest"))
+    # numbers are predicted without the forest
+    config = TrainConfig.of(dataset="SAMPL").resolved()
+    assert config.of_task("regression").voters == ("svm",) and config.of_task("classification") == config
     assert resolved(ensemble=1) == ("holdout", 1, ()) == resolved(inner="holdout")
     # those that reproduce the paper
     assert resolved("combinedSepAtt") == ("holdout", 1, ()) and resolved("combined", save="m") == ("holdout", 5, ())
@@ -255,11 +258,37 @@ def test_classes_of_several_targets_have_weights_of_their_own(tmp_path: Path) ->
     labels["b"][::6] = np.nan
     pd.DataFrame({"smiles": table["smiles"], **labels}).to_csv(tmp_path / "t.csv", index=False)
     arguments = ("--csv", tmp_path / "t.csv", "--target-columns", "a", "b", "--task", "classification", "--epochs", 2)
-    folds = ("--model", "gcn_indepent", "--descriptors", "rdkit", "--inner", "folds", "--voters", "svm", "--runs", 1)
-    assert status_of(stages.train, *arguments, *folds, "--ensemble", 2, "--out", tmp_path / "r") == 0
+    folds = ("--model", "gcn_indepent", "--descriptors", "rdkit", "--inner", "folds", "--voters", "svm", "forest")
+    assert status_of(stages.train, *arguments, *folds, "--ensemble", 2, "--runs", 1, "--out", tmp_path / "r") == 0
     result = read_run_result(tmp_path / "r" / "t" / "gcn_indepent" / "random-0")
-    assert set(result.weights) == {"a", "b"} and set(result.weights["a"]) == {"gcn_indepent", "svm"}
+    assert set(result.weights) == {"a", "b"} and set(result.weights["a"]) == {"gcn_indepent", "svm", "forest"}
     assert result.thresholds is not None and result.coverage["test"].share is not None
+
+
+def test_a_forest_votes_on_classes(tmp_path: Path) -> None:
+    table = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(80)
+    table["label"] = (table["expt"] > -4).astype(int)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    arguments = ("--csv", tmp_path / "t.csv", "--target-columns", "label", "--task", "classification", "--epochs", 2)
+    folds = ("--model", "gcn_indepent", "--descriptors", "rdkit", "--inner", "folds", "--ensemble", 2)
+    out = ("--weights", "equal", "--save", tmp_path / "model", "--out", tmp_path / "r")
+    assert status_of(stages.train, *arguments, *folds, "--voters", "forest", *out) == 0
+    predictions = pd.read_csv(tmp_path / "r/t/gcn_indepent-saved/random-0/predictions.csv").query("part == 'test'")
+    predictor = Predictor(load_bundle(tmp_path / "model"))
+    read = predictor.featurizer(predictions["smiles"].tolist()).features
+    ensemble = predictor.bundle.ensemble
+    loaded, _ = ensemble.predict(ensemble.scale_features(read))
+    np.testing.assert_allclose(loaded[:, 0], predictions["y_pred_label"], atol=1e-6)
+    assert status_of(stages.explain, tmp_path / "model", "CCCCCC", "--out", tmp_path / "e") == 0
+    (explained,) = json.loads((tmp_path / "e" / "explained.json").read_text())["molecules"]
+    assert explained["complete"] and explained["shares"]["forest"]
+    # a forest that would lead out of its nodes is refused, and so is one that predicts numbers
+    jump = load_file(tmp_path / "model" / "weights.safetensors")["voter.forest.jump"]
+    damaged = _changed(tmp_path, tmp_path / "b", {"voter.forest.jump": np.where(jump, np.uint16(65000), jump)})
+    with pytest.raises(KFLM2Error, match="forest is damaged"):
+        load_bundle(damaged)
+    with pytest.raises(KFLM2Error, match="forest votes on classes only"):
+        load_bundle(_changed(tmp_path, tmp_path / "c", {}, kind="regression", thresholds=None))
 
 
 def test_a_search_measures_out_of_fold_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ Output = Callable[[Batch], torch.Tensor]
 """A function of a batch of B molecules that returns (B,) values, each of which depends on its molecule only."""
 
 VIEWS = ("graph", "tokens", "descriptors")
-VOTERS = {"svm": "SVM", "llm": "SVM of tokens", "minimol": "SVM of MiniMol"}
+VOTERS = {"svm": "SVM", "forest": "forest", "llm": "SVM of tokens", "minimol": "SVM of MiniMol"}
 """Voter -> its name in pictures."""
 _TINY = 1e-7
 TOLERANCE = 0.01

@@ -159,7 +159,7 @@ class Explainer:
         mol = parse_smiles(text)
         views = bundle.config.read_views
         plain = without(bundle.config.read_descriptors, "taught")
-        computed, counts, failures = descriptors_and_counts(plain, "svm" in bundle.config.read_voters, [text])
+        computed, counts, failures = descriptors_and_counts(plain, bundle.config.reads_counts, [text])
         graphs = graphs_of([mol]) if "graph" in views else None
         prints = compute_uncached([text]) if "minimol" in bundle.config.read_voters else None
         if prints is not None and np.isnan(prints).any():

@@ -28,6 +28,7 @@ from kflm2.stages.train.members import (
     training_weights,
 )
 from kflm2.stages.train.prepared import Prepared, prepare
+from kflm2.trainers.forest import fit_forest
 from kflm2.trainers.supervised import Ensemble, FittedModel
 from kflm2.trainers.voters import fit_voter
 
@@ -175,8 +176,10 @@ def _assemble_folds(
         if networks.baseline is not None and features.unscaled is not None:
             base = networks.baseline.predict(features.unscaled)
         pairs = [
-            fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
-            for name in config.read_voters
+            fit_forest(features, y_true, split, seed, importance, config.threads)
+            if name == "forest"
+            else fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
+            for name in config.of_task(task).read_voters
         ]
         deltas = (None, None) if networks.delta is None else with_voters(networks.delta)
         of_folds = dataclasses.replace(networks, folds=True, voters=tuple(pair[0] for pair in pairs), delta=deltas[0])

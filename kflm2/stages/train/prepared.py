@@ -82,7 +82,7 @@ def prepare(config: TrainConfig, device: torch.device, molecules: Molecules | No
     if note := xtb.count_failures(failures):
         print(note, flush=True)
     counts = None
-    if "svm" in config.read_voters:
+    if config.reads_counts:
         with _timed("Morgan counts", seconds):
             counts = compute_descriptors("morgan", molecules.smiles)
     prints = None
