@@ -139,7 +139,7 @@ class _Estimator(BaseEstimator):
             **settings, csv=Path("memory"), target_columns=("y",), task=self._task, runs=1, seed=self.random_state
         )
         config.check()
-        return config.resolved().of_task(self._task)
+        return config.resolved()
 
     def _fit(self, smiles: list[str], y_true: np.ndarray) -> None:
         config = self._config()

@@ -171,8 +171,8 @@ _ROWS = (
         "a smaller copy of a model, without the SMILES that it learnt from",
         "Copy a model that `kflm2 train --save` wrote, to be given away: without the SMILES that it learnt from, its"
         " weights in half precision.\n\nThat hides no secret: fingerprints of these molecules stay in it, for the"
-        " similarity to the nearest, and support vector machines; structures could be guessed from these, and labels"
-        " computed.",
+        " similarity to the nearest, and support vector machines and forests; structures could be guessed from these,"
+        " and labels computed.",
         "kflm2.config.models:PackConfig",
         "kflm2.stages.pack:run",
     ),

@@ -391,6 +391,7 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
 
     def resolved(self) -> Self:
         """The same settings with those filled in that depend on others: split, runs, ensemble, inner and voters."""
+        own = self.of_task(self.resolved_task)
         split = self.resolved_split
         views = self.views
         if self.from_ is not None and views and self.feature_columns and "covariates" not in views:
@@ -403,8 +404,8 @@ class TrainConfig(TrainingConfig, ModelConfig, PipelineConfig, StatesConfig, Tab
             runs=self.runs or runs,
             ensemble=self.members,
             inner="folds" if self.folds else "holdout",
-            voters=self.read_voters,
-            weights=self.weights if self.read_voters or self.baseline_model == "auto" else TrainingConfig.weights,
+            voters=own.read_voters,
+            weights=self.weights if own.read_voters or self.baseline_model == "auto" else TrainingConfig.weights,
             baseline_columns=self.baseline_columns
             if self.baseline_model != "none"
             else TrainingConfig.baseline_columns,

@@ -67,7 +67,7 @@ class Features:
     descriptors: np.ndarray | None = None
     """(n, P)"""
     counts: np.ndarray | None = None
-    """(n, 2048) Morgan counts, for a support vector machine beside the model."""
+    """(n, 2048) Morgan counts, for a support vector machine or a forest beside the model."""
     unscaled: np.ndarray | None = None
     """(n, L) descriptors that a ridge baseline reads, not scaled."""
     covariates: np.ndarray | None = None

@@ -144,8 +144,8 @@ class Bundle:
 
         That hides no secret. Fingerprints of these molecules stay, by which the similarity to the nearest of them is
         found, digests of their structures, and the numbers that the support vector machines read of them: a structure
-        could be guessed from these. Labels are not stored as such, but the coefficients of a support vector machine
-        give most of them away.
+        could be guessed from these. Labels are not stored as such, but the coefficients of a support vector machine and
+        the leaves of a forest give most of them away.
 
         Raises:
             BundleError: it does not say rightly how it was made.

@@ -213,7 +213,7 @@ def _molecules(bundle: Bundle) -> list[str]:
         return [
             "The SMILES that the models learnt from are not in this folder, so that no nearest one is named; weights",
             "are in half precision. That hides no secret: fingerprints of the molecules are in it, digests of their",
-            "structures, and what support vector machines read of them. A structure could be guessed from these, most",
+            "structures, and support vector machines or forests of them. A structure could be guessed from these, most",
             "labels could be computed, and whether a molecule was among them can be found out.",
         ]
     return [

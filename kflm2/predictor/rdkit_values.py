@@ -47,8 +47,8 @@ def rdkit_values(config: TrainConfig, packed: bool) -> dict[str, str]:
 
     Returns:
         JSON: `release` of RDKit, and the SHA-256 of the `molecules`' file and of their `structures` in standard form;
-        `smiles` of these for a model that reads the LLM's states; `graphs`; `counts` for a support vector machine, and
-        for fingerprints; and `descriptors`, float32 in base64, to name those that differ.
+        `smiles` of these for a model that reads the LLM's states; `graphs`; `counts` for a support vector machine or
+        a forest, and for fingerprints; and `descriptors`, float32 in base64, to name those that differ.
     """
     lines = _lines()
     values = {"release": rdkit_release(), "molecules": sha256_texts(lines)}

@@ -18,6 +18,8 @@ from kflm2.trainers.voters import drawn_rows, inputs
 TREES = 200
 _LEAF = np.iinfo(np.uint16).max
 """In place of a column, at a leaf."""
+_MOST_TREES, _DEEPEST = 1000, 1000
+"""Of a forest that is read from a file, so that an untrusted one cannot take much time and memory."""
 _ROWS = 256
 """Molecules that are predicted at once."""
 _Tree = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -70,6 +72,18 @@ class ForestVoter:
             out[forest, :, k] = self.value[node].reshape(count, trees).mean(axis=1, dtype=np.float64)
         return out
 
+    def _depth(self) -> int:
+        """Steps from a root to the deepest leaf; not counted on beyond _DEEPEST."""
+        depth, at = 0, np.unique(self.roots)
+        while len(at := at[self.column[at] != _LEAF]) and depth <= _DEEPEST:
+            depth, at = depth + 1, np.unique(np.concatenate([at + 1, at + self.jump[at]]))
+        return depth
+
+    @property
+    def least(self) -> float:
+        """Half of the smallest share but 0 that the trees can give: what is below it they cannot tell from 0."""
+        return 0.5 / len(self.roots)
+
     def baseline(self, covariates: np.ndarray | None = None) -> np.ndarray:
         """(F, K) predictions of median descriptors and mean counts.
 
@@ -94,7 +108,7 @@ class ForestVoter:
             widths: of scaled descriptors, counts and scaled covariates.
 
         Raises:
-            ValueError: the arrays do not go together, or would lead out of them.
+            ValueError: the arrays do not go together, lead out of themselves or too deep.
             KeyError, TypeError: one is missing.
         """
         descriptors, counts, covariates = widths
@@ -105,7 +119,7 @@ class ForestVoter:
             all(getattr(voter, name).dtype == kind for name, kind in kinds.items())
             and column.shape == voter.value.shape == jump.shape == (nodes,)
             and voter.roots.ndim == 3
-            and len(voter.roots) > 0
+            and 0 < len(voter.roots) <= _MOST_TREES
             and voter.roots.shape[1:] == (1, targets)
             and voter.counts.shape == (counts,)
         )
@@ -121,6 +135,7 @@ class ForestVoter:
                 and (jump[inner] > 0).all()
                 and (ahead[inner] < nodes).all()
                 and ((voter.value >= 0) & (voter.value <= 1))[~inner].all()
+                and voter._depth() <= _DEEPEST
             )
         if not sound:
             raise ValueError("the voter forest is damaged")
@@ -157,13 +172,10 @@ def fit_forest(
 
     def grown(number: int, k: int) -> list[_Tree]:
         # the last number is no fold's, so that forest sees all
-        known = ~np.isnan(labels[:, k])
-        seen = known & (fold != number)
-        if not seen.any():  # then what is known of the target elsewhere; of more molecules than are drawn, nothing
-            return [_leaf(labels[known, k].mean() if known.any() else 0.5)] * TREES
-        if np.ptp(labels[seen, k]) == 0:
-            return [_leaf(labels[seen, k].mean())] * TREES
-        forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=threads)
+        seen = (fold != number) & ~np.isnan(labels[:, k])
+        if not seen.any() or np.ptp(labels[seen, k]) == 0:  # of more molecules than are drawn none may have a label
+            return [_leaf(labels[seen, k].mean() if seen.any() else 0.5)] * TREES
+        forest = RandomForestClassifier(TREES, random_state=seed % 2**32, n_jobs=threads)
         forest.fit(x[seen], labels[seen, k], None if weights is None else weights[rows[seen]])
         return [_nodes(tree.tree_) for tree in forest.estimators_]
 

@@ -10,7 +10,7 @@ coefficients, so that a bundle needs no pickle.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit, logit
@@ -72,6 +72,8 @@ class SVMVoter:
     """(m, W) float32 scaled covariates of these molecules; W is 0 for none."""
     covariate_weight: float
     """By which they are multiplied: as few columns they would not count in the kernel, see fit_voter."""
+    least: ClassVar[float] = 1e-7
+    """Probability below which it cannot tell."""
 
     def predict(self, scaled: Features) -> np.ndarray:
         """(F, n, K) predictions; the probability of class 1 for classification."""

@@ -221,16 +221,16 @@ def test_a_bundle_with_unknown_voters_is_refused(work: Path, tiny_decoder: Path,
 
 
 def test_settings_of_folds_and_voters_depend_on_each_other() -> None:
-    def resolved(model: str = "crossAtt", **values: Any) -> tuple[Any, ...]:
-        config = TrainConfig.of(model, dataset="SAMPL", **values)
+    def resolved(model: str = "crossAtt", dataset: str = "SAMPL", **values: Any) -> tuple[Any, ...]:
+        config = TrainConfig.of(model, dataset=dataset, **values)
         config.check()
         config = config.resolved()
         return config.inner, config.ensemble, config.voters
 
-    assert resolved() == ("folds", 5, ("svm", "forest"))
-    # numbers are predicted without the forest
-    config = TrainConfig.of(dataset="SAMPL").resolved()
-    assert config.of_task("regression").voters == ("svm",) and config.of_task("classification") == config
+    assert resolved() == ("folds", 5, ("svm",)) and resolved(dataset="BACE") == ("folds", 5, ("svm", "forest"))
+    # where nothing votes that has a say, no weights are learnt
+    alone = TrainConfig.of(dataset="SAMPL", voters=("forest",), weights="equal").resolved()
+    assert (alone.voters, alone.weights) == ((), "learned")
     assert resolved(ensemble=1) == ("holdout", 1, ()) == resolved(inner="holdout")
     # those that reproduce the paper
     assert resolved("combinedSepAtt") == ("holdout", 1, ()) and resolved("combined", save="m") == ("holdout", 5, ())
@@ -279,6 +279,9 @@ def test_a_forest_votes_on_classes(tmp_path: Path) -> None:
     ensemble = predictor.bundle.ensemble
     loaded, _ = ensemble.predict(ensemble.scale_features(read))
     np.testing.assert_allclose(loaded[:, 0], predictions["y_pred_label"], atol=1e-6)
+    predictor.bundle.pack().save(tmp_path / "packed", "")
+    packed = Predictor(load_bundle(tmp_path / "packed")).predict(["CCCCCC", "CCO"]).y_pred
+    np.testing.assert_allclose(packed, predictor.predict(["CCCCCC", "CCO"]).y_pred, atol=1e-3)
     assert status_of(stages.explain, tmp_path / "model", "CCCCCC", "--out", tmp_path / "e") == 0
     (explained,) = json.loads((tmp_path / "e" / "explained.json").read_text())["molecules"]
     assert explained["complete"] and explained["shares"]["forest"]

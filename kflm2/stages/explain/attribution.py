@@ -32,7 +32,6 @@ Output = Callable[[Batch], torch.Tensor]
 VIEWS = ("graph", "tokens", "descriptors")
 VOTERS = {"svm": "SVM", "forest": "forest", "llm": "SVM of tokens", "minimol": "SVM of MiniMol"}
 """Voter -> its name in pictures."""
-_TINY = 1e-7
 TOLERANCE = 0.01
 """Largest gap, as a share of the difference, or of the target's standard deviation if that is larger."""
 _PARTS = ("states", "x", "edge_attr", "descriptors")
@@ -57,7 +56,7 @@ class Attribution:
     allowed: float
     """Largest gap at which the attributions are complete."""
     voters: dict[str, float] = field(default_factory=dict)
-    """Name -> attribution of a support vector machine beside the network, as a whole: its weighted difference."""
+    """Name -> attribution of a voter beside the network, as a whole: its weighted difference."""
 
     @property
     def difference(self) -> float:
@@ -153,7 +152,7 @@ def explain_all(
         parts.append((own, explain(models, molecule, average, target, pooled, steps)))
         changes = [
             (
-                VOTERS[voter.name],
+                voter,
                 weight,
                 voter.predict(scaled)[:, 0, target],
                 voter.baseline(scaled.covariates)[:, target],
@@ -165,10 +164,11 @@ def explain_all(
             whole = own + sum(others)
             linear *= whole
             prediction, baseline = prediction + whole * before + float(linear.sum()), baseline + whole * before
-        for name, weight, end, start in changes:
+        for voter, weight, end, start in changes:
             if models.members[0].task == "classification":
-                end, start = (logit(value.clip(_TINY, 1 - _TINY)) for value in (end, start))
+                end, start = (logit(value.clip(voter.least, 1 - voter.least)) for value in (end, start))
             prediction, baseline = prediction + weight * float(end.mean()), baseline + weight * float(start.mean())
+            name = VOTERS[voter.name]
             beside[name] = beside.get(name, 0.0) + weight * float(end.mean() - start.mean())
     return Attribution(
         prediction=prediction + sum(weight * part.prediction for weight, part in parts),

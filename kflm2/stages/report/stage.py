@@ -174,7 +174,7 @@ def _method(name: str, folder: Path, runs: list[SavedRun], split: str) -> SavedM
             options += ["--chemprop", "PROGRAM"]
         command = ["kflm2", "compare", str(folder.parent), "--split", "scaffold", "--practical", "NUMBER", *options]
         return SavedMethod(name, split, saved, "", shlex.join(command), tested)
-    defaults = to_json(TrainConfig.of(result.model)) if result.model in PIPELINES else {}
+    defaults = to_json(TrainConfig.of(result.model).of_task(saved[0].task)) if result.model in PIPELINES else {}
     changed = _changed_settings(result.config, TrainConfig(), defaults)
     hidden = (*_NOT_SHOWN, "model", "split", "out", "name")
     shown = {key: value for key, value in changed.items() if key not in hidden}

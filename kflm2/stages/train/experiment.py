@@ -179,7 +179,7 @@ def _assemble_folds(
             fit_forest(features, y_true, split, seed, importance, config.threads)
             if name == "forest"
             else fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
-            for name in config.of_task(task).read_voters
+            for name in config.read_voters
         ]
         deltas = (None, None) if networks.delta is None else with_voters(networks.delta)
         of_folds = dataclasses.replace(networks, folds=True, voters=tuple(pair[0] for pair in pairs), delta=deltas[0])

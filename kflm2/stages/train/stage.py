@@ -115,7 +115,6 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
         note = report.unknown_features(molecules, seed, split)
         if note and seed == config.seed:
             print(note, flush=True)
-    config = config.of_task(molecules.dataset.task)
     seen = check_seen(config, molecules, by_seed)
     _check_labels(molecules, by_seed)
     # a saved model has other settings than the runs that are compared, which must not be overwritten

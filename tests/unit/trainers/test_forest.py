@@ -83,18 +83,33 @@ def test_covariates_are_read() -> None:
     assert voter.baseline(ph[:1])[0, 0] < 0.5 < voter.baseline(ph[-1:])[0, 0]
 
 
+def test_a_chain_of_nodes_is_refused_as_too_deep() -> None:
+    arrays = fit_forest(FEATURES, Y, SPLIT, 0)[1].arrays()
+    nodes = 3000
+    chain: dict[str, np.ndarray] = {
+        "column": np.append(np.zeros(nodes - 1), 65535).astype(np.uint16),
+        "value": np.append(np.full(nodes - 1, 1e30), 0).astype(np.float32),
+        "jump": np.append(np.ones(nodes - 1), 0).astype(np.uint16),
+        "roots": np.zeros((TREES, 1, 2), dtype=np.int64),
+    }
+    with pytest.raises(ValueError, match="damaged"):
+        ForestVoter.from_arrays({**arrays, **chain}, 2, WIDTHS)
+    shorter = {**chain, "roots": np.full((TREES, 1, 2), nodes - 100)}
+    assert (ForestVoter.from_arrays({**arrays, **shorter}, 2, WIDTHS).predict(FEATURES) == 0).all()
+
+
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_one_class_is_predicted_of_all(label: float) -> None:
     assert (fit_forest(FEATURES, np.full((N, 1), label), SPLIT, 0)[1].predict(FEATURES) == label).all()
 
 
-def test_without_labels_outside_a_fold_its_forest_has_the_mean_of_those_inside() -> None:
+def test_without_labels_outside_a_fold_its_forest_knows_nothing() -> None:
     labels = np.full((N, 2), np.nan)
     labels[:, 0] = Y[:, 0]
     inside = SPLIT.folds[0]
     labels[inside, 1] = np.arange(len(inside)) < 3
     predicted = fit_forest(FEATURES, labels, SPLIT, 0)[0].predict(FEATURES)
-    np.testing.assert_allclose(predicted[0, :, 1], 3 / len(inside), atol=1e-6)
+    assert (predicted[0, :, 1] == 0.5).all()
     assert np.ptp(predicted[1, :, 1]) > 0
 
 
@@ -123,6 +138,7 @@ def test_of_too_many_molecules_some_are_drawn(monkeypatch: pytest.MonkeyPatch) -
         {"roots": lambda array: array + 10**6},
         {"roots": lambda array: array[:, :, :1]},
         {"roots": lambda array: array[:0]},
+        {"roots": lambda array: array.repeat(60, axis=0)},
         {"counts": lambda array: array[:-1]},
         {"secret": np.zeros(1)},
     ],
