@@ -70,11 +70,13 @@ EPOCHS_OF_TRIAL = 2
 # Said before any run: the difference that matters, of the RMSE in its unit or of the ROC-AUC.
 PRACTICAL = {"SAMPL": 0.1, "Delaney": 0.05, "Lipophilicity": 0.05, "Llinas": 0.05, "Warrior": 0.1}
 PRACTICAL_AUC = 0.02
-# Seconds of one core for a molecule and a run; of no-LLM and of a pipeline, as a share of crossAtt's. For --hours.
+# Seconds of one core for a molecule and a run, of trees and machines for each target; of no-LLM and of a pipeline, as a
+# share of crossAtt's. For --hours.
 SECONDS = {
     "crossAtt": 0.14,
     "a character": 0.0106,
     NO_LLM: 0.5,
+    "voting forest": 0.006,
     "pipeline": 0.08,
     "forest": 0.01,
     "xgboost": 0.04,
@@ -265,6 +267,8 @@ def hours(left: dict[Part, list[str]], as_written: list[Part], jobs: int) -> str
         for name in wanted:
             if name in ("crossAtt", NO_LLM, *PIPELINES):
                 seconds += network * (1 if name == "crossAtt" else SECONDS.get(name, SECONDS["pipeline"]))
+                if name not in PIPELINES and dataset.task == "classification":
+                    seconds += SECONDS["voting forest"] * len(dataset.targets)
             else:
                 seconds += SECONDS[name] if name in CHEMPROP else SECONDS[name] * len(dataset.targets)
         words = f"{part.split}, as written" if part.as_written else part.split
