@@ -29,6 +29,7 @@ from kflm2.stages.train.members import (
 )
 from kflm2.stages.train.prepared import Prepared, prepare
 from kflm2.trainers.forest import fit_forest
+from kflm2.trainers.jobs import default_jobs
 from kflm2.trainers.supervised import Ensemble, FittedModel
 from kflm2.trainers.voters import fit_voter
 
@@ -169,6 +170,8 @@ def _assemble_folds(
     """
     y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
     importance = training_weights(prepared.molecules, split)
+    # as many as the networks may take: on a GPU, where these are quick, the trees would last much longer than they
+    threads = config.threads * (config.jobs or default_jobs(config.threads))
     start = time.perf_counter()
 
     def with_voters(networks: Ensemble) -> tuple[Ensemble, Ensemble]:
@@ -176,7 +179,7 @@ def _assemble_folds(
         if networks.baseline is not None and features.unscaled is not None:
             base = networks.baseline.predict(features.unscaled)
         pairs = [
-            fit_forest(features, y_true, split, seed, importance, config.threads)
+            fit_forest(features, y_true, split, seed, importance, threads)
             if name == "forest"
             else fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
             for name in config.read_voters
