@@ -81,7 +81,7 @@ class ForestVoter:
 
     @property
     def least(self) -> float:
-        """Half of the smallest share but 0 that the trees can give: what is below it they cannot tell from 0."""
+        """Half of a tree's vote: a smaller probability the trees cannot tell from 0."""
         return 0.5 / len(self.roots)
 
     def baseline(self, covariates: np.ndarray | None = None) -> np.ndarray:
