@@ -169,6 +169,8 @@ def fit_forest(
     fold = split.fold_of[np.searchsorted(split.learned, rows)]
     x, labels = _joined(scaled, rows), y_true[rows]
     targets, folds = labels.shape[1], len(split.folds)
+    descriptors, counts = inputs("forest", scaled)
+    widths = descriptors.shape[1], x.shape[1] - descriptors.shape[1] - counts.shape[1]
 
     def grown(number: int, k: int) -> list[_Tree]:
         # the last number is no fold's, so that forest sees all
@@ -186,8 +188,6 @@ def fit_forest(
         column, value, jump = (np.concatenate([tree[i] for tree in trees]) for i in range(3))
         return ForestVoter(column, value, jump, first, counts[rows].mean(axis=0, dtype=np.float32), widths)
 
-    descriptors, counts = inputs("forest", scaled)
-    widths = descriptors.shape[1], x.shape[1] - descriptors.shape[1] - counts.shape[1]
     return voter(range(folds)), voter(range(folds, folds + 1))
 
 
