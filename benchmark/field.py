@@ -1,7 +1,9 @@
 """crossAtt against what else a user would pick, on all eleven datasets.
 
     python benchmark/field.py --hours                     # what would run, and about how long on two cores
-    python benchmark/field.py --quick                     # SAMPL and BACE, one repeat
+    python benchmark/field.py --quick                     # SAMPL and BACE, five runs
+    python benchmark/field.py --runs 1                    # the first run of each dataset and kind of split
+    python benchmark/field.py HIV --methods crossAtt svm  # of one dataset two methods
     python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
     python benchmark/field.py --published FILE            # also crossAtt on ten random splits of each dataset as it is
     python benchmark/field.py --show                      # tables and pictures from existing results
@@ -12,8 +14,8 @@ LLM, and the paper's five pipelines run with their defaults, but for the epochs 
 The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on Tox21 and HIV, which
 MiniMol learnt from. Every run is a core's, but for the networks on a GPU (`--device cuda`), whose time `--hours` does
 not know. The files must exist: `kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run,
-value. The runs of a method go to docs/data/field.csv when all of a dataset and split are there; what is there is not
-run again, on this machine or on another. Tables go to OUT/field.md, pictures to docs/.
+value. Each run goes to docs/data/field.csv, and what is there is not run again, on this machine or on another. Shown
+are crossAtt's runs, and the methods that have all of these. Tables go to OUT/field.md, pictures to docs/.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,26 @@ DOCS = Path(__file__).parents[1] / "docs"
 PIPELINES = ("combined_base", "gcn_indepent", "combined", "combinedAtt", "combinedSepAtt")
 NO_LLM = "no-LLM"
 """crossAtt that reads the graph and the descriptors alone."""
+FOLDS = "folds"
+"""crossAtt after one epoch: the baselines read their molecules and inner folds from its runs."""
+TRAINED = ("crossAtt", NO_LLM, *PIPELINES)
 BASELINES = ("mean", "knn", "forest", "xgboost", "svm", "minimol")
 CHEMPROP = ("chemprop", "chemprop-rdkit")
+METHODS = (*TRAINED, *BASELINES, *CHEMPROP)
 RIVALS = ("chemprop", "chemprop-rdkit", "minimol", "svm", "forest", "xgboost", NO_LLM)
+WORDS = {
+    NO_LLM: "without the LLM",
+    "minimol": "MiniMol + SVM",
+    "svm": "SVM",
+    "xgboost": "XGBoost",
+    "chemprop-rdkit": "chemprop with RDKit's descriptors",
+    "knn": "5-NN",
+}
+"""Of methods in tables, where the name does not say it."""
 SMALL = ("SAMPL", "Delaney", "BACE", "BBBP", "ClinTox", "SIDER")
 """Datasets of which several repeats of cv5x5 are run; of the others, and of scaffolds, the first."""
+ONE_REPEAT = 5
+"""Runs: five folds."""
 QUICK = ("SAMPL", "BACE")
 LARGE = 2500
 """From this number of molecules on a network is trained for fewer epochs."""
@@ -103,18 +120,22 @@ class Part:
     """On which the networks are trained."""
 
     def config(self, method: str, out: Path) -> TrainConfig:
-        """Of a pipeline, or of crossAtt without the LLM."""
+        """Of a pipeline, of crossAtt without the LLM, or of FOLDS."""
         changes: dict[str, Any] = {}
         if method == NO_LLM:
             changes = {"name": NO_LLM, "views": ("graph", "descriptors")}
+        elif method == FOLDS:
+            changes = {"name": FOLDS, "voters": ()}
         table: dict[str, Any] = {"dataset": self.dataset}
         if self.dataset == "HIV" and not self.as_written:
             table = {"csv": _hiv(out), "target_columns": DATASETS["HIV"].targets, "task": "classification"}
         epochs = {"epochs": EPOCHS_OF_LARGE} if len(load(TrainConfig.of(**table)).smiles) > LARGE else {}
         if self.trial:
             epochs = {"epochs": EPOCHS_OF_TRIAL, "limit": TRIAL_MOLECULES}
+        if method == FOLDS:
+            epochs["epochs"] = 1
         config = TrainConfig.of(
-            "crossAtt" if method == NO_LLM else method,
+            "crossAtt" if method in (NO_LLM, FOLDS) else method,
             **table,
             **changes,
             standardize="canonical" if self.as_written else "parent",
@@ -130,6 +151,11 @@ class Part:
         config.check()
         return config
 
+    def runs_in(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """Those of the part."""
+        mine = (runs["dataset"] == self.dataset) & (runs["split"] == self.split)
+        return runs[mine & (runs["seed"] < self.runs)] if len(runs) else runs
+
     def out(self, out: Path) -> Path:
         """Of the results."""
         return out / "as_written" if self.as_written else out
@@ -143,14 +169,20 @@ def main() -> None:
     """Run what is missing, then print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
-    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, the first repeat only")
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, five runs of each split")
     parser.add_argument(
         "--trial",
         action="store_true",
         help=f"{TRIAL_MOLECULES} molecules, {EPOCHS_OF_TRIAL} epochs, 3 runs: whether it works",
     )
     parser.add_argument(
-        "--repeats", type=int, default=5, help=f"repeats of cv5x5 of {', '.join(SMALL)}; others have one; default 5"
+        "--runs",
+        type=int,
+        default=5 * ONE_REPEAT,
+        help=f"at most so many of each dataset and split; default 25 of cv5x5 of {', '.join(SMALL)}, 5 of all others",
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"default all of {', '.join(METHODS)}"
     )
     parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
     parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
@@ -161,43 +193,53 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="run nothing")
     options = parser.parse_args()
     names = QUICK if options.quick else options.names
-    parts = list(plan(names, 1 if options.quick else options.repeats, options.trial, options.device))
+    runs = min(options.runs, ONE_REPEAT) if options.quick else options.runs
+    parts = list(plan(names, runs, options.trial, options.device))
     published = None if options.published is None else read_published(options.published)
-    as_written = [] if published is None else list(_as_written(names, published, options.trial, options.device))
-    baselines = (*BASELINES, *(CHEMPROP if options.chemprop else ()))
+    as_written = []
+    if published is not None:
+        as_written = list(_as_written(names, published, options.runs, options.trial, options.device))
+    if not options.chemprop and (without := [name for name in options.methods or () if name in CHEMPROP]):
+        parser.error(f"{' and '.join(without)}: --chemprop PATH says where chemprop is")
+    wanted = tuple(name for name in options.methods or METHODS if options.chemprop or name not in CHEMPROP)
     docs = options.out if options.quick or options.trial else DOCS
+    store = docs / "data" / "field.csv"
     if not options.show:
-        left = {part: missing(part, baselines, docs / "data" / "field.csv") for part in parts}
-        print(hours(left, as_written, options.jobs), flush=True)
+        names_of = {**dict.fromkeys(parts, wanted), **dict.fromkeys(as_written, ("crossAtt",))}
+        left = {part: missing(part, names, store) for part, names in names_of.items()}
+        print(hours(left, options.jobs), flush=True)
         if options.hours:
             return
         start = time.perf_counter()
-        for part in parts:
-            run_part(part, baselines, docs / "data" / "field.csv", options)
-        _in_parallel(_train, ((part, "crossAtt", options.out) for part in as_written), _jobs(options))
+        for part, names in names_of.items():
+            run_part(part, names, store, options)
         print(f"ran for {(time.perf_counter() - start) / 3600:.1f} hours, {options.jobs} at a time")
-    show(parts, options.out, docs)
+    for part in (*parts, *as_written):
+        save_runs(part, options.out, store)
+    runs = stored(store)
+    show(parts, runs, options.out, docs)
     if published is not None:
-        print("\n".join(_beside_published(as_written, options.out, published)))
+        print("\n".join(_beside_published(as_written, runs, published)))
 
 
-def run_part(part: Part, baselines: Iterable[str], store: Path, options: argparse.Namespace) -> None:
-    """Run what is missing of one dataset and kind of split, and add it to the store of all runs.
-
-    crossAtt is run again where its runs are in the store and not in the folder, since the others read their molecules
-    and folds from there; on another machine the digits may then differ a little from those in the store, which stay.
-    """
-    if not (wanted := missing(part, baselines, store)):
+def run_part(part: Part, names: Sequence[str], store: Path, options: argparse.Namespace) -> None:
+    """Run what is missing of one dataset and kind of split, and add it to the store of all runs."""
+    save_runs(part, options.out, store)  # of a call that was stopped
+    if not (wanted := missing(part, names, store)):
         print(f"{part.dataset}, {part.split}: all runs are in {store}", flush=True)
         return
+    others = [(part, name, options.out, wanted[name], options.chemprop) for name in wanted if name not in TRAINED]
+    if others:
+        wanted[FOLDS] = sorted({seed for task in others for seed in task[3]})
     # of one method several runs at a time; then several methods, the slowest last
-    _in_parallel(_train, [(part, "crossAtt", options.out, options.jobs)], 1)
-    models = [(part, name, options.out) for name in (NO_LLM, *PIPELINES) if name in wanted]
-    others = [(part, name, options.out, options.chemprop) for name in baselines if name in wanted]
-    quick, slow = ([task for task in others if (task[1] in CHEMPROP) == chemprop] for chemprop in (False, True))
+    for name in ("crossAtt", FOLDS):
+        if name in wanted:
+            _in_parallel(_train, [(part, name, options.out, wanted[name], options.jobs)], 1)
+            save_runs(part, options.out, store)
+    models = [(part, name, options.out, wanted[name]) for name in wanted if name in (NO_LLM, *PIPELINES)]
     _in_parallel(_train, models, _jobs(options))
     save_runs(part, options.out, store)
-    for tasks in (quick, slow):
+    for tasks in ([task for task in others if (task[1] in CHEMPROP) == chemprop] for chemprop in (False, True)):
         _in_parallel(_baseline, tasks, options.jobs)
         save_runs(part, options.out, store)
 
@@ -207,13 +249,14 @@ def _jobs(options: argparse.Namespace) -> int:
     return options.jobs if options.device == "cpu" else 1
 
 
-def missing(part: Part, baselines: Iterable[str], store: Path) -> list[str]:
-    """The methods of which the store has not all runs."""
-    known = stored(store)
-    known = known[(known["dataset"] == part.dataset) & (known["split"] == part.split)]
-    seeds = known.groupby("method")["seed"].nunique() if len(known) else {}
-    wanted = [name for name in ("crossAtt", NO_LLM, *PIPELINES, *baselines) if seeds.get(name, 0) < part.runs]
-    return [name for name in wanted if name != "minimol" or part.dataset not in LEARNT_BY_MINIMOL]
+def missing(part: Part, names: Iterable[str], store: Path) -> dict[str, list[int]]:
+    """Method -> seeds of the runs that the store has not; only methods of which runs are missing."""
+    known = part.runs_in(stored(store))
+    done = known.groupby("method")["seed"].agg(set) if len(known) else {}
+    wanted = {name: sorted(set(range(part.runs)) - done.get(name, set())) for name in names}
+    if part.dataset in LEARNT_BY_MINIMOL:
+        wanted.pop("minimol", None)
+    return {name: seeds for name, seeds in wanted.items() if seeds}
 
 
 def stored(store: Path) -> pd.DataFrame:
@@ -223,37 +266,40 @@ def stored(store: Path) -> pd.DataFrame:
 
 def save_runs(part: Part, out: Path, store: Path) -> None:
     """Add the runs of a part that are in a folder and not in the store."""
-    if not any(part.folder("crossAtt", out).glob(f"{part.split}-*/{schema.FILE}")):
+    folder = part.out(out) / part.dataset
+    if not any(folder.glob(f"*/{part.split}-*/{schema.FILE}")):
         return
-    found = _complete(methods.find(str(out / part.dataset), part.split))
-    rows = pd.DataFrame([row for method in found for row in _runs(part, method)])
+    found = methods.find(str(folder), part.split)
+    rows = pd.DataFrame([row for method in found if method.name != FOLDS for row in _runs(part, method)])
     table = pd.concat([known for known in (stored(store), rows) if len(known)] or [rows])
     if len(table):
         store.parent.mkdir(parents=True, exist_ok=True)
         write_csv(store, table.drop_duplicates(["dataset", "split", "method", "seed"], keep="first"))
 
 
-def plan(names: Iterable[str], repeats: int = 5, trial: bool = False, device: str = "cpu") -> Iterator[Part]:
-    """Dataset and split of every experiment, the quickest datasets first."""
+def plan(names: Iterable[str], runs: int = 5 * ONE_REPEAT, trial: bool = False, device: str = "cpu") -> Iterator[Part]:
+    """Dataset and split of every experiment, the quickest datasets first; runs: at most so many."""
+    one_repeat = min(3 if trial else ONE_REPEAT, runs)
     for name in sorted(names, key=[*SMALL, *(name for name in DATASETS if name not in SMALL)].index):
         if DATASETS[name].brings_tests:
-            yield Part(name, "given", 3 if trial else 5, trial, device=device)
+            yield Part(name, "given", one_repeat, trial, device=device)
             continue
-        yield Part(name, "cv5x5", 3 if trial else 5 * (repeats if name in SMALL else 1), trial, device=device)
-        yield Part(name, "scaffold_cv5x5", 3 if trial else 5, trial, device=device)
+        yield Part(name, "cv5x5", runs if name in SMALL and not trial else one_repeat, trial, device=device)
+        yield Part(name, "scaffold_cv5x5", one_repeat, trial, device=device)
 
 
-def _as_written(names: Iterable[str], published: pd.DataFrame, trial: bool, device: str) -> Iterator[Part]:
-    """Ten random splits of each dataset of which others published runs on random splits."""
+def _as_written(names: Iterable[str], published: pd.DataFrame, runs: int, trial: bool, device: str) -> Iterator[Part]:
+    """Up to ten random splits of each dataset of which others published runs on random splits."""
     known = set(published.loc[published["split"] == "random", "dataset"])
-    parts = (Part(name, "random", 3 if trial else 10, trial, as_written=True, device=device) for name in names)
+    runs = min(3 if trial else 10, runs)
+    parts = (Part(name, "random", runs, trial, as_written=True, device=device) for name in names)
     yield from (part for part in parts if part.dataset in known)
 
 
-def hours(left: dict[Part, list[str]], as_written: list[Part], jobs: int) -> str:
-    """What will run and about how long; of each part the methods that are missing."""
+def hours(left: dict[Part, dict[str, list[int]]], jobs: int) -> str:
+    """What will run and about how long; of each part the runs that are missing."""
     total, lines = 0.0, []
-    for part, wanted in [*left.items(), *((part, ["crossAtt"]) for part in as_written)]:
+    for part, wanted in left.items():
         if not wanted:
             continue
         dataset, _ = locate(part.dataset)
@@ -263,19 +309,20 @@ def hours(left: dict[Part, list[str]], as_written: list[Part], jobs: int) -> str
         length = float(np.mean([len(text) for text in smiles[:500]]))
         share = (EPOCHS_OF_TRIAL if part.trial else EPOCHS_OF_LARGE if count > LARGE else 100) / 100
         network = (SECONDS["crossAtt"] + SECONDS["a character"] * length) * share
-        seconds = 0.0
-        for name in wanted:
-            if name in ("crossAtt", NO_LLM, *PIPELINES):
-                seconds += network * (1 if name == "crossAtt" else SECONDS.get(name, SECONDS["pipeline"]))
+        core_hours = 0.0
+        for name, seeds in wanted.items():
+            if name in TRAINED:
+                seconds = network * (1 if name == "crossAtt" else SECONDS.get(name, SECONDS["pipeline"]))
                 if name not in PIPELINES and dataset.task == "classification":
                     seconds += SECONDS["voting forest"] * len(dataset.targets)
             else:
-                seconds += SECONDS[name] if name in CHEMPROP else SECONDS[name] * len(dataset.targets)
+                seconds = SECONDS[name] if name in CHEMPROP else SECONDS[name] * len(dataset.targets)
+            core_hours += seconds * count * len(seeds) / 3600
         words = f"{part.split}, as written" if part.as_written else part.split
-        core_hours = seconds * count * part.runs / 3600
-        lines.append([f"{part.dataset}, {words}", f"{count:,}", str(part.runs), str(len(wanted)), f"{core_hours:.1f}"])
+        runs = sum(map(len, wanted.values()))
+        lines.append([f"{part.dataset}, {words}", f"{count:,}", str(len(wanted)), str(runs), f"{core_hours:.1f}"])
         total += core_hours
-    table = markdown([["", "molecules", "runs", "methods", "core hours"], *lines])
+    table = markdown([["", "molecules", "methods", "runs of all", "core hours"], *lines])
     return "\n".join([*table, f"about {total / jobs:.1f} hours, {jobs} at a time, for what is not there yet"])
 
 
@@ -299,13 +346,14 @@ def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
     print(f"{part.dataset}, {part.split}, {method}: {end}", flush=True)
 
 
-def _train(part: Part, method: str, out: Path, jobs: int = 1) -> None:
+def _train(part: Part, method: str, out: Path, seeds: Sequence[int], jobs: int = 1) -> None:
     config = part.config(method, out)
-    run_missing(replace(config, jobs=config.jobs and jobs))
+    runs = max(seeds) + 1 - min(seeds)
+    run_missing(replace(config, seed=min(seeds), runs=runs, jobs=config.jobs and jobs))
 
 
-def _baseline(part: Part, name: str, out: Path, program: Path | None) -> None:
-    (reference,) = methods.find(str(part.folder("crossAtt", out)), part.split)
+def _baseline(part: Part, name: str, out: Path, seeds: Sequence[int], program: Path | None) -> None:
+    (reference,) = methods.find(str(part.folder(FOLDS, out)), part.split, seeds)
     run_baseline(name, reference, program)
 
 
@@ -322,54 +370,50 @@ def _hiv(out: Path) -> Path:
     return path
 
 
-def show(parts: list[Part], out: Path, docs: Path) -> None:
-    """Print the tables and draw the pictures, of what is there."""
-    for part in parts:
-        save_runs(part, out, docs / "data" / "field.csv")
-    runs = stored(docs / "data" / "field.csv")
-    lines, shown = [], []
-    for split in dict.fromkeys(part.split for part in parts):
-        ranks: dict[str, pd.DataFrame] = {}
+def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path) -> None:
+    """Print the tables and draw the pictures, of what is there; runs: the store."""
+    found = {part: comparable(part, runs) for part in parts}
+    lines = []
+    for split in dict.fromkeys(part.split for part in parts if part.split != "given"):  # runs of given tests give none
+        measured: dict[str, pd.DataFrame] = {}
         judged: list[Judged] = []
-        for part in parts:
-            mine = runs[(runs["dataset"] == part.dataset) & (runs["split"] == split)]
+        for part, mine in found.items():
             if part.split != split or mine.empty:
-                continue
-            shown.append(mine)
-            if split == "given":  # all runs of it test the same molecules, and give no verdict
                 continue
             metric = str(mine["metric"].iloc[0])
             # a fold of one class has no ROC-AUC, of no method; a method that lacks others is left out
             table = mine.pivot(index="seed", columns="method", values="value").dropna(how="all").dropna(axis=1)
             if len(table) < LEAST_RUNS:
-                print(f"left out  {part.dataset}, {split}: {metric} of {len(table)} runs")
+                print(f"no verdict  {part.dataset}, {split}: {metric} of {len(table)} runs")
                 continue
             judged += _judged(part, metric, table, out)
-            ranks[part.dataset] = table.rank(axis=1, ascending=metric in SMALLER_IS_BETTER)
+            measured[part.dataset] = table if metric in SMALLER_IS_BETTER else -table
         if judged:
             p_values = holm([entry.pair.p for entry in judged])
             verdicts = {
                 (entry.rival, entry.dataset): entry.verdict(p) for entry, p in zip(judged, p_values, strict=True)
             }
             lines += [f"\n### {split}\n", *_counts(verdicts)]
-            draw_ranks(ranks, docs / f"field-ranks-{split}.png")
+            draw_ranks(measured, docs / f"field-ranks-{split}.png")
             draw_pairs(judged, verdicts, docs / f"field-pairs-{split}.png")
-    if not shown:
-        sys.exit(f"nothing is complete yet in {out}")
-    text = "\n".join([*_means(pd.concat(shown)), *lines])
+    if not any(map(len, found.values())):
+        sys.exit(f"crossAtt has not run yet in {out}")
+    shown = pd.concat([mine for mine in found.values() if len(mine)])
+    text = "\n".join([*tables(shown), *lines])
     write_text(out / "field.md", text + "\n")
     print(text)
 
 
-def _complete(found: list[methods.Method]) -> list[methods.Method]:
-    """The methods that have crossAtt's runs; of a benchmark that was stopped some have not."""
-    reference = next((method for method in found if method.name == "crossAtt"), None)
-    if reference is None or len(reference.folds) < LEAST_RUNS:
-        return []
-    for method in found:
-        if method.folds.keys() != reference.folds.keys():
-            print(f"left out  {method.dataset}, {method.split}, {method.name}: not all of crossAtt's runs are there")
-    return [method for method in found if method.folds.keys() == reference.folds.keys()]
+def comparable(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
+    """crossAtt's runs of a part, and those of the methods that have all of these."""
+    mine = part.runs_in(runs)
+    seeds = mine.groupby("method")["seed"].agg(set) if len(mine) else {}
+    wanted = seeds.get("crossAtt", set())
+    for name in seeds.keys():
+        if not wanted <= seeds[name]:
+            print(f"left out  {part.dataset}, {part.split}, {name}: not all of crossAtt's runs are there")
+    complete = [name for name in seeds.keys() if wanted <= seeds[name]]
+    return mine[mine["method"].isin(complete) & mine["seed"].isin(wanted)]
 
 
 @dataclass(frozen=True)
@@ -430,26 +474,79 @@ def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
         }
 
 
-def _means(runs: pd.DataFrame) -> list[str]:
-    """One line a dataset and split: each method's mean and standard deviation, the best in bold."""
-    names = [
-        name for name in ("crossAtt", NO_LLM, *PIPELINES, *CHEMPROP, *BASELINES[::-1]) if name in set(runs["method"])
-    ]
-    lines = [["", "split", "runs", "metric", *names]]
-    for (dataset, split), part in runs.groupby(["dataset", "split"], sort=False):
-        grouped = part.groupby("method")["value"]
+def tables(runs: pd.DataFrame) -> list[str]:
+    """Means of the test metric, of crossAtt with the standard deviation: the field, then the paper's pipelines.
+
+    Args:
+        runs: rows of the store that can be compared, see comparable.
+    """
+    field = ("crossAtt", *RIVALS, "knn", "mean")
+    lines = []
+    for words, splits in (("Random folds, and given tests", ("cv5x5", "given")), ("Scaffolds", ("scaffold_cv5x5",))):
+        of_split = runs[runs["split"].isin(splits)]
+        for heading, names in ((words, field), (f"{words}: the paper's pipelines", ("crossAtt", *PIPELINES))):
+            compared = of_split[of_split["method"].isin(names)]
+            compared = compared.groupby("dataset", sort=False).filter(lambda part: part["method"].nunique() > 1)
+            if len(compared):
+                lines += [f"\n### {heading}\n", *_means(compared, names)]
+    lines += ["\n### Test molecules inside the 90 % intervals of crossAtt\n", *_coverage(runs)]
+    return [*lines, "\n### Minutes of a core for training one run\n", *_minutes(runs)]
+
+
+def _means(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """A line a dataset, regression first, and one with the folds on which crossAtt is better; the best in bold."""
+    names = [name for name in names if name in set(runs["method"])]
+    lines, wins, folds = [], dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for dataset, part in sorted(
+        runs.groupby("dataset", sort=False), key=lambda item: DATASETS[item[0]].task, reverse=True
+    ):
         metric = part["metric"].iloc[0]
-        best = grouped.mean().idxmin() if metric == "RMSE" else grouped.mean().idxmax()
-        cells = []
+        table = part.pivot(index="seed", columns="method", values="value")
+        means, cells = table.mean(), {}
+        best = means.idxmin() if metric in SMALLER_IS_BETTER else means.idxmax()
         for name in names:
-            if name not in grouped.groups:
-                cells.append("-")
-                continue
-            values = grouped.get_group(name)
-            text = f"{values.mean():.3f} ± {values.std():.3f}"
-            cells.append(f"**{text}**" if name == best else text)
-        lines.append([dataset, split, str(part["seed"].nunique()), metric, *cells])
-    return markdown(lines, (0, 1, 3))
+            cells[name] = f"{means[name]:.3f}" if name in means else "-"
+            if name == "crossAtt" and len(table) > 1:
+                cells[name] += f" ± {table[name].std():.3f}"
+            if name == best:
+                cells[name] = f"**{cells[name]}**"
+            if name in table and "given" not in set(part["split"]):
+                better = table["crossAtt"] - table[name]
+                wins[name] += int((-better if metric in SMALLER_IS_BETTER else better).gt(0).sum())
+                folds[name] += int(better.notna().sum())
+        lines.append([dataset, metric, str(len(table)), *cells.values()])
+    heading = ["", "metric", "runs", *(WORDS.get(name, name) for name in names)]
+    last = [f"{wins[name]} of {folds[name]}" if folds[name] and name != "crossAtt" else "" for name in names]
+    return markdown([heading, *lines, ["folds on which crossAtt is better", "", "", *last]], (0, 1))
+
+
+def _coverage(runs: pd.DataFrame) -> list[str]:
+    """A line a dataset: how much of the test part crossAtt's intervals hold, mean over the runs."""
+    mine = runs[runs["method"] == "crossAtt"]
+    held = mine.pivot_table(index="dataset", columns="split", values="coverage", sort=False)
+    lines = [
+        [str(dataset), *("-" if np.isnan(share) else f"{100 * share:.1f} %" for share in row)]
+        for dataset, row in held.iterrows()
+    ]
+    return markdown([["", *held.columns], *lines])
+
+
+def _minutes(runs: pd.DataFrame) -> list[str]:
+    """A line a dataset: the median over the runs of both kinds of split, of those on a CPU."""
+    runs = runs[runs["device"] == "cpu"]
+    names = [name for name in ("crossAtt", *RIVALS, *PIPELINES) if name in set(runs["method"])]
+    median = runs.pivot_table(
+        index="dataset", columns="method", values="training_seconds", aggfunc="median", sort=False
+    )
+    lines = [
+        [str(dataset), *("-" if np.isnan(row[name]) else _two_digits(row[name] / 60) for name in names)]
+        for dataset, row in median.iterrows()
+    ]
+    return markdown([["", *(WORDS.get(name, name) for name in names)], *lines])
+
+
+def _two_digits(number: float) -> str:
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _counts(verdicts: dict[tuple[str, str], str]) -> list[str]:
@@ -461,24 +558,28 @@ def _counts(verdicts: dict[tuple[str, str], str]) -> list[str]:
             continue
         better, worse = (words.count(f"{name} is better") for name in ("crossAtt", rival))
         alike = sum(word in ("alike", "differ by less than matters") for word in words)
-        lines.append([rival, *map(str, (len(words), better, alike, len(words) - better - alike - worse, worse))])
+        lines.append(
+            [
+                WORDS.get(rival, rival),
+                *map(str, (len(words), better, alike, len(words) - better - alike - worse, worse)),
+            ]
+        )
     return [*markdown(lines), "", "p by Holm's method over all rivals and datasets of a kind of split"]
 
 
-def _beside_published(parts: list[Part], out: Path, published: pd.DataFrame) -> list[str]:
+def _beside_published(parts: list[Part], runs: pd.DataFrame, published: pd.DataFrame) -> list[str]:
     """crossAtt's mean beside what others published of random splits, and in how many cells ours is better."""
     others = list(dict.fromkeys(published["method"]))
     lines, lower, cells = [["as written, random", "metric", "runs", "crossAtt", *others]], 0, 0
     for part in parts:
-        if not part.folder("crossAtt", out).is_dir():
+        mine = part.runs_in(runs)
+        if mine.empty:
             continue
-        (method,) = methods.find(str(part.folder("crossAtt", out)), "random")
-        metric = method.record.primary_metric
-        ours = np.array([fold.metrics[metric] for fold in method.folds.values()], dtype=float)
+        metric, ours = mine["metric"].iloc[0], mine["value"]
         means = {
             name: mean for name, split, _, mean, _ in published_of(published, part.dataset, metric) if split == "random"
         }
-        row = [part.dataset, metric, str(len(ours)), f"{ours.mean():.3f} ± {ours.std(ddof=1):.3f}"]
+        row = [part.dataset, metric, str(len(ours)), f"{ours.mean():.3f} ± {ours.std():.3f}"]
         for name in others:
             if name not in means:  # another metric, such as ROC-AUC of rounded predictions
                 row.append("-")
@@ -493,8 +594,15 @@ def _beside_published(parts: list[Part], out: Path, published: pd.DataFrame) -> 
 
 @styled
 def draw_ranks(tables: dict[str, pd.DataFrame], path: Path) -> None:
-    """Mean rank of each method: a dot a dataset, a bar for their mean."""
-    ranks = pd.DataFrame({name: table.mean() for name, table in tables.items()})
+    """Mean rank of each method that has run on all datasets: a dot a dataset, a bar for their mean.
+
+    Args:
+        tables: dataset -> a row a run, a column a method; the smaller the better.
+        path: of the picture.
+    """
+    # among methods of which some have not run, a rank would depend on which
+    common = sorted(set.intersection(*(set(table) for table in tables.values())))
+    ranks = pd.DataFrame({name: table[common].rank(axis=1).mean() for name, table in tables.items()})
     ranks = ranks.loc[ranks.mean(axis=1).sort_values().index]
     figure = Figure(figsize=(6.5, 1.2 + 0.32 * len(ranks)))
     axis = figure.subplots()
@@ -502,10 +610,11 @@ def draw_ranks(tables: dict[str, pd.DataFrame], path: Path) -> None:
         color = BLUE if name == "crossAtt" else GREY
         axis.plot(values, [row] * len(values), ".", color=color, alpha=0.5)
         axis.plot(values.mean(), row, "|", color=color, ms=16, mew=2.5)
-    axis.set_yticks(range(len(ranks)), list(ranks.index), parse_math=False)
+    axis.set_yticks(range(len(ranks)), [WORDS.get(name, name) for name in ranks.index], parse_math=False)
     axis.set_ylim(len(ranks) - 0.5, -0.5)
-    axis.set_xlabel("rank among the methods, mean over the runs; 1 is the best")
-    axis.set_title(f"a dot a dataset ({len(tables)}), a bar for their mean", fontsize=9)
+    axis.set_xlabel("rank among these methods, mean over the runs; 1 is the best")
+    datasets = f"{len(tables)} dataset{'s' if len(tables) > 1 else ''}"
+    axis.set_title(f"methods that have run on all {datasets}; a dot each, a bar for the mean", fontsize=9)
     save_figure(figure, path)
 
 
@@ -531,7 +640,7 @@ def draw_pairs(judged: list[Judged], verdicts: dict[tuple[str, str], str], path:
             axis.plot([sign * entry.pair.low, sign * entry.pair.high], [row, row], color=color, lw=2)
             axis.plot(sign * entry.pair.difference, row, "o", color=color, ms=5)
         axis.set_title(f"{dataset}, {_matters(judged, dataset)}", fontsize=8)
-        axis.set_yticks(range(len(rivals)), rivals, parse_math=False, fontsize=8)
+        axis.set_yticks(range(len(rivals)), [WORDS.get(name, name) for name in rivals], parse_math=False, fontsize=8)
         axis.set_ylim(len(rivals) - 0.5, -0.5)
     for axis in axes[len(datasets) :]:
         axis.set_visible(False)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -694,30 +695,46 @@ def test_results_can_be_given_in_a_config_file(copied: Path, tmp_path: Path) -> 
     )
 
 
-def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def field_benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("field", ROOT / "benchmark" / "field.py")
     assert spec is not None and spec.loader is not None
     field = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "field", field)  # dataclasses look their module up
     spec.loader.exec_module(field)
-    monkeypatch.setattr(field, "PIPELINES", ("gcn_indepent",))
-    monkeypatch.setattr(field, "BASELINES", ("mean", "svm"))
+    return field
+
+
+def test_the_tables_of_the_field_in_the_results_are_those_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = field_benchmark(monkeypatch)
+    runs = field.stored(field.DOCS / "data" / "field.csv")
+    parts = field.plan(field.DATASETS, field.ONE_REPEAT)
+    lines = field.tables(pd.concat([field.comparable(part, runs) for part in parts]))
+    page = (field.DOCS / "results.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) > 20 and [row for row in rows if row not in page] == []
+
+
+def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    field = field_benchmark(monkeypatch)
     monkeypatch.setattr(field, "TRIAL_MOLECULES", 60)
     published = ["method,dataset,split,metric,run,value", "best,SAMPL,random,RMSE,0,0", "worst,SAMPL,random,RMSE,0,99"]
     published += ["best,Delaney,random,RMSE,0,0", "other,SAMPL,random,MAE,0,0", "other,SAMPL,scaffold,RMSE,0,0"]
     (tmp_path / "published.csv").write_text("\n".join(published) + "\n")
-    words = ("SAMPL", "--trial", "--jobs", 1, "--out", tmp_path, "--published", tmp_path / "published.csv")
-    monkeypatch.setattr(sys, "argv", ["field.py", *map(str, words)])
+    words = ["SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path), "--methods"]
+    words += ["crossAtt", "no-LLM", "gcn_indepent", "mean", "svm"]
+    monkeypatch.setattr(sys, "argv", ["field.py", *words, "--published", str(tmp_path / "published.csv")])
     field.main()
     printed = capsys.readouterr().out
-    assert "| SAMPL, cv5x5 | 60 | 3 | 5 | 0.0 |" in printed and "FAILED" not in printed
+    assert "| SAMPL, cv5x5 | 60 | 5 | 15 | 0.0 |" in printed and "FAILED" not in printed
     # after two epochs all weight is the voter's, and that is the same machine as the baseline
-    assert "| svm | 1 | 0 | 1 | 0 | 0 |" in printed
+    assert "| SVM | 1 | 0 | 1 | 0 | 0 |" in printed
     assert "crossAtt's mean is better than 1 of 2 published ones" in printed
     assert "| 0.000 (better) | 99.000 | - |" in printed
     runs = pd.read_csv(tmp_path / "data" / "field.csv")
+    as_written, runs = runs[runs["split"] == "random"], runs[runs["split"] != "random"]
+    assert set(as_written["method"]) == {"crossAtt"} and sorted(as_written["seed"]) == [0, 1, 2]
     assert len(runs) == 2 * 3 * 5
     assert set(runs["method"]) == {"crossAtt", "no-LLM", "gcn_indepent", "mean", "svm"}
     fused, svm = (runs[runs["method"] == method]["value"].to_numpy() for method in ("crossAtt", "svm"))
@@ -727,8 +744,8 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
         record = json.loads(result.read_text())
         assert record["metrics"]["test"]["RMSE"] == run.value
         assert (record.get("llm") is None) == (run.method != "crossAtt")
-    mean = runs[(runs["method"] == "svm") & (runs["split"] == "cv5x5")]["value"].mean()
-    assert f"{mean:.3f} ± " in (tmp_path / "field.md").read_text()
+    of_pipeline = runs[(runs["method"] == "gcn_indepent") & (runs["split"] == "cv5x5")]
+    assert f"| {of_pipeline['value'].mean():.3f} |" in (tmp_path / "field.md").read_text()
     for split in ("cv5x5", "scaffold_cv5x5"):
         assert {(tmp_path / f"field-{what}-{split}.png").stat().st_size > 5000 for what in ("ranks", "pairs")} == {True}
     # a second call runs nothing again
@@ -740,27 +757,52 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     for folder in ("SAMPL", "logs"):
         (tmp_path / folder).rename(tmp_path / f"{folder}-elsewhere")
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["field.py", *words])
     field.main()
     assert "SAMPL, cv5x5: all runs are in" in capsys.readouterr().out
     assert not (tmp_path / "SAMPL").exists() and (tmp_path / "field.md").read_text() == page
     # of a part whose first run was stopped there is nothing
     (tmp_path / "SAMPL" / "crossAtt" / "cv5x5-0").mkdir(parents=True)
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--show"])
+    show = [*sys.argv, "--show"]
+    monkeypatch.setattr(sys, "argv", show)
     field.main()
-    shutil.rmtree(tmp_path / "SAMPL")
-    # what was stopped on its way is left out, and said
-    (tmp_path / "SAMPL-elsewhere").rename(tmp_path / "SAMPL")
-    (tmp_path / "data" / "field.csv").unlink()
-    shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
+    # a method that lacks a run is left out, and said
+    lacks = (runs["method"] == "svm") & (runs["split"] == "cv5x5") & (runs["seed"] == 1)
+    runs[~lacks].to_csv(tmp_path / "data" / "field.csv", index=False)
     capsys.readouterr()
     field.main()
     printed = capsys.readouterr().out
     assert "left out  SAMPL, cv5x5, svm: not all of crossAtt's runs are there" in printed
-    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 5 - 3
+    assert "| SVM | 1 |" not in printed.split("### scaffold_cv5x5")[0]
+    # of the first run alone nothing is lacking, and there is no verdict
+    monkeypatch.setattr(sys, "argv", [*show, "--runs", "1"])
+    field.main()
+    printed = capsys.readouterr().out
+    assert "no verdict  SAMPL, cv5x5: RMSE of 1 runs" in printed and "| crossAtt against |" not in printed
+    first = runs[(runs["method"] == "crossAtt") & (runs["split"] == "cv5x5") & (runs["seed"] == 0)]["value"].item()
+    assert "| SAMPL | RMSE | 1 |" in printed and f"{first:.3f}" in printed and "±" not in printed
+    # the one run is made, as it was, and crossAtt is not trained for it
+    monkeypatch.setattr(sys, "argv", show[:-1])
+    field.main()
+    made = {path.parent.relative_to(tmp_path / "SAMPL") for path in (tmp_path / "SAMPL").rglob("result.json")}
+    assert made == {Path("folds/cv5x5-1"), Path("svm/cv5x5-1")}
+    again = pd.read_csv(tmp_path / "data" / "field.csv")
+    assert len(again) == len(runs) and again.iloc[-1]["value"] == runs[lacks]["value"].item()
+    shutil.rmtree(tmp_path / "SAMPL")
+    # runs that were stopped before they came into the file are added
+    (tmp_path / "SAMPL-elsewhere").rename(tmp_path / "SAMPL")
+    (tmp_path / "data" / "field.csv").unlink()
+    shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
+    monkeypatch.setattr(sys, "argv", show)
+    field.main()
+    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 5 - 1
     monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--show", "--out", str(tmp_path / "empty")])
-    with pytest.raises(SystemExit, match="nothing is complete yet"):
+    with pytest.raises(SystemExit, match="crossAtt has not run yet"):
         field.main()
+    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--methods", "chemprop"])
+    with pytest.raises(SystemExit):
+        field.main()
+    assert "chemprop: --chemprop PATH says where chemprop is" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("dataset_files")
