@@ -42,7 +42,7 @@ from kflm2.data.splits import make_splits
 from kflm2.errors import KFLM2Error
 from kflm2.files import write_csv, write_text
 from kflm2.metrics import statistics
-from kflm2.metrics.scores import IN_UNITS, SMALLER_IS_BETTER
+from kflm2.metrics.scores import IN_UNITS, SMALLER_IS_BETTER, primary_metric
 from kflm2.metrics.statistics import Design, Pair, holm
 from kflm2.plotting import BLUE, GREY, INK, ORANGE, SHADE, save_figure, styled
 from kflm2.results import methods, schema
@@ -217,9 +217,8 @@ def main() -> None:
     for part in (*parts, *as_written):
         save_runs(part, options.out, store)
     runs = stored(store)
-    show(parts, runs, options.out, docs)
-    if published is not None:
-        print("\n".join(_beside_published(as_written, runs, published)))
+    beside = [] if published is None else _beside_published(as_written, runs, published)
+    show(parts, runs, options.out, docs, beside)
 
 
 def run_part(part: Part, names: Sequence[str], store: Path, options: argparse.Namespace) -> None:
@@ -370,8 +369,8 @@ def _hiv(out: Path) -> Path:
     return path
 
 
-def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path) -> None:
-    """Print the tables and draw the pictures, of what is there; runs: the store."""
+def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path, beside: list[str]) -> None:
+    """Print the tables and draw the pictures, of what is there; runs: the store; beside: lines that follow."""
     found = {part: comparable(part, runs) for part in parts}
     lines = []
     for split in dict.fromkeys(part.split for part in parts if part.split != "given"):  # runs of given tests give none
@@ -399,7 +398,7 @@ def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path) -> None:
     if not any(map(len, found.values())):
         sys.exit(f"crossAtt has not run yet in {out}")
     shown = pd.concat([mine for mine in found.values() if len(mine)])
-    text = "\n".join([*tables(shown), *lines])
+    text = "\n".join([*tables(shown), *lines, *beside])
     write_text(out / "field.md", text + "\n")
     print(text)
 
@@ -570,26 +569,31 @@ def _counts(verdicts: dict[tuple[str, str], str]) -> list[str]:
 def _beside_published(parts: list[Part], runs: pd.DataFrame, published: pd.DataFrame) -> list[str]:
     """crossAtt's mean beside what others published of random splits, and in how many cells ours is better."""
     others = list(dict.fromkeys(published["method"]))
-    lines, lower, cells = [["as written, random", "metric", "runs", "crossAtt", *others]], 0, 0
+    lines, lower, cells = [["", "metric", "runs", "crossAtt", *others]], 0, 0
     for part in parts:
-        mine = part.runs_in(runs)
-        if mine.empty:
-            continue
-        metric, ours = mine["metric"].iloc[0], mine["value"]
+        dataset = DATASETS[part.dataset]
+        metric = primary_metric(dataset.task, len(dataset.targets))
+        ours = part.runs_in(runs)["value"]
         means = {
             name: mean for name, split, _, mean, _ in published_of(published, part.dataset, metric) if split == "random"
         }
-        row = [part.dataset, metric, str(len(ours)), f"{ours.mean():.3f} ± {ours.std():.3f}"]
+        row = [part.dataset, metric, str(len(ours)), f"{ours.mean():.3f} ± {ours.std():.3f}" if len(ours) else "-"]
         for name in others:
             if name not in means:  # another metric, such as ROC-AUC of rounded predictions
                 row.append("-")
                 continue
-            better = (ours.mean() < means[name]) == (metric in SMALLER_IS_BETTER)
-            lower, cells = lower + better, cells + 1
-            row.append(f"{means[name]:.3f}" + ("" if better else " (better)"))
+            row.append(f"{means[name]:.3f}")
+            if len(ours):
+                lower += (ours.mean() < means[name]) == (metric in SMALLER_IS_BETTER)
+                cells += 1
         lines.append(row)
     counted = f"crossAtt's mean is better than {lower} of {cells} published ones; only equal metrics are compared"
-    return ["", *markdown(lines, (0, 1)), "", counted]
+    return [
+        "\n### Beside published means, random splits of the tables as written\n",
+        *markdown(lines, (0, 1)),
+        "",
+        counted,
+    ]
 
 
 @styled
