@@ -1,7 +1,7 @@
 """crossAtt against what else a user would pick, on all eleven datasets.
 
     python benchmark/field.py --hours                     # what would run, and about how long on two cores
-    python benchmark/field.py --quick                     # SAMPL and BACE, five runs
+    python benchmark/field.py --quick                     # SAMPL and BACE, five runs, measured anew
     python benchmark/field.py --runs 1                    # the first run of each dataset and kind of split
     python benchmark/field.py HIV --methods crossAtt svm  # of one dataset two methods
     python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
@@ -10,16 +10,21 @@
 
 Each dataset is standardised (`--standardize parent --deduplicate`; of HIV 8,000 molecules, drawn with its share of
 actives) and split in two ways, cv5x5 and scaffold_cv5x5; Llinas has tests of its own. crossAtt, the same without the
-LLM, and the paper's five pipelines run with their defaults, but for the epochs of tables of more than 2,500 molecules.
-The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on Tox21 and HIV, which
-MiniMol learnt from. Every run is a core's, but for the networks on a GPU (`--device cuda`), whose time `--hours` does
-not know. The files must exist: `kflm2 datasets get all`. FILE has the columns method, dataset, split, metric, run,
-value. Each run goes to docs/data/field.csv, and what is there is not run again, on this machine or on another. Shown
-are crossAtt's runs, and the methods that have all of these. Tables go to OUT/field.md, pictures to docs/.
+LLM, and the paper's five pipelines run with their defaults and the embedded LLM, but for the epochs of tables of more
+than 2,500 molecules. The baselines have crossAtt's inner folds (`kflm2 compare --baselines`); minimol is left out on
+Tox21 and HIV, which MiniMol learnt from. A run uses one core, except for networks on a GPU (`--device cuda`), whose
+time `--hours` does not know. The files must exist: `kflm2 datasets get all`. FILE has the columns method, dataset,
+split, metric, run, value.
+
+The runs of a method are added to docs/data/field.csv when all of them have ended, or by the next call after one that
+was stopped. What is there is not run again, on this machine or on another. (`--quick` and `--trial` keep a file of
+their own in OUT.) Tables show the runs that crossAtt has, and only those methods that have all of these. They go to
+OUT/field.md; pictures of all datasets go to docs/, those of some to OUT.
 """
 
 import argparse
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -34,18 +39,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.model_selection import train_test_split
 
+from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 from kflm2.data.datasets import DATASETS, locate
 from kflm2.data.load import load
 from kflm2.data.parts import LEAST_RUNS
 from kflm2.data.splits import make_splits
-from kflm2.errors import KFLM2Error
+from kflm2.errors import DataError, KFLM2Error
 from kflm2.files import write_csv, write_text
+from kflm2.llm.registry import EMBEDDED
 from kflm2.metrics import statistics
 from kflm2.metrics.scores import IN_UNITS, SMALLER_IS_BETTER, primary_metric
 from kflm2.metrics.statistics import Design, Pair, holm
 from kflm2.plotting import BLUE, GREY, INK, ORANGE, SHADE, save_figure, styled
 from kflm2.results import methods, schema
+from kflm2.results.provenance import method_settings
 from kflm2.stages.compare.comparison import conclude
 from kflm2.stages.compare.pairing import published_of, read_published
 from kflm2.stages.compare.stage import run_baseline
@@ -134,6 +142,7 @@ class Part:
             epochs = {"epochs": EPOCHS_OF_TRIAL, "limit": TRIAL_MOLECULES}
         if method == FOLDS:
             epochs["epochs"] = 1
+        device = "cpu" if method == FOLDS else self.device
         config = TrainConfig.of(
             "crossAtt" if method in (NO_LLM, FOLDS) else method,
             **table,
@@ -143,9 +152,10 @@ class Part:
             split=self.split,
             runs=self.runs,
             out=self.out(out),
+            llm=EMBEDDED,  # auto would take a larger one where there is a GPU
             threads=1,
-            device=self.device,
-            jobs=1 if self.device == "cpu" else None,  # a GPU trains all networks of all runs at once
+            device=device,
+            jobs=1 if device == "cpu" else None,  # a GPU trains all networks of all runs at once
             **epochs,
         )
         config.check()
@@ -168,8 +178,8 @@ class Part:
 def main() -> None:
     """Run what is missing, then print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(DATASETS), help="datasets; default all")
-    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, five runs of each split")
+    parser.add_argument("names", nargs="*", help="datasets; default all")
+    parser.add_argument("--quick", action="store_true", help=f"{' and '.join(QUICK)}, five runs of each split, anew")
     parser.add_argument(
         "--trial",
         action="store_true",
@@ -182,28 +192,34 @@ def main() -> None:
         help=f"at most so many of each dataset and split; default 25 of cv5x5 of {', '.join(SMALL)}, 5 of all others",
     )
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"default all of {', '.join(METHODS)}"
+        "--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"to run; default all of {', '.join(METHODS)}"
     )
     parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
     parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
-    parser.add_argument("--device", default="cpu", help="cpu (default), or cuda to train all networks at once")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cpu (default), or cuda to train all networks at once"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/field"))
     parser.add_argument("--hours", action="store_true", help="guess how long it takes, and run nothing")
-    parser.add_argument("--show", action="store_true", help="run nothing")
+    parser.add_argument("--show", action="store_true", help="run nothing: tables and pictures only")
     options = parser.parse_args()
-    names = QUICK if options.quick else options.names
+    names = QUICK if options.quick else options.names or list(DATASETS)
+    if unknown := [name for name in names if name not in DATASETS]:
+        parser.error(f"no dataset {unknown[0]}; there are {', '.join(DATASETS)}")
+    if options.trial:
+        options.out = options.out / "trial"
     runs = min(options.runs, ONE_REPEAT) if options.quick else options.runs
     parts = list(plan(names, runs, options.trial, options.device))
     published = None if options.published is None else read_published(options.published)
     as_written = []
-    if published is not None:
+    if published is not None and "crossAtt" in (options.methods or METHODS):
         as_written = list(_as_written(names, published, options.runs, options.trial, options.device))
     if not options.chemprop and (without := [name for name in options.methods or () if name in CHEMPROP]):
         parser.error(f"{' and '.join(without)}: --chemprop PATH says where chemprop is")
     wanted = tuple(name for name in options.methods or METHODS if options.chemprop or name not in CHEMPROP)
-    docs = options.out if options.quick or options.trial else DOCS
-    store = docs / "data" / "field.csv"
+    own = options.quick or options.trial
+    store = (options.out if own else DOCS) / "data" / "field.csv"
     if not options.show:
         names_of = {**dict.fromkeys(parts, wanted), **dict.fromkeys(as_written, ("crossAtt",))}
         left = {part: missing(part, names, store) for part, names in names_of.items()}
@@ -217,8 +233,8 @@ def main() -> None:
     for part in (*parts, *as_written):
         save_runs(part, options.out, store)
     runs = stored(store)
-    beside = [] if published is None else _beside_published(as_written, runs, published)
-    show(parts, runs, options.out, docs, beside)
+    beside = _beside_published(as_written, runs, published) if published is not None and as_written else []
+    show(parts, runs, options.out, DOCS if set(names) == set(DATASETS) and not own else options.out, beside)
 
 
 def run_part(part: Part, names: Sequence[str], store: Path, options: argparse.Namespace) -> None:
@@ -260,30 +276,53 @@ def missing(part: Part, names: Iterable[str], store: Path) -> dict[str, list[int
 
 def stored(store: Path) -> pd.DataFrame:
     """Every run that was measured, here or on another machine, a line each."""
-    return pd.read_csv(store) if store.is_file() else pd.DataFrame(columns=["dataset", "split", "method", "seed"])
+    table = pd.read_csv(store) if store.is_file() else pd.DataFrame()
+    wanted = "dataset split method seed metric value coverage training_seconds device parts".split()
+    return table.reindex(columns=[*table, *(name for name in wanted if name not in table)])
 
 
 def save_runs(part: Part, out: Path, store: Path) -> None:
-    """Add the runs of a part that are in a folder and not in the store."""
-    folder = part.out(out) / part.dataset
-    if not any(folder.glob(f"*/{part.split}-*/{schema.FILE}")):
-        return
-    found = methods.find(str(folder), part.split)
-    rows = pd.DataFrame([row for method in found if method.name != FOLDS for row in _runs(part, method)])
+    """Add the runs of a part that are in a folder and not in the store; those of other settings are left out."""
+    lines: list[dict[str, object]] = []
+    for name in METHODS:
+        folder = part.folder(name, out)
+        if not any(folder.glob(f"{part.split}-*/{schema.FILE}")):
+            continue
+        try:
+            (method,) = methods.find(str(folder), part.split)
+            run = next(iter(method.folds.values())).run
+            assert run is not None
+            if differ := _other_settings(part, name, run.result, out):
+                raise DataError(f"other settings than this benchmark's: {differ}")
+            lines += _runs(part, method)
+        except DataError as error:
+            print(f"left out  {folder}: {error}", flush=True)
+    rows = pd.DataFrame(lines)
     table = pd.concat([known for known in (stored(store), rows) if len(known)] or [rows])
     if len(table):
         store.parent.mkdir(parents=True, exist_ok=True)
         write_csv(store, table.drop_duplicates(["dataset", "split", "method", "seed"], keep="first"))
 
 
+def _other_settings(part: Part, name: str, result: schema.RunResult, out: Path) -> str:
+    """In what a run differs from those that are made now; '' in nothing that its settings show."""
+    if result.llm is not None and result.llm.name != EMBEDDED:
+        return f"LLM {result.llm.name}, not {EMBEDDED}"
+    wanted = method_settings(to_json(part.config(name if name in TRAINED else FOLDS, out).resolved()))
+    found = result.config if result.baseline else method_settings(result.config)
+    names = ("split", "limit", "inner", "ensemble") if result.baseline else wanted.keys() - {"llm"}
+    return methods.differences({key: found.get(key) for key in names}, {key: wanted.get(key) for key in names})
+
+
 def plan(names: Iterable[str], runs: int = 5 * ONE_REPEAT, trial: bool = False, device: str = "cpu") -> Iterator[Part]:
     """Dataset and split of every experiment, the quickest datasets first; runs: at most so many."""
     one_repeat = min(3 if trial else ONE_REPEAT, runs)
+    several = min(5 * ONE_REPEAT, runs)
     for name in sorted(names, key=[*SMALL, *(name for name in DATASETS if name not in SMALL)].index):
         if DATASETS[name].brings_tests:
             yield Part(name, "given", one_repeat, trial, device=device)
             continue
-        yield Part(name, "cv5x5", runs if name in SMALL and not trial else one_repeat, trial, device=device)
+        yield Part(name, "cv5x5", several if name in SMALL and not trial else one_repeat, trial, device=device)
         yield Part(name, "scaffold_cv5x5", one_repeat, trial, device=device)
 
 
@@ -347,12 +386,16 @@ def _logged(function: Callable[..., None], task: tuple[Any, ...]) -> None:
 
 def _train(part: Part, method: str, out: Path, seeds: Sequence[int], jobs: int = 1) -> None:
     config = part.config(method, out)
-    runs = max(seeds) + 1 - min(seeds)
-    run_missing(replace(config, seed=min(seeds), runs=runs, jobs=config.jobs and jobs))
+    starts = [seed for seed in seeds if seed - 1 not in seeds]
+    for start in starts:
+        runs = next(count for count in itertools.count(1) if start + count not in seeds)
+        run_missing(replace(config, seed=start, runs=runs, jobs=config.jobs and jobs))
 
 
 def _baseline(part: Part, name: str, out: Path, seeds: Sequence[int], program: Path | None) -> None:
     (reference,) = methods.find(str(part.folder(FOLDS, out)), part.split, seeds)
+    if lacking := sorted(set(seeds) - reference.folds.keys()):
+        raise DataError(f"{FOLDS} has no run of seed {lacking[0]}")
     run_baseline(name, reference, program)
 
 
@@ -383,9 +426,14 @@ def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path, beside: l
             # a fold of one class has no ROC-AUC, of no method; a method that lacks others is left out
             table = mine.pivot(index="seed", columns="method", values="value").dropna(how="all").dropna(axis=1)
             if len(table) < LEAST_RUNS:
-                print(f"no verdict  {part.dataset}, {split}: {metric} of {len(table)} runs")
+                print(f"no verdict  {part.dataset}, {split}: {LEAST_RUNS} runs are needed, with {metric} {len(table)}")
                 continue
-            judged += _judged(part, metric, table, out)
+            try:
+                judged += _judged(part, metric, table, out)
+            except DataError as error:  # the splits are made once more from the dataset's file
+                print(f"no verdict  {part.dataset}, {split}: {error}")
+                docs = out  # not the pictures of all datasets
+                continue
             measured[part.dataset] = table if metric in SMALLER_IS_BETTER else -table
         if judged:
             p_values = holm([entry.pair.p for entry in judged])
@@ -408,11 +456,19 @@ def comparable(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     mine = part.runs_in(runs)
     seeds = mine.groupby("method")["seed"].agg(set) if len(mine) else {}
     wanted = seeds.get("crossAtt", set())
-    for name in seeds.keys():
+    mine = mine[mine["seed"].isin(wanted)]
+    # older rows have no digest of their parts
+    known = {name: dict(rows[["seed", "parts"]].dropna().to_numpy()) for name, rows in mine.groupby("method")}
+    problems = {}
+    for name in seeds.keys() if wanted else ():
         if not wanted <= seeds[name]:
-            print(f"left out  {part.dataset}, {part.split}, {name}: not all of crossAtt's runs are there")
-    complete = [name for name in seeds.keys() if wanted <= seeds[name]]
-    return mine[mine["method"].isin(complete) & mine["seed"].isin(wanted)]
+            problems[name] = "not all of crossAtt's runs are there"
+        elif any(known[name].get(seed, parts) != parts for seed, parts in known["crossAtt"].items()):
+            problems[name] = "its parts are not crossAtt's"
+        else:
+            continue
+        print(f"left out  {part.dataset}, {part.split}, {name}: {problems[name]}")
+    return mine[~mine["method"].isin(problems)]
 
 
 @dataclass(frozen=True)
@@ -465,6 +521,7 @@ def _runs(part: Part, method: methods.Method) -> Iterator[dict[str, object]]:
             "metric": method.record.primary_metric,
             "value": result.metrics["test"][method.record.primary_metric],
             **{name: result.metrics["test"].get(name) for name in ("MAE", "R2", "PR-AUC", "balanced accuracy", "MCC")},
+            "parts": result.split.sha256[:16],
             "coverage": fold.run.coverage.share,
             "test_molecules": fold.sizes["test"],
             "training_seconds": result.seconds["training"],
@@ -501,19 +558,19 @@ def _means(runs: pd.DataFrame, names: Sequence[str]) -> list[str]:
     ):
         metric = part["metric"].iloc[0]
         table = part.pivot(index="seed", columns="method", values="value")
-        means, cells = table.mean(), {}
-        best = means.idxmin() if metric in SMALLER_IS_BETTER else means.idxmax()
+        means, cells = table.mean().round(3), {}
+        best = means.min() if metric in SMALLER_IS_BETTER else means.max()
         for name in names:
             cells[name] = f"{means[name]:.3f}" if name in means else "-"
             if name == "crossAtt" and len(table) > 1:
                 cells[name] += f" ± {table[name].std():.3f}"
-            if name == best:
+            if means.get(name) == best:  # as printed
                 cells[name] = f"**{cells[name]}**"
             if name in table and "given" not in set(part["split"]):
                 better = table["crossAtt"] - table[name]
                 wins[name] += int((-better if metric in SMALLER_IS_BETTER else better).gt(0).sum())
                 folds[name] += int(better.notna().sum())
-        lines.append([dataset, metric, str(len(table)), *cells.values()])
+        lines.append([dataset, metric, str(table["crossAtt"].count()), *cells.values()])
     heading = ["", "metric", "runs", *(WORDS.get(name, name) for name in names)]
     last = [f"{wins[name]} of {folds[name]}" if folds[name] and name != "crossAtt" else "" for name in names]
     return markdown([heading, *lines, ["folds on which crossAtt is better", "", "", *last]], (0, 1))
@@ -573,7 +630,8 @@ def _beside_published(parts: list[Part], runs: pd.DataFrame, published: pd.DataF
     for part in parts:
         dataset = DATASETS[part.dataset]
         metric = primary_metric(dataset.task, len(dataset.targets))
-        ours = part.runs_in(runs)["value"]
+        mine = part.runs_in(runs)
+        ours = mine.loc[mine["method"] == "crossAtt", "value"].astype(float)
         means = {
             name: mean for name, split, _, mean, _ in published_of(published, part.dataset, metric) if split == "random"
         }

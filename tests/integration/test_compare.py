@@ -708,13 +708,12 @@ def test_the_tables_of_the_field_in_the_results_are_those_of_its_runs(monkeypatc
     field = field_benchmark(monkeypatch)
     runs = field.stored(field.DOCS / "data" / "field.csv")
     parts = field.plan(field.DATASETS, field.ONE_REPEAT)
-    lines = field.tables(pd.concat([field.comparable(part, runs) for part in parts]))
-    page = (field.DOCS / "results.md").read_text().splitlines()
-    rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) > 20 and [row for row in rows if row not in page] == []
-    first = rows[: next(k for k, row in enumerate(rows) if "folds on which" in row) + 1]
-    shown = (ROOT / "README.md").read_text().splitlines()
-    assert len(first) > 5 and [row for row in first if row not in shown] == []
+    text = "\n".join(field.tables(pd.concat([field.comparable(part, runs) for part in parts])))
+    found = re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE)
+    page, readme = ((folder / name).read_text() for folder, name in ((field.DOCS, "results.md"), (ROOT, "README.md")))
+    # whole tables: no row less, and none more
+    assert len(found) == 6 and [table for table in found if f"\n\n{table.strip()}\n\n" not in page] == []
+    assert f"\n\n{found[0].strip()}\n\n" in readme
 
 
 def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
@@ -727,7 +726,9 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     (tmp_path / "published.csv").write_text("\n".join(published) + "\n")
     words = ["SAMPL", "--trial", "--jobs", "1", "--out", str(tmp_path), "--methods"]
     words += ["crossAtt", "no-LLM", "gcn_indepent", "mean", "svm"]
-    monkeypatch.setattr(sys, "argv", ["field.py", *words, "--published", str(tmp_path / "published.csv")])
+    published_words = ["--published", str(tmp_path / "published.csv")]
+    monkeypatch.setattr(sys, "argv", ["field.py", *words, *published_words])
+    out = tmp_path / "trial"
     field.main()
     printed = capsys.readouterr().out
     assert "| SAMPL, cv5x5 | 60 | 5 | 15 | 0.0 |" in printed and "FAILED" not in printed
@@ -735,7 +736,7 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     assert "| SVM | 1 | 0 | 1 | 0 | 0 |" in printed
     assert "crossAtt's mean is better than 1 of 2 published ones" in printed
     assert "| 0.000 | 99.000 | - |" in printed and "| Delaney |" not in printed
-    runs = pd.read_csv(tmp_path / "data" / "field.csv")
+    runs = pd.read_csv(out / "data" / "field.csv")
     as_written, runs = runs[runs["split"] == "random"], runs[runs["split"] != "random"]
     assert set(as_written["method"]) == {"crossAtt"} and sorted(as_written["seed"]) == [0, 1, 2]
     assert len(runs) == 2 * 3 * 5
@@ -743,36 +744,36 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     fused, svm = (runs[runs["method"] == method]["value"].to_numpy() for method in ("crossAtt", "svm"))
     np.testing.assert_allclose(fused, svm, rtol=1e-3)
     for run in runs.itertuples():
-        result = tmp_path / "SAMPL" / run.method / f"{run.split}-{run.seed}" / "result.json"
+        result = out / "SAMPL" / run.method / f"{run.split}-{run.seed}" / "result.json"
         record = json.loads(result.read_text())
         assert record["metrics"]["test"]["RMSE"] == run.value
         assert (record.get("llm") is None) == (run.method != "crossAtt")
     of_pipeline = runs[(runs["method"] == "gcn_indepent") & (runs["split"] == "cv5x5")]
-    assert f"| {of_pipeline['value'].mean():.3f} |" in (tmp_path / "field.md").read_text()
+    assert f"| {of_pipeline['value'].mean():.3f} |" in (out / "field.md").read_text()
     for split in ("cv5x5", "scaffold_cv5x5"):
-        assert {(tmp_path / f"field-{what}-{split}.png").stat().st_size > 5000 for what in ("ranks", "pairs")} == {True}
+        assert {(out / f"field-{what}-{split}.png").stat().st_size > 5000 for what in ("ranks", "pairs")} == {True}
     # a second call runs nothing again
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     field.main()
-    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert times == {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
     # nor one on another machine, which has the file of runs and not the folders
-    page = (tmp_path / "field.md").read_text()
+    page = (out / "field.md").read_text()
     for folder in ("SAMPL", "logs"):
-        (tmp_path / folder).rename(tmp_path / f"{folder}-elsewhere")
+        (out / folder).rename(out / f"{folder}-elsewhere")
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["field.py", *words])
     field.main()
     assert "SAMPL, cv5x5: all runs are in" in capsys.readouterr().out
-    assert not (tmp_path / "SAMPL").exists()
-    assert (tmp_path / "field.md").read_text() == page.split("\n### Beside published means")[0]
+    assert not (out / "SAMPL").exists()
+    assert (out / "field.md").read_text() == page.split("\n### Beside published means")[0]
     # of a part whose first run was stopped there is nothing
-    (tmp_path / "SAMPL" / "crossAtt" / "cv5x5-0").mkdir(parents=True)
+    (out / "SAMPL" / "crossAtt" / "cv5x5-0").mkdir(parents=True)
     show = [*sys.argv, "--show"]
     monkeypatch.setattr(sys, "argv", show)
     field.main()
     # a method that lacks a run is left out, and said
-    lacks = (runs["method"] == "svm") & (runs["split"] == "cv5x5") & (runs["seed"] == 1)
-    runs[~lacks].to_csv(tmp_path / "data" / "field.csv", index=False)
+    lacks = (runs["method"] == "svm") & (runs["split"] == "cv5x5") & (runs["seed"] != 1)
+    runs[~lacks].to_csv(out / "data" / "field.csv", index=False)
     capsys.readouterr()
     field.main()
     printed = capsys.readouterr().out
@@ -782,24 +783,44 @@ def test_the_field_benchmark_runs_what_is_missing_and_judges_each_rival(
     monkeypatch.setattr(sys, "argv", [*show, "--runs", "1"])
     field.main()
     printed = capsys.readouterr().out
-    assert "no verdict  SAMPL, cv5x5: RMSE of 1 runs" in printed and "| crossAtt against |" not in printed
+    assert (
+        "no verdict  SAMPL, cv5x5: 3 runs are needed, with RMSE 1" in printed and "| crossAtt against |" not in printed
+    )
     first = runs[(runs["method"] == "crossAtt") & (runs["split"] == "cv5x5") & (runs["seed"] == 0)]["value"].item()
     assert "| SAMPL | RMSE | 1 |" in printed and f"{first:.3f}" in printed and "±" not in printed
-    # the one run is made, as it was, and crossAtt is not trained for it
+    # the two runs are made, as they were, and crossAtt is not trained for them
     monkeypatch.setattr(sys, "argv", show[:-1])
     field.main()
-    made = {path.parent.relative_to(tmp_path / "SAMPL") for path in (tmp_path / "SAMPL").rglob("result.json")}
-    assert made == {Path("folds/cv5x5-1"), Path("svm/cv5x5-1")}
-    again = pd.read_csv(tmp_path / "data" / "field.csv")
-    assert len(again) == len(runs) and again.iloc[-1]["value"] == runs[lacks]["value"].item()
-    shutil.rmtree(tmp_path / "SAMPL")
-    # runs that were stopped before they came into the file are added
-    (tmp_path / "SAMPL-elsewhere").rename(tmp_path / "SAMPL")
-    (tmp_path / "data" / "field.csv").unlink()
-    shutil.rmtree(tmp_path / "SAMPL" / "svm" / "cv5x5-1")
+    made = {path.parent.relative_to(out / "SAMPL") for path in (out / "SAMPL").rglob("result.json")}
+    assert made == {Path(f"{name}/cv5x5-{seed}") for name in ("folds", "svm") for seed in (0, 2)}
+    again = pd.read_csv(out / "data" / "field.csv")
+    assert len(again) == len(runs) and list(again["value"][-2:]) == list(runs[lacks]["value"])
+    # two methods of other parts are not compared
+    again.loc[again["method"] == "svm", "parts"] = "others"
+    again.to_csv(out / "data" / "field.csv", index=False)
+    capsys.readouterr()
     monkeypatch.setattr(sys, "argv", show)
     field.main()
-    assert len(pd.read_csv(tmp_path / "data" / "field.csv")) == 2 * 3 * 5 - 1
+    assert "left out  SAMPL, cv5x5, svm: its parts are not crossAtt's" in capsys.readouterr().out
+    shutil.rmtree(out / "SAMPL")
+    # runs that were stopped before they came into the file are added
+    (out / "SAMPL-elsewhere").rename(out / "SAMPL")
+    (out / "data" / "field.csv").unlink()
+    shutil.rmtree(out / "SAMPL" / "svm" / "cv5x5-1")
+    monkeypatch.setattr(sys, "argv", show)
+    field.main()
+    assert len(pd.read_csv(out / "data" / "field.csv")) == 2 * 3 * 5 - 1
+    # runs of other settings are not, whatever they are called
+    monkeypatch.setattr(field, "DOCS", tmp_path / "docs")
+    out.rename(tmp_path / "mistaken")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--show", "--out", str(tmp_path / "mistaken")])
+    with pytest.raises(SystemExit, match="crossAtt has not run yet"):
+        field.main()
+    printed = capsys.readouterr().out
+    for name in ("crossAtt", "svm"):
+        assert f"{name}: other settings than this benchmark's: " in printed and "limit 60, not none" in printed
+    assert not (tmp_path / "docs").exists()
     monkeypatch.setattr(sys, "argv", ["field.py", "SAMPL", "--trial", "--show", "--out", str(tmp_path / "empty")])
     with pytest.raises(SystemExit, match="crossAtt has not run yet"):
         field.main()
