@@ -25,9 +25,9 @@ VARIANTS = (
 )
 
 
-def _config(tmp_path: Path, llm: Path, **values: object) -> AblateConfig:
+def _config(tmp_path: Path, llm: Path, model: str = "crossAtt", **values: object) -> AblateConfig:
     config = AblateConfig.of(
-        "crossAtt",
+        model,
         **{
             "dataset": "SAMPL",
             "limit": 40,
@@ -71,12 +71,20 @@ def test_every_combination_of_views_is_trained_once_and_compared(
     # every view contributes: without it the metric differs
     assert metrics.groupby("method")["RMSE"].mean().nunique() == len(VARIANTS)
 
+
+@pytest.mark.usefixtures("no_llms")
+def test_runs_are_kept_repeated_and_replaced(tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = _config(tmp_path, tiny_decoder, model="combined", inner="holdout", ensemble=1, voters=())
+    assert tuple(ablate.variants(config)) == ("LLM", "LLM, random LLM", "graph", "all", "all, random LLM")
+    ablate.run(config)
+    folder = tmp_path / "results" / "SAMPL"
+
     def modification_times() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
 
     # a deleted run is repeated, and only that one
     before = modification_times()
-    deleted = folder / "crossAtt-graph" / "random-2" / "result.json"
+    deleted = folder / "combined-graph" / "random-2" / "result.json"
     deleted.unlink()
     ablate.run(config)
     assert [path for path, time in modification_times().items() if before[path] != time] == [deleted]
@@ -88,12 +96,12 @@ def test_every_combination_of_views_is_trained_once_and_compared(
     assert modification_times() == before
     capsys.readouterr()
     ablate.run(dataclasses.replace(other, again=True))
-    assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
+    assert "5 methods on the same 3 runs (random)" in capsys.readouterr().out
     results = [json.loads(path.read_text()) for path in modification_times()]
     assert {(result["seed"], result["config"]["epochs"]) for result in results} == {(1, 2), (2, 2), (3, 2)}
     # runs of seeds that are not requested stay and are not compared
     ablate.run(dataclasses.replace(other, seed=2))
-    assert "9 methods on the same 3 runs (random)" in capsys.readouterr().out
+    assert "5 methods on the same 3 runs (random)" in capsys.readouterr().out
     assert {json.loads(path.read_text())["seed"] for path in modification_times()} == {1, 2, 3, 4}
 
 
