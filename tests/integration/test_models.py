@@ -34,6 +34,11 @@ MEASURED = {
     "logd": {"Cc1ccccc1": 2.73, "CC(=O)Nc1ccc(O)cc1": 0.46, "c1ccc2ccccc2c1": 3.30},
 }
 """Some measured values, which the models learnt or nearly so: these show that a model is of its property and unit."""
+MEANINGS = {
+    "hydration": "hydration free energy, kcal/mol",
+    "solubility": "solubility in water, log mol/L",
+    "logd": "log D at pH 7.4",
+}
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +234,7 @@ def test_a_model_that_comes_along_predicts_its_property(name: str, tmp_path: Pat
     assert f"model: {name}, which comes with kflm2" in completed.stderr
     table = pd.read_csv(io.StringIO(completed.stdout))
     (target,) = json.loads((folder / "bundle.json").read_text())["targets"]
+    assert f"\n{target}: {MEANINGS[name]}\n" in completed.stderr
     np.testing.assert_allclose(table[target], list(MEASURED[name].values()), atol=1.0)
     assert (table[f"{target}_low"] < table[target]).all() and (table["in_domain"] == "yes").any()
 

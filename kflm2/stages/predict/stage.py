@@ -1,6 +1,9 @@
 """Predictions of a file of any size: in chunks, in order, one output row per input row; resumes after a kill."""
 
+import sys
+
 from kflm2.config.predict import PredictConfig
+from kflm2.predictor.bundle import Bundle
 from kflm2.predictor.chunks import ChunkReader
 from kflm2.predictor.output import load_predictor, open_input, write_rows
 from kflm2.predictor.ray_engine import write_folder
@@ -23,7 +26,17 @@ def run(config: PredictConfig) -> int:
     settings = ("predict", config.confidence, config.writings)
     if config.engine == "ray":
         return write_folder(config, load, settings)
-    return write_rows(config, load(config), settings)
+    model = load(config)
+    if meaning := _meaning(model.predictor.bundle):
+        print(meaning, file=sys.stderr)
+    return write_rows(config, model, settings)
+
+
+def _meaning(bundle: Bundle) -> str:
+    """What a model's single column is, and its unit; '' where neither is known."""
+    quantity = bundle.provenance.get("quantity")  # a bundle from elsewhere may say anything there
+    words = [word for word in (quantity, bundle.unit) if isinstance(word, str) and word and word.isprintable()]
+    return f"{bundle.targets[0]}: {', '.join(words)}" if words and len(bundle.targets) == 1 else ""
 
 
 def load(config: PredictConfig, reader: MoleculeReader | None = None) -> ChunkPredictor:
