@@ -3,7 +3,7 @@
     python benchmark/field.py --hours                     # what would run, and about how long on two cores
     python benchmark/field.py --quick                     # SAMPL and BACE, five runs, measured anew
     python benchmark/field.py --runs 1                    # the first run of each dataset and kind of split
-    python benchmark/field.py HIV --methods crossAtt svm  # of one dataset two methods
+    python benchmark/field.py HIV --methods crossAtt svm --splits cv5x5      # of one dataset two methods and a split
     python benchmark/field.py --chemprop PATH --jobs 2    # all; what is there already is not run again
     python benchmark/field.py --published FILE            # also crossAtt on ten random splits of each dataset as it is
     python benchmark/field.py --show                      # tables and pictures from existing results
@@ -71,6 +71,8 @@ TRAINED = ("crossAtt", NO_LLM, *PIPELINES)
 BASELINES = ("mean", "knn", "forest", "xgboost", "svm", "minimol")
 CHEMPROP = ("chemprop", "chemprop-rdkit")
 METHODS = (*TRAINED, *BASELINES, *CHEMPROP)
+SPLITS = ("cv5x5", "scaffold_cv5x5", "given", "random")
+"""random: of the tables as written, beside published means."""
 RIVALS = ("chemprop", "chemprop-rdkit", "minimol", "svm", "forest", "xgboost", NO_LLM)
 WORDS = {
     NO_LLM: "without the LLM",
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"to run; default all of {', '.join(METHODS)}"
     )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help=f"default {', '.join(SPLITS)}")
     parser.add_argument("--chemprop", type=Path, help="path of the command of chemprop 2; default without it")
     parser.add_argument("--published", type=Path, help="CSV of published runs to compare with")
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="runs at a time; default one a core")
@@ -210,10 +213,11 @@ def main() -> None:
     if options.trial:
         options.out = options.out / "trial"
     runs = min(options.runs, ONE_REPEAT) if options.quick else options.runs
-    parts = list(plan(names, runs, options.trial, options.device))
+    splits = options.splits or SPLITS
+    parts = [part for part in plan(names, runs, options.trial, options.device) if part.split in splits]
     published = None if options.published is None else read_published(options.published)
     as_written = []
-    if published is not None and "crossAtt" in (options.methods or METHODS):
+    if published is not None and "random" in splits and "crossAtt" in (options.methods or METHODS):
         as_written = list(_as_written(names, published, options.runs, options.trial, options.device))
     if not options.chemprop and (without := [name for name in options.methods or () if name in CHEMPROP]):
         parser.error(f"{' and '.join(without)}: --chemprop PATH says where chemprop is")
@@ -234,7 +238,8 @@ def main() -> None:
         save_runs(part, options.out, store)
     runs = stored(store)
     beside = _beside_published(as_written, runs, published) if published is not None and as_written else []
-    show(parts, runs, options.out, DOCS if set(names) == set(DATASETS) and not own else options.out, beside)
+    every = set(names) == set(DATASETS) and set(splits) == set(SPLITS)
+    show(parts, runs, options.out, DOCS if every and not own else options.out, beside)
 
 
 def run_part(part: Part, names: Sequence[str], store: Path, options: argparse.Namespace) -> None:
@@ -443,10 +448,10 @@ def show(parts: list[Part], runs: pd.DataFrame, out: Path, docs: Path, beside: l
             lines += [f"\n### {split}\n", *_counts(verdicts)]
             draw_ranks(measured, docs / f"field-ranks-{split}.png")
             draw_pairs(judged, verdicts, docs / f"field-pairs-{split}.png")
-    if not any(map(len, found.values())):
+    shown = [mine for mine in found.values() if len(mine)]
+    if not shown and not beside:
         sys.exit(f"crossAtt has not run yet in {out}")
-    shown = pd.concat([mine for mine in found.values() if len(mine)])
-    text = "\n".join([*tables(shown), *lines, *beside])
+    text = "\n".join([*(tables(pd.concat(shown)) if shown else []), *lines, *beside])
     write_text(out / "field.md", text + "\n")
     print(text)
 
