@@ -212,13 +212,13 @@ def main() -> None:
         parser.error(f"no dataset {unknown[0]}; there are {', '.join(DATASETS)}")
     if options.trial:
         options.out = options.out / "trial"
-    runs = min(options.runs, ONE_REPEAT) if options.quick else options.runs
+    most = min(options.runs, ONE_REPEAT) if options.quick else options.runs
     splits = options.splits or SPLITS
-    parts = [part for part in plan(names, runs, options.trial, options.device) if part.split in splits]
+    parts = [part for part in plan(names, most, options.trial, options.device) if part.split in splits]
     published = None if options.published is None else read_published(options.published)
     as_written = []
     if published is not None and "random" in splits and "crossAtt" in (options.methods or METHODS):
-        as_written = list(_as_written(names, published, options.runs, options.trial, options.device))
+        as_written = list(_as_written(names, published, most, options.trial, options.device))
     if not options.chemprop and (without := [name for name in options.methods or () if name in CHEMPROP]):
         parser.error(f"{' and '.join(without)}: --chemprop PATH says where chemprop is")
     wanted = tuple(name for name in options.methods or METHODS if options.chemprop or name not in CHEMPROP)
