@@ -680,8 +680,8 @@ def draw_ranks(tables: dict[str, pd.DataFrame], path: Path) -> None:
     axis.set_yticks(range(len(ranks)), [WORDS.get(name, name) for name in ranks.index], parse_math=False)
     axis.set_ylim(len(ranks) - 0.5, -0.5)
     axis.set_xlabel("rank among these methods, mean over the runs; 1 is the best")
-    datasets = f"{len(tables)} dataset{'s' if len(tables) > 1 else ''}"
-    axis.set_title(f"methods that have run on all {datasets}; a dot each, a bar for the mean", fontsize=9)
+    datasets = {1: "the dataset", 2: "both datasets"}.get(len(tables), f"all {len(tables)} datasets")
+    axis.set_title(f"methods that have run on {datasets}; a dot each, a bar for the mean", fontsize=9)
     save_figure(figure, path)
 
 
