@@ -282,7 +282,7 @@ def missing(part: Part, names: Iterable[str], store: Path) -> dict[str, list[int
 def stored(store: Path) -> pd.DataFrame:
     """Every run that was measured, here or on another machine, a line each."""
     table = pd.read_csv(store) if store.is_file() else pd.DataFrame()
-    wanted = "dataset split method seed metric value coverage training_seconds device parts".split()
+    wanted = "dataset split method seed metric value coverage test_molecules training_seconds device parts".split()
     return table.reindex(columns=[*table, *(name for name in wanted if name not in table)])
 
 
@@ -462,18 +462,24 @@ def comparable(part: Part, runs: pd.DataFrame) -> pd.DataFrame:
     seeds = mine.groupby("method")["seed"].agg(set) if len(mine) else {}
     wanted = seeds.get("crossAtt", set())
     mine = mine[mine["seed"].isin(wanted)]
-    # older rows have no digest of their parts
-    known = {name: dict(rows[["seed", "parts"]].dropna().to_numpy()) for name, rows in mine.groupby("method")}
+    tested = {name: rows.set_index("seed")[["parts", "test_molecules"]] for name, rows in mine.groupby("method")}
     problems = {}
     for name in seeds.keys() if wanted else ():
         if not wanted <= seeds[name]:
             problems[name] = "not all of crossAtt's runs are there"
-        elif any(known[name].get(seed, parts) != parts for seed, parts in known["crossAtt"].items()):
+        elif not _same_parts(tested[name], tested["crossAtt"]):
             problems[name] = "its parts are not crossAtt's"
         else:
             continue
         print(f"left out  {part.dataset}, {part.split}, {name}: {problems[name]}")
     return mine[~mine["method"].isin(problems)]
+
+
+def _same_parts(rows: pd.DataFrame, others: pd.DataFrame) -> bool:
+    """Whether two methods tested the same in each run; older rows have no digest, only the number of molecules."""
+    others = others.loc[rows.index]
+    digests = (rows["parts"] == others["parts"]) | rows["parts"].isna() | others["parts"].isna()
+    return bool((digests & (rows["test_molecules"] == others["test_molecules"])).all())
 
 
 @dataclass(frozen=True)
