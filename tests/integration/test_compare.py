@@ -29,11 +29,13 @@ from kflm2.data.datasets import locate
 from kflm2.data.splits import make_splits
 from kflm2.errors import DataError, SettingError
 from kflm2.featurize.descriptors import compute_descriptors
+from kflm2.metrics import statistics
 from kflm2.metrics.statistics import Design, Pair, Probabilities
 from kflm2.results import methods, schema
 from kflm2.results.methods import Method
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord
+from kflm2.stages.compare import report
 from kflm2.stages.compare import stage as compare_stage
 from kflm2.stages.compare.baselines import PENALTIES, WIDTHS, Baselines
 from kflm2.stages.compare.comparison import Comparison
@@ -639,6 +641,32 @@ def test_p_values_across_two_datasets_are_adjusted_by_holm(
     assert across.loc["One", "p_holm"] == pytest.approx(2 * across.loc["One", "p"])
     assert across.loc["Two", "p_holm"] == across.loc["Two", "p"]
     assert "second - first         2  1/1/0" in capsys.readouterr().out
+
+
+def test_a_pair_is_tested_with_the_datasets_as_the_sample() -> None:
+    """b is better by 1 to 6 times what matters, of errors and of scores; c on half of the datasets only."""
+    comparisons = []
+    for number in range(6):
+        smaller = number % 2 == 0
+        errors = {"a": 5.0, "b": 5.0 - 0.1 * (number + 1), "c": 5.0 + 0.1 * (-1) ** (number // 2)}
+        means = errors if smaller else {name: -error for name, error in errors.items()}
+        table = pd.DataFrame({name: means[name] + np.array([0.0, 0.5, 1.0]) for name in sorted(means, reverse=smaller)})
+        design = Design(10, 100, 65, 0.125, 0.1, 0.1)
+        method = Method("a", DatasetRecord(f"D{number}", "a", ["y"], None), "random", {})
+        pairs = statistics.compare(table, design, 0.1)
+        comparisons.append(Comparison(method, "RMSE" if smaller else "R2", 0.1, table, design, pairs, []))
+    across = report.across(comparisons)
+    first = across[across["first"].isin(["a", "b"]) & across["second"].isin(["a", "b"])]
+    np.testing.assert_allclose(first["advantage"].abs(), [1, 2, 3, 4, 5, 6])
+    assert (np.sign(first["advantage"]) == np.where(first["first"] == "b", 1, -1)).all()
+    lines = report.across_text(across).splitlines()
+    start = next(number for number, line in enumerate(lines) if "datasets as the sample" in line)
+    found = {" ".join(line.split()[:-2]): line.split()[-2:] for line in lines[start + 3 :]}
+    # 2 of 64 signs are as extreme as six of six; Holm's correction is for three pairs
+    assert found["b - a"] == ["+3.50", f"{3 * 2 / 64:.3f}"]
+    assert float(found["c - a"][1]) > 0.5
+    assert "as the sample" not in report.across_text(across[across["dataset"] != "D5"])
+    assert "as the sample" not in report.across_text(across.assign(advantage=float("nan")))
 
 
 @pytest.mark.parametrize(

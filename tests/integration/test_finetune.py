@@ -74,7 +74,7 @@ def test_peft_and_stage_2_load_the_adapter(tmp_path: Path, tiny_decoder: Path) -
     assert result["llm"]["adapter"]
 
 
-LONG: tuple[object, ...] = ("--corpus", "own.smi", "--epochs", 15, "--knowledge", "descriptors", *SMALL)
+LONG: tuple[object, ...] = ("--corpus", "own.smi", "--epochs", 8, "--knowledge", "descriptors", *SMALL)
 
 
 @pytest.fixture(scope="module")

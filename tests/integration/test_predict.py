@@ -327,18 +327,18 @@ def test_any_number_of_processes_writes_the_same_bytes(
     if llm:
         folder = _train(tmp_path / "model", "--model", "crossAtt", "--llm", tiny_decoder, "--layers", "last")
         common = [folder, molecules_file, "--llm", tiny_decoder]
-    for jobs in (1, 2, 3):
+    for jobs in (1, 3):
         _predict(*common, "-o", tmp_path / f"{jobs}.csv", "--jobs", jobs)
     one = (tmp_path / "1.csv").read_bytes()
     assert one.count(b"\n") == 202
-    assert one == (tmp_path / "2.csv").read_bytes() == (tmp_path / "3.csv").read_bytes()
+    assert one == (tmp_path / "3.csv").read_bytes()
     # as on a system that cannot fork: models go to the processes, and each loads the LLM
     unforked = functools.partial(run_stream, forked=False)
     monkeypatch.setattr(
         "kflm2.trainers.jobs.run_stream", lambda work, chunks, jobs, forked: unforked(work, chunks, jobs)
     )
-    _predict(*common, "-o", tmp_path / "4.csv", "--jobs", 2)
-    assert one == (tmp_path / "4.csv").read_bytes()
+    _predict(*common, "-o", tmp_path / "2.csv", "--jobs", 2)
+    assert one == (tmp_path / "2.csv").read_bytes()
 
 
 def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path, molecules_file: Path) -> None:

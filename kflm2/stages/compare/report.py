@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from kflm2 import text_table
-from kflm2.metrics.statistics import Pair, holm
+from kflm2.metrics.statistics import LEAST_DATASETS, Pair, holm, over_datasets
 from kflm2.stages.compare.comparison import Comparison
 
 _PAIR_HEAD = ("difference", "95 % interval", "p", "d", "better on", "P better", "P alike", "P worse", "verdict")
@@ -131,7 +132,8 @@ def across(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """Pairs of methods that several datasets have, with p corrected by Holm over the datasets.
 
     Returns:
-        Columns first, second, dataset, figure (the metric), difference, p, p_holm, verdict; the verdict is by p_holm.
+        Columns first, second, dataset, figure (the metric), difference, p, p_holm, verdict (by p_holm), advantage: by
+        how much the first is better, in units of the smallest difference that matters; NaN where that is 0.
     """
     rows = []
     names = [name for comparison in comparisons for name in comparison.table.columns]
@@ -157,24 +159,47 @@ def across(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                     "p": pair.p,
                     "p_holm": p,
                     "verdict": comparison.verdict(pair, p),
+                    "advantage": sign * _advantage(comparison, pair),
                 }
             )
-    columns = ["first", "second", "dataset", "figure", "difference", "p", "p_holm", "verdict"]
+    columns = ["first", "second", "dataset", "figure", "difference", "p", "p_holm", "verdict", "advantage"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def across_text(pairs: pd.DataFrame) -> str:
-    """On how many datasets the first is better, neither is shown to be, or the second is; a line a pair."""
+    """What all datasets say, a line a pair.
+
+    On how many the first is better, neither is shown to be, or the second is; and where there are datasets enough,
+    which one is better with the datasets as the sample.
+    """
     if pairs.empty:
         return "\nno two methods were measured on more than one dataset"
-    rows = []
+    rows, tested = [], {}
     for (first, second), datasets in pairs.groupby(["first", "second"], sort=False):
+        name = f"{first} - {second}"
         won, lost = (int((datasets["verdict"] == f"{name} is better").sum()) for name in (first, second))
-        rows.append([f"{first} - {second}", str(len(datasets)), f"{won}/{len(datasets) - won - lost}/{lost}"])
-    return "\n".join(
-        [
+        rows.append([name, str(len(datasets)), f"{won}/{len(datasets) - won - lost}/{lost}"])
+        if len(datasets) >= LEAST_DATASETS and datasets["advantage"].notna().all():
+            tested[name] = datasets["advantage"].tolist()
+    lines = [
+        "",
+        "over the datasets (p by Holm): the first is better / neither is shown to be / the second is",
+        *text_table.aligned([["", "datasets", "+/=/-"], *rows]),
+    ]
+    if tested:
+        p_values = holm([over_datasets(advantages) for advantages in tested.values()])
+        middles = [f"{np.median(advantages):+.2f}" for advantages in tested.values()]
+        rows = [[name, middle, f"{p:.3f}"] for name, middle, p in zip(tested, middles, p_values, strict=True)]
+        lines += [
             "",
-            "over the datasets (p by Holm): the first is better / neither is shown to be / the second is",
-            *text_table.aligned([["", "datasets", "+/=/-"], *rows]),
+            "with the datasets as the sample (signed-rank test, p by Holm over the pairs): by how much the first is",
+            "better, in units of --practical, median over the datasets",
+            *text_table.aligned([["", "better by", "p"], *rows]),
         ]
-    )
+    return "\n".join(lines)
+
+
+def _advantage(comparison: Comparison, pair: Pair) -> float:
+    """By how much the first of a pair is better, in units of what matters."""
+    better = -pair.difference if comparison.smaller_is_better else pair.difference
+    return better / comparison.practical if comparison.practical else float("nan")

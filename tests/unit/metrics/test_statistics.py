@@ -1,5 +1,6 @@
 """The comparison of methods, against scipy's tests and simulations of equal methods."""
 
+import itertools
 import runpy
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def test_holm_equals_the_corrected_values() -> None:
     p = [0.01, 0.04, 0.03]
     assert statistics.holm(p) == pytest.approx([0.03, 0.06, 0.06])
     assert statistics.holm([0.5, 0.9, 0.001]) == pytest.approx([1.0, 1.0, 0.003])
+
+
+def test_the_p_over_datasets_is_the_share_of_signs_that_are_as_extreme() -> None:
+    differences = [0.62, 1.3, -0.05, 0.2, 0.9, 0.33, -0.41, 2.0]
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    found = abs((np.sign(differences) * ranks).sum())
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
+    assert statistics.over_datasets(differences) == pytest.approx(np.mean(np.abs(signs @ ranks) >= found))
+    assert statistics.over_datasets([1.0] * 5) == 1.0  # five of five: 0.0625 at best
+    assert statistics.over_datasets([1.0, 1.1, 1.2, 1.3, 1.4, 1.5]) == pytest.approx(2 / 64)
+    assert statistics.over_datasets([0.0] * 7) == 1.0
 
 
 @pytest.mark.parametrize("methods", [2, 4, 6, 10])
