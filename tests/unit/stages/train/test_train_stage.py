@@ -255,8 +255,9 @@ def test_runs_and_members_are_the_same_bits_in_any_number_of_processes(capsys: p
 
 def test_processes_that_are_not_forked_train_the_same_bits(tiny_decoder: Path) -> None:
     """With more than one thread; the LLM's states lie on disk, and each process opens them itself."""
+    network = ("--model", "crossAtt", "--llm", tiny_decoder, "--ensemble", 2)
     for jobs in (1, 2):
-        _own("--model", "crossAtt", "--llm", tiny_decoder, "--runs", 2, "--threads", 2, "--jobs", jobs, "--name", jobs)
+        _own(*network, "--runs", 2, "--threads", 2, "--jobs", jobs, "--name", jobs)
     for seed in (0, 1):
         one, two = (Path(f"results/my/{jobs}/random-{seed}/predictions.csv").read_bytes() for jobs in (1, 2))
         assert one == two
