@@ -46,8 +46,22 @@ def percent_range(shares: Iterable[float]) -> str:
     return f"{high} %" if low == high else f"{low} to {high} %"
 
 
-def mean_and_std(mean: float | None, std: float | None, digits: int = 3) -> str:
-    """`mean ± std`; the mean alone of one run, `-` where there is none."""
+def mean_and_std(mean: float | None, std: float | None, digits: int = 3, unit: bool = False) -> str:
+    """`mean ± std`; the mean alone of one run, `-` where there is none.
+
+    Args:
+        mean: number.
+        std: number.
+        digits: after the point.
+        unit: whether they are in a unit, which may be any; see format_of.
+    """
     if mean is None:
         return "-"
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    form = format_of([mean], digits) if unit else f".{digits}f"
+    return f"{mean:{form}}" if std is None else f"{mean:{form}} ± {std:{form}}"
+
+
+def format_of(numbers: Iterable[float], digits: int = 3) -> str:
+    """The format of numbers in a unit: fixed digits, or significant ones where these would be zeros or far too many."""
+    largest = max(map(abs, numbers), default=0.0)
+    return f".{digits}f" if 0.01 <= largest < 1e5 or largest == 0 else ".3g"

@@ -7,6 +7,7 @@ error, Machine Learning 2003, 52, 239), and p-values and intervals hold for all 
 `benchmark/verdicts.py` measures how often equal methods are called different.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -22,6 +23,10 @@ LEAST_DATASETS = 6
 """Of a verdict over datasets: with fewer no signed-rank test gives a p below ALPHA."""
 _MOST_OVERLAP = 1.5
 """Largest overlap of test parts, relative to that of parts drawn at random, with which a verdict is given."""
+_CHANCE = 3.0
+"""Standard deviations by which it may be larger all the same."""
+_EQUAL = 1e-9
+"""Differences that vary by less than this share of the metric are equal, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,14 @@ class Design:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the runs test enough different molecules for a verdict."""
-        return self.overlap <= _MOST_OVERLAP * self.expected
+        """Whether the runs test enough different molecules for a verdict.
+
+        Few and small test parts that are drawn at random may share more than expected, by chance.
+        """
+        size, pairs = self.expected * self.molecules, self.runs * (self.runs - 1) / 2
+        # of a hypergeometric distribution
+        one = self.expected * (1 - self.expected) * (self.molecules - size) / max(self.molecules - 1, 1) / size
+        return self.overlap <= max(_MOST_OVERLAP * self.expected, self.expected + _CHANCE * math.sqrt(one / pairs))
 
     def resolution(self, methods: int) -> float:
         """Smallest mean difference that can be told from chance, in standard deviations of the paired differences."""
@@ -124,10 +135,18 @@ def compare(table: pd.DataFrame, design: Design, practical: float) -> list[Pair]
         table: (runs, methods) of a metric for which smaller or larger values may be better; three runs or more.
         design: of the runs.
         practical: smallest difference that matters.
+
+    Returns:
+        The pairs. Where a difference is the same in every run, as of metrics that can have few values only, it is not
+        known how much it would vary: p is 1 and the interval infinite, unless all differences are 0.
     """
     names = list(combinations(table.columns, 2))
     differences = np.stack([(table[first] - table[second]).to_numpy() for first, second in names])
     means, stds = differences.mean(axis=1), differences.std(axis=1, ddof=1)
+    rounding = _EQUAL * np.abs(table.to_numpy()).max()
+    equal = stds <= rounding
+    means = np.where(equal & (np.abs(means) <= rounding), 0.0, means)
+    stds = np.where(equal, np.where(means == 0, 0.0, np.inf), stds)
     errors = stds * design.error_factor
     half_widths = critical(len(names), design.runs) * errors
     p = holm([_p(mean, error, design.runs) for mean, error in zip(means, errors, strict=True)])
@@ -139,7 +158,7 @@ def compare(table: pd.DataFrame, design: Design, practical: float) -> list[Pair]
             float(means[i] - half_widths[i]),
             float(means[i] + half_widths[i]),
             p[i],
-            float(means[i] / stds[i]) if stds[i] > 0 else float("nan"),
+            float(means[i] / stds[i]) if 0 < stds[i] < np.inf else float("nan"),
             int((differences[i] < 0).sum()),
             int((differences[i] > 0).sum()),
             posterior(float(means[i]), float(errors[i]), design.runs, practical),
@@ -155,8 +174,8 @@ def critical(pairs: int, runs: int) -> float:
 
 def _p(mean: float, error: float, runs: int) -> float:
     """Of one pair by itself."""
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
+    if error == 0:  # all differences are 0
+        return 1.0
     return float(2 * stdtr(runs - 1, -abs(mean) / error))
 
 

@@ -32,3 +32,11 @@ def test_a_deviation_of_one_run_is_left_out() -> None:
     assert mean_and_std(1.23456, 0.5) == "1.235 ± 0.500"
     assert mean_and_std(1.23456, None, digits=1) == "1.2"
     assert mean_and_std(None, None) == "-"
+
+
+def test_numbers_in_small_or_large_units_are_not_zeros() -> None:
+    assert mean_and_std(0.000812, 0.00011, unit=True) == "0.000812 ± 0.00011"
+    assert mean_and_std(0.000812, 0.00011) == "0.001 ± 0.000"
+    assert mean_and_std(123456.7, None, unit=True) == "1.23e+05"
+    assert mean_and_std(0.81, 0.004, unit=True) == "0.810 ± 0.004"
+    assert mean_and_std(0.0, 0.0, unit=True) == "0.000 ± 0.000"

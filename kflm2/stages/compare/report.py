@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kflm2 import text_table
+from kflm2.metrics.scores import IN_UNITS
 from kflm2.metrics.statistics import LEAST_DATASETS, Pair, holm, over_datasets
 from kflm2.stages.compare.comparison import Comparison
 
@@ -32,12 +33,13 @@ def markdown(comparison: Comparison) -> str:
 def _lines(comparison: Comparison, table: Callable[[text_table.Rows], list[str]]) -> list[str]:
     unit = f" in {comparison.unit}" if comparison.unit else ""
     means, stds, ranks = comparison.table.mean(), comparison.table.std(ddof=1), comparison.ranks()
+    form = _format(comparison)
     beaten = {
         name: sum(comparison.verdict(pair) == f"{name} is better" for pair in comparison.pairs)
         for name in comparison.table
     }
     rows = [
-        [name, f"{means[name]:.3f} ± {stds[name]:.3f}", f"{ranks[name]:.2f}", str(beaten[name])]
+        [name, f"{means[name]:{form}} ± {stds[name]:{form}}", f"{ranks[name]:.2f}", str(beaten[name])]
         for name in comparison.ordered()
     ]
     lines = [
@@ -61,7 +63,7 @@ def _lines(comparison: Comparison, table: Callable[[text_table.Rows], list[str]]
     if comparison.published:
         lines += ["", "published, on splits of their own, so not paired:"]
         rows = [
-            [name, split, str(runs), text_table.mean_and_std(mean, None if math.isnan(std) else std)]
+            [name, split, str(runs), text_table.mean_and_std(mean, None if math.isnan(std) else std, unit=True)]
             for name, split, runs, mean, std in comparison.published
         ]
         lines += table([["", "split", "runs", "mean ± sd"], *rows])
@@ -87,19 +89,25 @@ def _design(comparison: Comparison) -> list[str]:
 
 
 def _pair_row(comparison: Comparison, pair: Pair) -> list[str]:
+    form = _format(comparison)
     wins, better, worse = (pair.wins, pair.losses), pair.probabilities.smaller, pair.probabilities.larger
     if not comparison.smaller_is_better:
         wins, better, worse = wins[::-1], worse, better
     return [
         f"{pair.first} - {pair.second}",
-        f"{pair.difference:+.3f}",
-        f"{pair.low:+.3f} to {pair.high:+.3f}",
+        f"{pair.difference:+{form}}",
+        f"{pair.low:+{form}} to {pair.high:+{form}}",
         _p(pair.p) if comparison.design.is_sound else "-",
         "-" if math.isnan(pair.effect) else f"{pair.effect:+.2f}",
         f"{wins[0]}:{wins[1]}",
         *(f"{value:.2f}" for value in (better, pair.probabilities.alike, worse)),
         comparison.verdict(pair),
     ]
+
+
+def _format(comparison: Comparison) -> str:
+    """Of metrics and their differences."""
+    return text_table.format_of(comparison.table.mean()) if comparison.metric in IN_UNITS else ".3f"
 
 
 def _p(value: float) -> str:

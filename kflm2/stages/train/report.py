@@ -92,6 +92,21 @@ def shared_structures(molecules: Molecules, seed: int, split: Split) -> str:
     )
 
 
+def constant_targets(molecules: Molecules, split: Split) -> list[str]:
+    """A note for each target whose labels that are learnt from are all the same."""
+    names = molecules.dataset.targets
+    notes = []
+    for name, labels in zip(names, molecules.y_learnt[split.not_tested].T, strict=True):
+        known = labels[~np.isnan(labels)]
+        bounded = molecules.bounds is not None and len(names) == 1 and not np.isnan(molecules.bounds).all()
+        if len(known) and np.ptp(known) == 0 and not bounded:
+            notes.append(
+                f"note: {name}: all {len(known)} labels that are learnt from are {known[0]:g}; a model learns nothing"
+                " from them, however sure it may look"
+            )
+    return notes
+
+
 def unknown_features(molecules: Molecules, seed: int, split: Split) -> str:
     """How many test molecules have a category, or a blank, that nothing is learnt of; '' for none."""
     if molecules.covariates is None:
@@ -225,7 +240,9 @@ def _metrics(runs: Sequence[RunResult]) -> list[str]:
     rows = [["", *parts, ""]]
     remarks = dict.fromkeys(IN_UNITS, dataset.unit or "") | {SCALED_RMSE: "RMSE / sd of the target in train and valid"}
     for name in dataset.mean_metrics:
-        cells = [mean_and_std(*summarize([run.metrics[part][name] for run in runs])) for part in parts]
+        cells = [
+            mean_and_std(*summarize([run.metrics[part][name] for run in runs]), unit=name in IN_UNITS) for part in parts
+        ]
         rows.append([name, *cells, remarks.get(name, "")])
     return aligned(rows, left=(0, len(parts) + 1))
 
@@ -239,8 +256,11 @@ def _targets(runs: Sequence[RunResult]) -> list[str]:
     rows = [["test", *names]]
     for target in dataset.targets:
         metrics = [run.targets["test"][target] for run in runs]
-        cells = [summarize([values[name] if values else None for values in metrics]) for name in names]
-        rows.append([target, *(mean_and_std(*cell) for cell in cells)])
+        cells = [
+            mean_and_std(*summarize([values[name] if values else None for values in metrics]), unit=name in IN_UNITS)
+            for name in names
+        ]
+        rows.append([target, *cells])
     return ["", *aligned(rows)]
 
 
@@ -271,7 +291,7 @@ def _coverage(runs: Sequence[SavedRun]) -> list[str]:
         values = [run.result.coverage[part] for run in runs]
         share = mean_and_std(*summarize([_percent(value.share) for value in values]), digits=1)
         sizes = summarize([value.size for value in values])
-        size = mean_and_std(*sizes, digits=2)
+        size = mean_and_std(*sizes, digits=2, unit=regression)
         width = f", wide {size} {first.dataset.unit or ''}".rstrip() if regression else f", of {size} classes"
         if sizes[0] is None:
             width = ""  # no label in the part, or a width in several units, or an infinite one, of which below

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from kflm2.data.splits import make_splits
 from kflm2.metrics import statistics
 from kflm2.metrics.statistics import Design, Pair, compare, posterior
 
@@ -86,7 +87,10 @@ def test_the_design_counts_molecules_and_overlaps() -> None:
     assert (design.runs, design.tested, design.expected) == (3, 7, 0.2)
     assert design.overlap == pytest.approx((2 + 3 + 1) / 4 / 3)
     assert design.test_share == pytest.approx((4 / 16 + 4 / 16 + 4 / 8) / 3)
-    assert not design.is_sound
+    # half of such small parts may be shared by chance; of parts ten times as large it is not
+    larger = [{10 * number + digit for number in test for digit in range(10)} for test in tests]
+    assert Design.of(larger, [160, 160, 80], 200).overlap == design.overlap
+    assert not Design.of(larger, [160, 160, 80], 200).is_sound
     folds = [np.arange(20)[fold::5] for fold in range(5)]
     cross_validation = Design.of(folds, [16] * 5, 20)
     assert (cross_validation.overlap, cross_validation.tested) == (0, 20)
@@ -100,6 +104,29 @@ def test_posterior_probabilities_equal_a_simulation() -> None:
     expected = ((draws < -0.1).mean(), (abs(draws) <= 0.1).mean(), (draws > 0.1).mean())
     assert (result.smaller, result.alike, result.larger) == pytest.approx(expected, abs=3e-3)
     assert result.smaller + result.alike + result.larger == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("molecules", "runs"), [(30, 3), (30, 5), (65, 3), (100, 3), (100, 10), (642, 5)])
+def test_random_splits_are_hardly_ever_taken_for_repeated_ones(molecules: int, runs: int) -> None:
+    refused = 0
+    for seed in range(200):
+        splits = make_splits("random", ["C"] * molecules, range(runs * seed, runs * (seed + 1)))
+        sizes = [len(split.train) for split in splits]
+        refused += not Design.of([split.test.tolist() for split in splits], sizes, molecules).is_sound
+    assert refused <= 6
+    fixed = make_splits("random", ["C"] * molecules, [0] * runs)
+    assert not Design.of([split.test.tolist() for split in fixed], [1] * runs, molecules).is_sound
+
+
+def test_a_difference_that_is_the_same_in_every_run_proves_nothing() -> None:
+    """As of ROC-AUCs of a few molecules; by a t-test p would be 0."""
+    table = pd.DataFrame({"a": [0.8, 0.9, 1.0], "b": [0.7, 0.8, 0.9], "c": [0.8, 0.9, 1.0 + 1e-13]})
+    pairs = compare(table, Design(3, 100, 30, 0.125, 0.1, 0.1), 0.01)
+    pair = _pair(pairs, "a", "b")
+    assert pair.difference == pytest.approx(0.1)
+    assert (pair.low, pair.high, pair.p) == (-np.inf, np.inf, 1) and np.isnan(pair.effect)
+    equal = _pair(pairs, "a", "c")
+    assert (equal.difference, equal.p, equal.probabilities.alike) == (0, 1, 1)
 
 
 @pytest.mark.filterwarnings("error")
