@@ -18,9 +18,9 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.covariates import also_needed
 from kflm2.data.datasets import Dataset, Task
 from kflm2.data.molecules import Molecules, parse_smiles
-from kflm2.data.splits import Split, with_folds
+from kflm2.data.splits import Split, hold_out, structure_groups, with_folds
 from kflm2.data.structures import standardize
-from kflm2.errors import MoleculeError
+from kflm2.errors import KFLM2Error, MoleculeError
 from kflm2.files import sha256_texts
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.predictor.bundle import Bundle
@@ -141,19 +141,28 @@ class _Estimator(BaseEstimator):
         config.check()
         return config.resolved()
 
-    def _fit(self, smiles: list[str], y_true: np.ndarray) -> None:
+    def _fit(self, smiles: list[str], y_true: np.ndarray, classes: tuple[tuple[str, str], ...] = ()) -> None:
+        """Train.
+
+        Args:
+            smiles: (n,)
+            y_true: (n, K), NaN where a label is missing.
+            classes: words of class 0 and class 1.
+
+        Raises:
+            ValueError: it cannot be done with these molecules and settings.
+        """
         config = self._config()
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction is {self.valid_fraction}; it must be between 0 and 1")
-        count = len(smiles)
+        index = np.flatnonzero(~np.isnan(y_true).all(axis=1))  # what has no label at all cannot be held out either
+        smiles, y_true, count = [smiles[i] for i in index], y_true[index], len(index)
         valid = max(1, round(self.valid_fraction * count))
         if count - valid < 2:
-            raise ValueError(f"{count} molecules are too few: some train, and some must choose the epoch")
-        order = np.random.default_rng(self.random_state).permutation(count)
-        split = Split("random", np.sort(order[valid:]), np.sort(order[:valid]), np.zeros(0, dtype=int))
+            raise ValueError(f"{count} molecules with labels are too few: some train, and some must choose the epoch")
         targets = ("y",) if y_true.shape[1] == 1 else tuple(f"y{k}" for k in range(y_true.shape[1]))
         molecules = Molecules(
-            dataset=Dataset("memory", (), targets, task=self._task),
+            dataset=Dataset("memory", (), targets, task=self._task, classes=classes),
             sha256=sha256_texts([*smiles, *map(str, y_true.ravel())]),
             read=count,
             rows=np.arange(1, count + 1),
@@ -165,15 +174,25 @@ class _Estimator(BaseEstimator):
             padded=0,
         )
         molecules = standardize(molecules, config.standardize)
-        if config.folds:
-            split = with_folds(split, config.folds, self.random_state)
         if molecules.rejected:
             first = molecules.rejected[0]
-            raise ValueError(f"X[{first.row - 1}] {first.smiles!r}: {first.reason}")
-        self.bundle_ = make_bundle(experiment.fit_once(config, molecules, split))
+            raise ValueError(f"X[{index[first.row - 1]}] {first.smiles!r}: {first.reason}")
+        # replicates are held out together: the molecules that will be predicted may all be new ones
+        groups = structure_groups(molecules.smiles, range(count))
+        train, held_out = hold_out(np.arange(count), valid, self.random_state, groups)
+        split = Split("random", np.sort(train), np.sort(held_out), np.zeros(0, dtype=int))
+        try:
+            if config.folds:
+                enough = groups is not None and len(groups) >= config.folds
+                split = with_folds(split, config.folds, self.random_state, groups if enough else None)
+            self.bundle_ = make_bundle(experiment.fit_once(config, molecules, split))
+        except KFLM2Error as error:  # scikit-learn's callers expect this one
+            raise ValueError(str(error)) from error
 
     def _predictions(self, X: Any, confidence: float = CONFIDENCE) -> Predictions:
         check_is_fitted(self)
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence is {confidence}; it must be between 0 and 1, such as 0.9")
         smiles = _smiles_list(X)
         predictions = Predictor(self.bundle_).predict(smiles, confidence)
         for i, status in enumerate(predictions.status):
@@ -292,7 +311,8 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if labels.ndim != 1 or len(self.classes_) != 2:
             raise ValueError(f"y has {len(self.classes_)} classes; two are told apart")
-        self._fit(smiles, indices.astype(float)[:, None])
+        negative, positive = map(str, self.classes_)
+        self._fit(smiles, indices.astype(float)[:, None], ((negative, positive),))
         self.bundle_.provenance["classes"] = self.classes_.tolist()
         return self
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -124,7 +124,7 @@ def make_splits(
     if kind == "given":
         if parts is None:
             raise SettingError("a given split needs the part of each molecule")
-        splits = [_given(parts, seed, fractions) for seed in seeds]
+        splits = [_given(parts, seed, fractions, smiles) for seed in seeds]
     elif kind == "random":
         splits = [_random(n, seed, fractions) for seed in seeds]
     elif kind == "cv5x5":
@@ -144,12 +144,67 @@ def make_splits(
                 raise DataError(f"{kind} split of {n} molecules leaves {part} empty")
     if not folds:
         return splits
-    return [with_folds(split, folds, seed, groups) for seed, split in zip(seeds, splits, strict=True)]
+    return [
+        with_folds(split, folds, seed, inner_groups(split, smiles, folds))
+        for seed, split in zip(seeds, splits, strict=True)
+    ]
 
 
 def groups_of(kind: str, smiles: list[str]) -> list[list[int]] | None:
     """The molecules that a kind of split keeps together; None where it keeps none."""
     return None if kind in ("given", "random", "cv5x5") else _groups_of(kind, tuple(smiles))
+
+
+def inner_groups(split: Split, smiles: list[str], folds: int) -> list[list[int]] | None:
+    """The molecules that inner folds keep together: those that the parts do, or the rows of a structure."""
+    if split.kind != "given":
+        return groups_of(split.kind, smiles)
+    groups = structure_groups(smiles, split.not_tested, split.test)
+    return groups if groups is not None and len(groups) >= folds else None
+
+
+def structure_groups(
+    smiles: Sequence[str], learned: Iterable[int], tested: Collection[int] = ()
+) -> list[list[int]] | None:
+    """The rows of each structure, where they must be held out together; None where they need not.
+
+    Where replicates are learnt from, and the test asks for new structures, a model that is judged by rows of structures
+    that it knows looks much better than it is: epochs, weights and intervals would be chosen on such rows.
+
+    Args:
+        smiles: (n,)
+        learned: rows that are learnt from or held out.
+        tested: rows of the test part; none where it is not known what the model will be asked for.
+
+    Returns:
+        None where no structure is learnt twice, or most of the test part is of structures that are learnt, too.
+    """
+    digests = structure_digests(smiles)
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index in learned:
+        groups[digests[index]].append(int(index))
+    known = sum(digests[index] in groups for index in tested)
+    if 2 * known > len(tested) or all(len(group) == 1 for group in groups.values()):
+        return None
+    return list(groups.values())
+
+
+def hold_out(
+    rows: Sequence[int] | np.ndarray, count: int, seed: int, groups: list[list[int]] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw so many rows, or somewhat fewer, of whole groups; returns the others, and these."""
+    rng = np.random.default_rng(seed)
+    if groups is None or len(groups) < 2:
+        order = rng.permutation(rows)
+        return order[count:], order[:count]
+    train: list[int] = []
+    valid: list[int] = []
+    for i in rng.permutation(len(groups)):
+        (valid if len(valid) + len(groups[i]) <= count else train).extend(groups[i])
+    if count and not valid:
+        valid = min(groups, key=len)
+        train = [index for group in groups if group is not valid for index in group]
+    return np.array(train, dtype=int), np.array(valid, dtype=int)
 
 
 @functools.lru_cache(maxsize=1)
@@ -169,7 +224,12 @@ def with_test_learned(split: Split, smiles: list[str], seed: int) -> Split:
     none = np.zeros(0, dtype=int)
     train = np.sort(np.concatenate([split.train, split.test]))
     whole = replace(split, train=train, test=none, test_sets={}, folds=())
-    return with_folds(whole, len(split.folds), seed, groups_of(split.kind, smiles)) if split.folds else whole
+    if not split.folds:
+        return whole
+    groups = groups_of(split.kind, smiles)
+    if split.kind == "given" and inner_groups(split, smiles, len(split.folds)) is not None:  # as it was measured
+        groups = structure_groups(smiles, whole.not_tested)
+    return with_folds(whole, len(split.folds), seed, groups)
 
 
 def with_folds(split: Split, count: int, seed: int, groups: list[list[int]] | None = None) -> Split:
@@ -357,16 +417,16 @@ def _largest_first(groups: list[list[int]], n: int, fractions: Fractions) -> Spl
     return _split("scaffold_moleculenet", train, valid, test)
 
 
-def _given(parts: list[str], seed: int, fractions: Fractions) -> Split:
+def _given(parts: list[str], seed: int, fractions: Fractions, smiles: Sequence[str]) -> Split:
     """The given parts; without a valid part its fraction is drawn from train."""
     rows: dict[str, list[int]] = {part: [] for part in PARTS[:2]}
     for index, part in enumerate(parts):
         rows.setdefault(part, []).append(index)
     train, valid = rows.pop("train"), rows.pop("valid")
     if not valid:
-        order = np.random.default_rng(seed).permutation(train)
         n_valid = int(fractions[1] * len(train) + 1e-9)
-        train, valid = order[n_valid:].tolist(), order[:n_valid].tolist()
+        groups = structure_groups(smiles, train, [index for indices in rows.values() for index in indices])
+        train, valid = (part.tolist() for part in hold_out(train, n_valid, seed, groups))
     tests = {name: np.array(rows[name], dtype=int) for name in sorted(rows)}
     if "test" in tests and len(tests) > 1:
         raise DataError(f"parts are named both test and {sorted(tests)[1]}: test is what all test sets are together")

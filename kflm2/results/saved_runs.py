@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kflm2.data.datasets import Task
-from kflm2.data.splits import Split, groups_of, with_folds
+from kflm2.data.splits import Split, inner_groups, with_folds
 from kflm2.errors import DataError
 from kflm2.metrics.conformal import CONFIDENCE, Calibration, Coverage
 from kflm2.metrics.scores import summarize
@@ -91,8 +91,8 @@ class SavedRun:
         split = Split(self.split_kind, train, valid, test, sets if len(sets) > 1 else {})
         if not self.folds:
             return split
-        groups = groups_of(self.split_kind, self.table["smiles"].tolist())
-        return with_folds(split, self.result.config["ensemble"], self.seed, groups)
+        folds = self.result.config["ensemble"]
+        return with_folds(split, folds, self.seed, inner_groups(split, self.table["smiles"].tolist(), folds))
 
     @property
     def parts(self) -> pd.Series:

@@ -12,8 +12,13 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from kflm2.config.train import TrainConfig
+from kflm2.data.molecules import Molecules
+from kflm2.data.splits import Split
 from kflm2.estimators import KFLM2Classifier, KFLM2Regressor
 from kflm2.predictor.bundle_reader import load_bundle
+from kflm2.results.runs import Run
+from kflm2.stages.train import experiment
 
 TABLE = pd.read_csv(Path(__file__).parents[2] / "dataset" / "SAMPL.csv").head(60)
 SMILES, Y = TABLE["smiles"], TABLE["expt"]
@@ -59,6 +64,42 @@ def test_several_targets_with_missing_labels_and_intervals() -> None:
     assert one_target.predict_interval(SMILES[:4], 0.8).shape == (4, 2)
 
 
+def test_what_has_no_label_is_neither_learnt_nor_held_out() -> None:
+    """Else validation could be without labels, and choose no epoch."""
+    some = np.where(np.arange(60) % 3 > 0, Y, np.nan)
+    known = ~np.isnan(some)
+    model, expected = (
+        KFLM2Regressor(**QUICK).fit(smiles, y) for smiles, y in ((SMILES, some), (SMILES[known], some[known]))
+    )
+    assert np.array_equal(model.predict(SMILES), expected.predict(SMILES))
+    with pytest.raises(ValueError, match="0 molecules with labels are too few"):
+        KFLM2Regressor(**QUICK).fit(SMILES, np.full(60, np.nan))
+
+
+@pytest.mark.parametrize("inner", [{}, {"inner": "folds", "ensemble": 3}])
+def test_replicates_are_held_out_together(inner: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Split] = []
+    fit_once = experiment.fit_once
+
+    def spied(config: TrainConfig, molecules: Molecules, split: Split) -> Run:
+        found.append(split)
+        return fit_once(config, molecules, split)
+
+    monkeypatch.setattr(experiment, "fit_once", spied)
+    smiles = [text for text in SMILES[:20] for _ in range(3)]
+    KFLM2Regressor(**QUICK, **inner).fit(smiles, np.repeat(Y[:20], 3))
+    (split,) = found
+    for rows in split.folds or (split.valid,):
+        assert len(rows) % 3 == 0 and np.isin(3 * (rows // 3) + 1, rows).all()
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 90, -0.5])
+def test_a_confidence_is_a_share(confidence: float) -> None:
+    model = KFLM2Regressor(**QUICK).fit(SMILES[:20], Y[:20])
+    with pytest.raises(ValueError, match="must be between 0 and 1"):
+        model.predict_interval(SMILES, confidence)
+
+
 def test_classes_with_text_labels() -> None:
     labels = np.where(Y.median() < Y, "high", "low")
     model = KFLM2Classifier(**{**QUICK, "epochs": 60}).fit(SMILES, labels)
@@ -87,6 +128,7 @@ def test_class_labels_are_saved(tmp_path: Path, classes: tuple[Any, Any]) -> Non
     model = KFLM2Classifier(**QUICK).fit(SMILES, labels).save(tmp_path / "model")
     loaded = KFLM2Classifier.load(tmp_path / "model")
     assert loaded.classes_.tolist() == sorted(classes)
+    assert load_bundle(tmp_path / "model").classes == (tuple(map(str, sorted(classes))),)  # words of `kflm2 predict`
     assert loaded.score(SMILES, labels) == model.score(SMILES, labels)
 
 
@@ -100,6 +142,7 @@ def test_class_labels_are_saved(tmp_path: Path, classes: tuple[Any, Any]) -> Non
         ([], [], "no molecule"),
         (["CCO", "CC"], [1, 2], "too few"),
         (["CCO", "CC", "C"], [1, 2, np.inf], "infinity"),
+        (list(SMILES[:20]), np.stack([Y[:20], np.full(20, np.nan)], axis=1), "target 2 has no label"),
     ],
 )
 def test_the_error_of_unusable_data_has_the_reason(smiles: list[Any], y: list[float], message: str) -> None:

@@ -12,7 +12,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.ML.Cluster import Butina
 
-from kflm2.data import datasets
+from kflm2.data import datasets, splits
 from kflm2.data.reading import read_table
 from kflm2.data.similarity import fingerprints, nearest
 from kflm2.data.splits import Split, make_splits
@@ -271,6 +271,43 @@ def test_without_a_valid_part_a_tenth_of_train_becomes_valid() -> None:
     assert first.sizes == {"train": 36, "valid": 4, "test": 9}
     assert first.test.tolist() == list(range(40, 49))
     assert first.sha256 == repeated.sha256 != other.sha256
+
+
+_REPLICATES = ["C" * (1 + number // 3) + "O" for number in range(60)]
+"""Twenty structures, three rows of each."""
+
+
+def test_replicates_are_held_out_together_where_the_test_asks_for_new_structures() -> None:
+    parts = ["train"] * 48 + ["test"] * 12
+    split = _make_split("given", _REPLICATES, parts=parts, folds=4)
+    assert sorted(len(fold) for fold in split.folds) == [12, 12, 12, 12]
+    for rows in (split.valid, *split.folds):
+        digits = rows // 3
+        assert all(np.isin(3 * number + np.arange(3), rows).all() for number in digits)
+    assert split.valid.tolist() == _make_split("given", _REPLICATES, parts=parts).valid.tolist() != []
+    learnt = splits.with_test_learned(split, _REPLICATES, 0)
+    assert all(np.isin(3 * (fold // 3) + 1, fold).all() for fold in learnt.folds)
+    # of a test of structures that are known, rows are held out as they come: here two of three rows of a structure
+    known = _make_split("given", _REPLICATES, parts=["train", "train", "test"] * 20, folds=4)
+    assert any((np.bincount(fold // 3) == 1).any() for fold in known.folds)
+
+
+def test_without_replicates_a_given_split_is_as_it_was() -> None:
+    smiles, parts = ["C" * number + "O" for number in range(1, 41)], ["train"] * 30 + ["test"] * 10
+    first = _make_split("given", smiles, seed=3, parts=parts, folds=3)
+    order = np.random.default_rng(3).permutation(30)
+    assert first.valid.tolist() == sorted(order[:3].tolist())
+    folds = np.array_split(np.random.default_rng([3, 1]).permutation(30), 3)
+    assert [fold.tolist() for fold in first.folds] == [sorted(fold.tolist()) for fold in folds]
+
+
+def test_held_out_rows_of_groups_are_about_as_many_as_asked_for() -> None:
+    groups = [[0, 1, 2], [3], [4, 5, 6, 7], [8, 9]]
+    for seed in range(20):
+        train, valid = splits.hold_out(np.arange(10), 3, seed, groups)
+        assert sorted([*train, *valid]) == list(range(10)) and 1 <= len(valid) <= 3
+        assert all(len(set(group) & set(valid.tolist())) in (0, len(group)) for group in groups)
+    assert splits.hold_out(np.arange(7), 1, 0, [[0, 1, 2], [3, 4, 5, 6]])[1].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.2), (0.9, 0.1, 0.0), (1.2, -0.1, -0.1)])
