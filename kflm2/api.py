@@ -27,7 +27,7 @@ from kflm2.data.covariates import also_needed
 from kflm2.data.datasets import Task
 from kflm2.device import choose_device
 from kflm2.errors import DataError, SettingError
-from kflm2.files import write_csv
+from kflm2.files import atomic_folder, write_csv
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.metrics.scores import summarize
 from kflm2.predictor.bundle import check_destination
@@ -115,8 +115,8 @@ class Model:
         index: pd.Index | None = None
         cells = self._cells(molecules)
         if isinstance(molecules, pd.DataFrame):
-            names, column = [str(name) for name in molecules], self.predictor.bundle.smiles_column
-            molecules = molecules[column if column in names else find_smiles("the table", names)]
+            names, column = _names(molecules), self.predictor.bundle.smiles_column
+            molecules = molecules.iloc[:, names.index(column if column in names else find_smiles("the table", names))]
         if isinstance(molecules, pd.Series):
             index, molecules = molecules.index, molecules.tolist()
         if molecules is None or isinstance(molecules, str | Chem.Mol):
@@ -146,7 +146,7 @@ class Model:
             return None
         if not isinstance(molecules, pd.DataFrame):
             raise DataError(f"{also_needed(self.features)} beside the SMILES: give a table that has them")
-        names = [str(name) for name in molecules]
+        names = _names(molecules)
         if missing := [name for name in self.features if name not in names]:
             raise DataError(f"{also_needed(missing)}; the table has: {', '.join(map(repr, names))}")
         columns = [molecules.iloc[:, names.index(name)] for name in self.features]
@@ -213,13 +213,14 @@ class TrainingResult:
         return Picture(self.runs[0].folder / ("parity.png" if self.runs[0].task == "regression" else "roc.png"))
 
     def save(self, folder: str | Path) -> Path:
-        """Keep the model in a folder, which `kflm2.load` and `kflm2 predict` read.
+        """Keep the model in a folder, which `kflm2.load` and `kflm2 predict` read; another model there is replaced.
 
         Raises:
             BundleError: the folder holds something else.
         """
         target = check_destination(Path(folder))
-        shutil.copytree(self.folder, target, dirs_exist_ok=True)
+        with atomic_folder(target) as temporary:
+            shutil.copytree(self.folder, temporary, dirs_exist_ok=True)
         return target
 
     def _repr_html_(self) -> str:
@@ -273,12 +274,13 @@ def train(
     """
     temporary = tempfile.TemporaryDirectory(prefix="kflm2-") if out is None else None
     folder = Path(temporary.name if temporary is not None else str(out))
+    smiles = smiles and smiles.strip()
     config = TrainConfig.of(
         model,
         csv=_file_of(table, folder, smiles),
         smiles_column=smiles,
-        target_columns=(targets,) if isinstance(targets, str) else tuple(targets),
-        feature_columns=(features,) if isinstance(features, str) else tuple(features),
+        target_columns=_words(targets),
+        feature_columns=_words(features),
         out=folder,
         save=folder / "model",
         **{"runs": 1, **settings},
@@ -291,7 +293,7 @@ def _file_of(table: pd.DataFrame | str | Path, folder: Path, smiles: str | None)
     """The file of a table; one in memory is written."""
     if not isinstance(table, pd.DataFrame):
         return Path(table)
-    names = [str(name) for name in table]
+    names = _names(table)
     column = smiles or find_smiles("the table", names)
     if column not in names:
         raise DataError(f"the table has no column {column!r}; it has: {', '.join(map(repr, names))}")
@@ -301,6 +303,16 @@ def _file_of(table: pd.DataFrame | str | Path, folder: Path, smiles: str | None)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, written)
     return path
+
+
+def _words(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, without blanks around them."""
+    return tuple(name.strip() for name in ((names,) if isinstance(names, str) else names))
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """The names of the columns, without blanks around them, as a file's are read."""
+    return [str(name).strip() for name in table]
 
 
 def _smiles_of(molecule: Any) -> str:

@@ -215,15 +215,20 @@ def read_classes(texts: Sequence[str], column: str, where: str) -> Labels:
     return _classes(np.array(values), classes, (note,))
 
 
+def present(texts: Sequence[str]) -> list[str]:
+    """The cells that hold something, without blanks around them."""
+    return [text.strip() for text in texts if text.strip().lower() not in _MISSING]
+
+
 def looks_like(texts: Sequence[str]) -> str:
     """What a column seems to hold: classes (0 and 1, or two words), either (0 alone, or 1 alone), numbers, or text."""
-    present = {text.strip() for text in texts if text.strip().lower() not in _MISSING}
-    if all(_is_number(text) for text in present):
-        values = set(map(float, present))
+    found = set(present(texts))
+    if all(_is_number(text) for text in found):
+        values = set(map(float, found))
         return "numbers" if values - {0.0, 1.0} else "classes" if len(values) == 2 else "either"
-    if all(map(is_written_number, present)):
+    if all(map(is_written_number, found)):
         return "numbers"
-    return "classes" if len({text.lower() for text in present}) == 2 else "text"
+    return "classes" if len({text.lower() for text in found}) == 2 else "text"
 
 
 def _classes(values: np.ndarray, classes: tuple[str, str] = ("0", "1"), notes: tuple[str, ...] = ()) -> Labels:

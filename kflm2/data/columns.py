@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kflm2.data import sdf
-from kflm2.data.cells import looks_like
+from kflm2.data.cells import is_written_number, looks_like, present
 from kflm2.data.datasets import Task
 from kflm2.data.tables import Table, column_names, read_columns
 from kflm2.errors import DataError, SettingError
@@ -50,15 +50,37 @@ def find_task(table: Table, targets: Sequence[str]) -> tuple[Task, str]:
     looks = {target: looks_like(table.columns[target]) for target in targets}
     classes = [target for target, look in looks.items() if look == "classes"]
     if not classes:
-        return "regression", ""
+        if all(look == "text" and _is_words(table.columns[target]) for target, look in looks.items()):
+            return "classification", ""  # more than two words, of which the error tells more than of no number
+        two = [target for target, look in looks.items() if look == "numbers" and _has_two_values(table.columns[target])]
+        if not two:
+            return "regression", ""
+        values = " and ".join(sorted(_values(table, two[0])))
+        return "regression", f"{two[0]}: two numbers ({values}), taken as numbers; --task classification makes classes"
     if numbers := [target for target, look in looks.items() if look in ("numbers", "text")]:
         raise SettingError(
             f"{table.path}: {classes[0]!r} looks like classes and {numbers[0]!r} does not: train on each by itself, or"
             " say what all are by --task regression or --task classification"
         )
     names = classes[0] if len(targets) == 1 else f"{len(targets)} targets"
-    values = " and ".join(sorted({text.strip() for text in table.columns[classes[0]] if text.strip()})[:2])
+    values = " and ".join(sorted(_values(table, classes[0]))[:2])
     return "classification", f"{names}: two values ({values}), so classes; --task regression takes 0 and 1 as numbers"
+
+
+def _values(table: Table, target: str) -> set[str]:
+    return set(present(table.columns[target]))
+
+
+def _has_two_values(texts: Sequence[str]) -> bool:
+    """Whether the cells, ten or more, are of two values."""
+    found = present(texts)
+    return len(found) >= 10 and len(set(found)) == 2
+
+
+def _is_words(texts: Sequence[str]) -> bool:
+    """Whether most cells are words, not numbers."""
+    found = present(texts)
+    return 2 * sum(map(is_written_number, found)) < len(found)
 
 
 def find_columns(

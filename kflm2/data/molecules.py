@@ -77,6 +77,11 @@ class Molecules:
     covariate_columns: tuple[Covariate, ...] = ()
     """(C,)"""
 
+    @property
+    def y_learnt(self) -> np.ndarray:
+        """(n, K) labels that may be learnt from: y_true, NaN where a molecule's weight is 0."""
+        return self.y_true if self.weights is None else np.where(self.weights[:, None] > 0, self.y_true, np.nan)
+
     def without_bounds(self) -> "Molecules":
         """The same without what is known of bounds; a molecule that has no other label is rejected."""
         unknown = np.flatnonzero(np.isnan(self.y_true).all(axis=1))

@@ -42,7 +42,7 @@ from kflm2.featurize.embeddings import Embedder
 from kflm2.featurize.features import Features
 from kflm2.featurize.graphs import ATOM_FEATURES, BOND_FEATURES
 from kflm2.featurize.taught import KnowledgeHead, find_head, names_of
-from kflm2.files import atomic, read_json, sha256_file, write_json
+from kflm2.files import atomic, atomic_folder, read_json, sha256_file, write_json
 from kflm2.llm import adapters, registry
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
@@ -195,16 +195,8 @@ class Bundle:
         Raises:
             BundleError: the folder has other content.
         """
-        folder = check_destination(folder)
-        temporary = folder.with_name(f".{folder.name}-making")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
+        with atomic_folder(check_destination(folder)) as temporary:
             self._write(temporary, card)
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, folder: Path, card: str) -> None:
         with atomic(folder / WEIGHTS) as path:

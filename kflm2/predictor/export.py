@@ -38,13 +38,18 @@ def make_bundle(run: Run) -> Bundle:
     assert run.hidden is not None
     dataset, fused = run.molecules.dataset, run.hidden["fused"]
 
+    # what is not learnt from is not in the domain
+    weights = np.ones(len(fused)) if run.molecules.weights is None else run.molecules.weights
+
     def part(rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        rows = rows[weights[rows] > 0]
         return [run.molecules.smiles[i] for i in rows], fused[rows]
 
     if run.fused is not None:
-        rows = run.split.learned
+        learnt = weights[run.split.learned] > 0
+        rows, fold = run.split.learned[learnt], run.split.fold_of[learnt]
         smiles, _ = part(rows)
-        domain = ApplicabilityDomain.fit_folds(smiles, run.fused[:, rows], run.split.fold_of)
+        domain = ApplicabilityDomain.fit_folds(smiles, run.fused[:, rows], fold)
     else:
         domain = ApplicabilityDomain.fit(part(run.split.train), part(run.split.valid))
     record = to_json(result(run))

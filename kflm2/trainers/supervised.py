@@ -385,6 +385,7 @@ def fit(
     schedule = schedule_of(optimizer, config, steps * config.epochs)
     history: dict[str, list[float]] = {"train": [], "valid": []}
     best_loss, best_epoch, best_state = math.inf, 0, copy.deepcopy(model.state_dict())
+    blind = not has_labels(y_true[split.valid])
     for epoch in range(1, config.epochs + 1):
         model.train()
         total_loss = 0.0
@@ -405,7 +406,7 @@ def fit(
             raise divergence(epoch)
         history["train"].append(total_loss / len(order))
         history["valid"].append(valid_loss)
-        if valid_loss < best_loss:
+        if blind or valid_loss < best_loss:
             best_loss, best_epoch, best_state = valid_loss, epoch, copy.deepcopy(model.state_dict())
         after_epoch()
         if config.patience and epoch - best_epoch >= config.patience:
@@ -416,6 +417,14 @@ def fit(
         reduced.reads_components = False
         variance = None if origin is not None else reduced.components.variance
     return FittedModel(model, scaler, task, device, best_epoch, history, time.perf_counter() - start, variance)
+
+
+def has_labels(y_valid: np.ndarray) -> bool:
+    """Whether validation can choose an epoch; without an exact label the last one is taken.
+
+    The loss of no label is 0, and that of bounds alone is 0 as soon as all are kept, which may be so by chance.
+    """
+    return not np.isnan(y_valid).all()
 
 
 def scale_rows(train: np.ndarray) -> np.ndarray:

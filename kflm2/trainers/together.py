@@ -34,6 +34,7 @@ from kflm2.trainers.supervised import (
     FittedModel,
     TargetScaler,
     divergence,
+    has_labels,
     masked_loss,
     optimizer_of,
     positive_weights,
@@ -123,7 +124,10 @@ def fit_together(
     valid = _filled([molecules.by_size(member.split.valid) for member in members], molecules.empty)
     orders = [np.random.default_rng(member.seed) for member in members]
     torch.manual_seed(members[0].seed)
-    best = _Best(stacked, config.patience)
+    blind = [
+        not has_labels(part.known["target"][member.split.valid]) for part, member in zip(labels, members, strict=True)
+    ]
+    best = _Best(stacked, config.patience, np.array(blind))
     for epoch in range(1, config.epochs + 1):
         stacked.module.train()
         total = torch.zeros(len(members), device=device)
@@ -332,8 +336,15 @@ class _Stacked:
 class _Best:
     """What M models learnt so far: their losses, the weights of their best epochs, and which still learn."""
 
-    def __init__(self, stacked: _Stacked, patience: int) -> None:
-        self.stacked, self.patience = stacked, patience
+    def __init__(self, stacked: _Stacked, patience: int, blind: np.ndarray) -> None:
+        """Begin.
+
+        Args:
+            stacked: the models.
+            patience: epochs without a better one after which a model stops; 0 for never.
+            blind: (M,) whether validation cannot choose the epoch, see has_labels.
+        """
+        self.stacked, self.patience, self.blind = stacked, patience, blind
         self.weights = {name: weight.detach().clone() for name, weight in stacked.weights.items()}
         count = len(next(iter(self.weights.values())))
         self.history = [{"train": list[float](), "valid": list[float]()} for _ in range(count)]
@@ -345,7 +356,7 @@ class _Best:
         """Take in an epoch's (M,) losses, of the models that learn; returns how many these are."""
         for i in np.flatnonzero(self.learning & ~np.isfinite(train_loss + valid_loss)).tolist():
             self.diverged[i], self.learning[i] = divergence(epoch), False
-        better = self.learning & (valid_loss < self.loss)
+        better = self.learning & (self.blind | (valid_loss < self.loss))
         self.loss[better], self.epoch[better] = valid_loss[better], epoch
         for name, weight in self.stacked.weights.items():
             which = torch.from_numpy(np.flatnonzero(better)).to(weight.device)

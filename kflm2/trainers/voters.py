@@ -392,7 +392,8 @@ def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
     So a kernel, which reads distances, can tell two values of the pH apart as well as two molecules.
     """
     own = float(covariates.var(axis=0).sum()) if covariates.size else 0.0
-    return float(np.sqrt(x.var(axis=0).sum() / own)) if own else 1.0
+    structures = float(x.var(axis=0).sum())
+    return float(np.sqrt(structures / own)) if own and structures else 1.0  # of one structure they alone tell anything
 
 
 def _best(
@@ -466,6 +467,9 @@ def _fit(
     if not len(labels):
         return coefficients, 0.0
     mean, std = labels.mean(), labels.std()
+    if std == 0 and task == "regression":  # of equal labels a bound may still tell something
+        limits = np.concatenate([lower[seen], upper[seen]])
+        std = np.concatenate([labels, limits[~np.isnan(limits)]]).std()
     if std == 0:
         return coefficients, float(mean if task == "regression" else 2 * mean - 1)
     while True:

@@ -68,6 +68,40 @@ def test_a_confidence_is_between_0_and_1(result: TrainingResult) -> None:
         result.model.predict("CCO", confidence=90)
 
 
+def test_a_model_that_is_replaced_leaves_nothing_behind(result: TrainingResult, tmp_path: Path) -> None:
+    folder = result.save(tmp_path / "model")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")  # as of a model that reads an LLM
+    assert result.save(folder) == folder and not (folder / "adapter").exists()
+    assert kflm2.load(folder).predict("CCO")["status"].tolist() == ["ok"]
+    assert [path.name for path in tmp_path.iterdir() if "making" in path.name] == []
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+@pytest.mark.parametrize("inner", [{}, {"inner": "folds", "descriptors": "rdkit", "voters": ("svm",)}])
+def test_labels_of_weight_zero_decide_nothing(table: pd.DataFrame, task: str, inner: dict[str, object]) -> None:
+    """Not the intervals, weights, thresholds and domain of the model either."""
+    good = np.arange(len(table)) % 3 > 0
+    labels = table["dG"] if task == "regression" else (table["dG"] > -3).astype(int)
+    wrong = labels.where(good, 999.0 if task == "regression" else 1 - labels)
+    new = [*table["Mol_SMILES"].iloc[:4], "CCO"]
+    predicted = []
+    for y in (labels, wrong):
+        frame = pd.DataFrame({"smiles": table["Mol_SMILES"], "y": y, "w": np.where(good, "1", "")})
+        trained = kflm2.train(frame, targets="y", weight_column="w", task=task, **SMALL, **inner)
+        predicted.append(trained.model.predict(new))
+    pd.testing.assert_frame_equal(*predicted)
+    # a molecule that was left out is none of those that the model knows
+    nearest = predicted[0]["nearest"]
+    assert nearest[0] != new[0] and nearest[1] == new[1]
+
+
+def test_names_of_columns_have_no_blanks_around_them(table: pd.DataFrame) -> None:
+    spaced = pd.DataFrame({"smiles ": table["Mol_SMILES"], " y": table["dG"], " pH ": np.linspace(2, 9, len(table))})
+    trained = kflm2.train(spaced, targets=" y", features="pH ", **SMALL)
+    assert (trained.model.predict(spaced)["status"] == "ok").all()
+
+
 def test_molecules_may_be_of_rdkit_and_missing(result: TrainingResult, table: pd.DataFrame) -> None:
     mols = [Chem.MolFromSmiles("OCC"), None, Chem.MolFromSmiles("c1ccccc1")]
     predicted = result.model.predict(mols)

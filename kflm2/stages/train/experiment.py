@@ -65,14 +65,15 @@ def evaluate(
     """
     molecules, held_out, origin = prepared.molecules, split.held_out, prepared.origin
     y_true, task, y_pred, std = molecules.y_true, molecules.dataset.task, trained.y_pred, trained.std
+    learnt = molecules.y_learnt
     thresholds = np.full(y_true.shape[1], np.nan)
     if task == "classification":
-        thresholds = choose_thresholds(y_true[held_out], y_pred[held_out])
+        thresholds = choose_thresholds(learnt[held_out], y_pred[held_out])
     scores = {
-        part: score(y_true[rows], y_pred[rows], task, thresholds, y_true[split.not_tested])
+        part: score(y_true[rows], y_pred[rows], task, thresholds, learnt[split.not_tested])
         for part, rows in split.measured.items()
     }
-    calibration = Calibration.fit(task, y_true[held_out], y_pred[held_out], std[held_out])
+    calibration = Calibration.fit(task, learnt[held_out], y_pred[held_out], std[held_out])
     coverage = {
         part: calibration.coverage(y_true[rows], y_pred[rows], std[rows], CONFIDENCE)
         for part, rows in split.parts.items()
@@ -168,7 +169,7 @@ def _assemble_folds(
 
     Predictions of the learned molecules are out-of-fold; the others are of the voters that have learnt from all folds.
     """
-    y_true, task = prepared.molecules.y_true, prepared.molecules.dataset.task
+    y_true, task = prepared.molecules.y_learnt, prepared.molecules.dataset.task
     importance = training_weights(prepared.molecules, split)
     # as many as the networks may take: on a GPU, where these are quick, the trees would last much longer than they
     threads = config.threads * (config.jobs or default_jobs(config.threads))

@@ -111,6 +111,8 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
     by_seed = dict(zip(seeds, splits, strict=True))
     if note := report.shared_structures(molecules, config.seed, splits[0]):
         print(note, flush=True)
+    for note in report.constant_targets(molecules, splits[0]):
+        print(note, flush=True)
     for seed, split in by_seed.items():  # of all seeds: columns that a run cannot read should show now
         note = report.unknown_features(molecules, seed, split)
         if note and seed == config.seed:
@@ -134,10 +136,7 @@ def _check_labels(molecules: Molecules, splits: dict[int, Split]) -> None:
     Raises:
         DataError: there is one, and in which run.
     """
-    y_true = molecules.y_true
-    if molecules.weights is not None:
-        y_true = np.where(molecules.weights[:, None] > 0, y_true, np.nan)
-    unlabelled = np.isnan(y_true)
+    unlabelled = np.isnan(molecules.y_learnt)
     if not unlabelled.any():
         return
     for seed, split in splits.items():

@@ -224,7 +224,7 @@ class Objective:
         """The primary metric of predictions of some rows; NaN where there is none."""
         if not np.isfinite(y_pred).all():
             return float("nan")
-        y_true, thresholds = self.molecules.y_true, np.full(y_pred.shape[1], 0.5)
+        y_true, thresholds = self.molecules.y_learnt, np.full(y_pred.shape[1], 0.5)
         scores = score(y_true[rows], y_pred, self.molecules.dataset.task, thresholds, y_true[train])
         value = scores.mean[scores.primary]
         return float("nan") if value is None else value

@@ -46,6 +46,15 @@ def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert find_columns(path, "SMILES", ["active"], [], "regression") == ("SMILES", "regression")
     assert find_columns(path, "SMILES", ["z"], [], None) == ("SMILES", "regression")
     assert capsys.readouterr().out == ""
+    path = _table(tmp_path, "smiles,y\n" + "CC,-1\nCO,1\n" * 5)
+    assert find_columns(path, None, ["y"], [], None) == ("smiles", "regression")
+    assert capsys.readouterr().out == (
+        "y: two numbers (-1 and 1), taken as numbers; --task classification makes classes\n"
+    )
+    # of a third word the error names the row, of a number among words too
+    for text, task in (("act,inact,ND,act", "classification"), ("1.5,ND,2,7", "regression")):
+        path = _table(tmp_path, "smiles,y\n" + "".join(f"CC,{cell}\n" for cell in text.split(",")))
+        assert find_columns(path, None, ["y"], [], None) == ("smiles", task)
 
 
 def test_the_delimiter_is_one_that_gives_the_targets(tmp_path: Path) -> None:

@@ -201,6 +201,17 @@ def test_a_model_learns_from_bounds_and_not_from_molecules_of_weight_zero() -> N
     np.testing.assert_array_equal(predicted(wrong, weights=weights), predicted(y, weights=weights))
 
 
+def test_without_exact_labels_to_choose_by_the_last_epoch_is_used() -> None:
+    """The loss of no label is 0, and that of bounds is 0 while all are kept: neither can choose an epoch."""
+    y, bounds = _targets(), np.full((2, N, TARGETS), np.nan)
+    y[SPLIT.valid] = np.nan
+    for limit in (np.nan, -1e6):
+        bounds[0, SPLIT.valid] = limit
+        config = TrainingConfig(epochs=4, batch_size=8, patience=2)
+        fitted = fit(_build(_features()), _features(), y, SPLIT, "regression", config, 0, CPU, bounds=bounds)
+        assert fitted.best_epoch == 4 == len(fitted.history["valid"])
+
+
 def test_balanced_classes_have_equal_weight_for_any_class_sizes() -> None:
     """For constant outputs, the positive labels of a target together have the same loss as its negative labels."""
     y = np.full((20, 3), 0.0)

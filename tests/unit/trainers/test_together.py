@@ -123,6 +123,15 @@ def test_models_trained_at_once_are_those_trained_one_by_one(
         np.testing.assert_allclose(other.predict(member.features), expected, rtol=1e-3, atol=1e-3 * np.std(expected))
 
 
+def test_a_model_without_labels_to_choose_by_takes_its_last_epoch() -> None:
+    members = _members("crossAtt", NO_DROPOUT)
+    y_true = members[1].y_true.copy()
+    y_true[members[1].split.valid] = np.nan
+    members[1] = replace(members[1], y_true=y_true)
+    together = _together(members, "regression", SETTINGS)
+    assert together[1].best_epoch == SETTINGS.epochs == _alone(members[1], "regression").best_epoch
+
+
 def test_a_model_that_stops_early_keeps_its_best_weights_while_others_learn_on() -> None:
     members = _members("crossAtt", NO_DROPOUT)
     # labels that are noise to the second one: its first epochs are its best

@@ -164,6 +164,15 @@ def test_a_bound_that_is_broken_is_learnt_and_one_that_is_kept_is_not() -> None:
 
 
 @pytest.mark.usefixtures("one_width")
+def test_bounds_are_learnt_beside_equal_labels() -> None:
+    y, bounds = np.full((N, 1), 5.0), np.full((2, N, 1), np.nan)
+    y[::3], bounds[0, ::3] = np.nan, 8.0
+    predicted = fit_voter("svm", FEATURES, y, SPLIT, "regression", 0, bounds=bounds)[1].predict(FEATURES)[0, :, 0]
+    bounded = np.isnan(y[SPLIT.learned, 0])
+    assert predicted[SPLIT.learned][bounded].mean() > predicted[SPLIT.learned][~bounded].mean() + 1
+
+
+@pytest.mark.usefixtures("one_width")
 def test_classes_are_scikit_learns_margins_scaled_to_probabilities() -> None:
     classes = (Y[:, :1] > 5).astype(float)
     voter = _of_folds("svm", FEATURES, classes, SPLIT, "classification", 0)
@@ -263,6 +272,19 @@ def test_covariates_count_as_much_as_the_structure_and_are_kept(name: voters.Vot
     restored = SVMVoter.from_arrays(name, "regression", load(save(voter.arrays())), FOLDS, 1)
     assert np.array_equal(restored.predict(features), voter.predict(features))
     assert not np.allclose(voter.baseline(ph[:1]), voter.baseline(ph[-1:]))
+
+
+def test_of_one_structure_covariates_alone_are_read() -> None:
+    ph = np.linspace(-1, 1, N, dtype=np.float32)[:, None]
+    assert FEATURES.descriptors is not None and FEATURES.counts is not None
+    one = replace(
+        FEATURES,
+        covariates=ph,
+        descriptors=np.repeat(FEATURES.descriptors[:1], N, axis=0),
+        counts=np.repeat(FEATURES.counts[:1], N, axis=0),
+    )
+    voter = _of_folds("svm", one, np.asarray(ph, dtype=float), SPLIT, "regression", 0)
+    assert np.abs(voter.predict(one)[:, SPLIT.test] - ph[SPLIT.test]).max() < 0.3
 
 
 def test_arrays_of_earlier_versions_have_no_covariates() -> None:

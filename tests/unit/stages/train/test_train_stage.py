@@ -263,6 +263,15 @@ def test_processes_that_are_not_forked_train_the_same_bits(tiny_decoder: Path) -
         assert one == two
 
 
+def test_a_target_that_never_varies_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.read_csv("my.csv").assign(logS=2.5)
+    frame.to_csv("my.csv", index=False)
+    _own(targets=("logS", "MW"))
+    said = capsys.readouterr().out
+    assert "note: logS: all 32 labels that are learnt from are 2.5; a model learns nothing" in said
+    assert "MW: all" not in said
+
+
 def test_runs_that_are_there_are_kept_and_made_anew_with_again() -> None:
     def made() -> dict[str, int]:
         return {
