@@ -44,16 +44,30 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder next to path, which replaces path on success and is removed on failure."""
-    temporary = path.with_name(f".{path.name}-making")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Yield an empty folder next to path, which replaces path on success and is removed on failure.
+
+    Raises:
+        KFLM2Error: path cannot be replaced; it is as it was, and the new folder is kept.
+    """
+    temporary, old = (path.with_name(f".{path.name}-{what}") for what in ("making", "old"))
+    for folder in (temporary, old):
+        shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    try:
+        # not removed: a file in it may be open elsewhere, and a part of it would be left
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise KFLM2Error(f"{path} cannot be replaced ({error.strerror}); the new one is kept as {temporary}") from None
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import random
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -44,6 +45,9 @@ class Corpus:
     path: Path
 
 
+_ENDING = re.compile(r"(\.(smi|smiles|txt|csv|tsv|parquet|pq))?(\.gz)?$", re.IGNORECASE)
+
+
 def find_corpus(name: str) -> Corpus:
     """The corpus with a name: `auto` (ZINC or ChEMBL if downloaded, else the sample), one of these names, or a file.
 
@@ -62,7 +66,7 @@ def find_corpus(name: str) -> Corpus:
         return Corpus(name, path)
     path = Path(name)
     if path.is_file():
-        return Corpus(path.name.split(".")[0], path)
+        return Corpus(_ENDING.sub("", path.name) or path.name, path)
     raise SettingError(
         f"unknown corpus {name!r}; choose auto, one of {', '.join(_FILES)}, or a .smi, .csv or .parquet file"
     )
@@ -77,8 +81,8 @@ def stream(path: Path) -> Iterator[str]:
     Raises:
         DataError: no such column, or the file is damaged.
     """
-    gzipped = path.suffix == ".gz"
-    suffix = Path(path.stem).suffix if gzipped else path.suffix
+    gzipped = path.suffix.lower() == ".gz"
+    suffix = (Path(path.stem).suffix if gzipped else path.suffix).lower()
     if suffix in (".parquet", ".pq"):
         yield from _parquet_smiles(path)
         return
@@ -88,7 +92,7 @@ def stream(path: Path) -> Iterator[str]:
                 yield from (fields[0] for line in lines if (fields := line.split()))
                 return
             rows = csv.reader(lines, delimiter="\t" if suffix == ".tsv" else ",")
-            header = next(rows, [])
+            header = [name.strip() for name in next(rows, [])]
             column = next((header.index(name) for name in SMILES_COLUMNS if name in header), None)
             if column is None:
                 raise DataError(f"corpus {path}: no column {' or '.join(SMILES_COLUMNS)}; it has: {', '.join(header)}")

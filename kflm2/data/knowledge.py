@@ -41,15 +41,18 @@ class KnowledgeTable:
         Of a molecule that is there several times the first row counts.
 
         Raises:
-            DataError: no such file, no SMILES, or no numbers.
+            DataError: no such file, no SMILES, no numbers, or a word in a column of numbers.
         """
         try:
             frame = pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv(path)
+            frame = frame.reset_index(drop=True)
         except (OSError, ValueError, ArrowException) as error:
             raise DataError(f"knowledge {path} cannot be read: {error}") from None
         column = next((name for name in SMILES_COLUMNS if name in frame), None)
         if column is None:
             raise DataError(f"knowledge {path}: no column {' or '.join(SMILES_COLUMNS)}; it has: {', '.join(frame)}")
+        for name in frame.columns.drop(column):
+            _check_numbers(path, frame[name])
         numbers = frame.select_dtypes("number").drop(columns=column, errors="ignore")
         rows: dict[str, int] = {}
         unreadable = 0
@@ -86,6 +89,24 @@ class KnowledgeTable:
     @cached_property
     def _index(self) -> dict[str, int]:
         return {text: row for row, text in enumerate(self.smiles)}
+
+
+def _check_numbers(path: Path, cells: pd.Series) -> None:
+    """Refuse a column of numbers with a word among them, which would be left out as if it held no numbers.
+
+    Raises:
+        DataError: it is one; the message names the first such cell.
+    """
+    if pd.api.types.is_numeric_dtype(cells):
+        return
+    known = cells.dropna()
+    words = pd.to_numeric(known, errors="coerce").isna()
+    if len(known) and words.mean() < 0.5:
+        row = words.idxmax()
+        raise DataError(
+            f"knowledge {path}: row {row + 1}: column {cells.name!r} is {known[row]!r}, and a number in most other"
+            " rows: leave what is no number blank"
+        )
 
 
 def canonical_smiles(smiles: str) -> str:

@@ -96,6 +96,7 @@ def make_splits(
     fractions: Fractions = (0.8, 0.1, 0.1),
     parts: list[str] | None = None,
     folds: int = 0,
+    together: list[list[int]] | None = None,
 ) -> list[Split]:
     """Split n molecules, once for each seed; the same seed gives the same split.
 
@@ -112,6 +113,7 @@ def make_splits(
             a cross-validation uses only the ratio of train and valid.
         parts: (n,) train, valid, and test or test_NAME for several test sets, for `given`.
         folds: number of inner folds of train and valid; of whole groups where the parts are.
+        together: groups of all molecules that a `random` split keeps whole; default none.
 
     Raises:
         SettingError: unknown kind, or fractions that are not positive or do not add up to 1.
@@ -126,7 +128,11 @@ def make_splits(
             raise SettingError("a given split needs the part of each molecule")
         splits = [_given(parts, seed, fractions, smiles) for seed in seeds]
     elif kind == "random":
-        splits = [_random(n, seed, fractions) for seed in seeds]
+        whole = together
+        splits = [
+            _random(n, seed, fractions) if whole is None else _balanced(kind, whole, n, seed, fractions)
+            for seed in seeds
+        ]
     elif kind == "cv5x5":
         splits = [_fold(n, seed, fractions) for seed in seeds]
     else:

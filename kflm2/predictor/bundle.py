@@ -290,6 +290,8 @@ def check_destination(folder: Path) -> Path:
         raise BundleError(f"{folder} holds {unknown[0]}, which is no part of a model; give another folder")
     if folder == Path.cwd():
         raise BundleError(f"{folder} is the folder you are in; give another one")
+    if os.path.ismount(folder):
+        raise BundleError(f"{folder} is a file system of its own, which cannot be replaced; give a folder in it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(folder.parent, os.W_OK):
         raise BundleError(f"{folder} cannot be written: its parent folder is closed to you")

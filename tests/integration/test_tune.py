@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from commands import KFLM2, kflm2, one_thread
+from commands import KFLM2, ROOT, kflm2, one_thread
 from rdkit import Chem
 
 from kflm2.cli import stages
 from kflm2.cli.command import Stage
 from kflm2.config.tune import TuneConfig
+from kflm2.data.splits import make_splits
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
 
@@ -86,6 +87,36 @@ def test_test_labels_do_not_change_a_trial(tmp_path: Path, monkeypatch: pytest.M
         results.append([{key: trial[key] for key in ("RMSE", "hidden", "dropout")} for trial in trials])
     assert results[0] == results[1]
     assert len(results[0]) == 4
+
+
+@pytest.mark.parametrize("inner", ["folds", "holdout"])
+def test_each_molecule_keeps_its_feature_columns(inner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value depends on the pH alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text("[hidden]\nchoices = [32]\n")
+    table = pd.read_csv(ROOT / "dataset" / "SAMPL.csv").head(120)[["smiles"]]
+    table["pH"] = np.random.default_rng(0).uniform(2, 12, 120)
+    table.assign(y=3 * table["pH"]).to_csv("a.csv", index=False)
+    config = TuneConfig.of(
+        "gcn_indepent", csv=tmp_path / "a.csv", target_columns=("y",), feature_columns=("pH",), epochs=60, trials=1,
+        views=("graph", "covariates"), learning_rate=0.01, inner=inner, ensemble=3 if inner == "folds" else 1,
+        descriptors="none", voters=(), inner_splits=1, space=tmp_path / "space.toml",
+    )  # fmt: skip
+    config.check()
+    stages.tune(config)
+    (trial,) = _trials(tmp_path / "results" / "a" / "gcn_indepent" / "tune-tpe")
+    assert float(trial["RMSE"]) < 3  # the standard deviation is 8.7
+
+
+def test_replicates_stay_together_as_in_training() -> None:
+    smiles = [f"{'C' * (1 + number // 3)}O" for number in range(60)]
+    replicates = [list(range(start, start + 3)) for start in range(0, 60, 3)]
+    for split in make_splits("random", smiles, range(5), together=replicates):
+        for rows in (split.train, split.valid, split.test):
+            assert len(rows) and np.isin(3 * (rows // 3) + 1, rows).all() and len(rows) % 3 == 0
+    assert [split.sha256 for split in make_splits("random", smiles, [4])] != [
+        split.sha256 for split in make_splits("random", smiles, [4], together=replicates)
+    ]
 
 
 def test_a_nested_search_chooses_settings_for_each_outer_split(

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from kflm2.files import atomic, cached_json, cached_path, sha256_file, sha256_texts, write_json, write_text
+from kflm2.errors import KFLM2Error
+from kflm2.files import (
+    atomic,
+    atomic_folder,
+    cached_json,
+    cached_path,
+    sha256_file,
+    sha256_texts,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
@@ -21,6 +31,27 @@ def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "model"
+    for text in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / text).write_text(text)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+
+    def fail(lose: bool) -> None:
+        with atomic_folder(folder) as temporary:
+            (temporary / "half").write_text("half")
+            if not lose:
+                raise RuntimeError
+            (temporary / "half").unlink()
+            temporary.rmdir()  # so that it cannot be moved into place
+
+    for lose, error in ((False, RuntimeError), (True, KFLM2Error)):
+        with pytest.raises(error):
+            fail(lose)
+        assert [path.name for path in folder.iterdir()] == ["new"] and list(folder.parent.iterdir()) == [folder]
 
 
 def test_a_reader_never_sees_an_incomplete_file(tmp_path: Path) -> None:

@@ -284,8 +284,8 @@ def _write(
     # the LLM's name for stage 2 and other programs, not its path on this machine
     model.peft.peft_config["default"].base_model_name_or_path = record["llm"]["hub_id"] or record["llm"]["name"]
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as name:
-            new = Path(name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+            new = Path(temporary)
             model.save(new, half=record["config"]["float16"])
             tokenizer.save_pretrained(new)
             draw_losses(folder / "losses.csv", new / "losses.png")
@@ -297,6 +297,8 @@ def _write(
             # new files is never used as one
             config = "adapter_config.json"
             (folder / config).unlink(missing_ok=True)
+            for name in ("samples.csv", adapters.HEAD):  # of an earlier adapter; this one may have none
+                (folder / name).unlink(missing_ok=True)
             for path in sorted(new.iterdir(), key=lambda path: path.name == config):
                 os.replace(path, folder / path.name)
     except (OSError, SafetensorError) as error:

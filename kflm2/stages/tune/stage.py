@@ -13,7 +13,7 @@ from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
 from kflm2.config.tune import TUNABLE, TuneConfig
 from kflm2.data.molecules import Molecules
-from kflm2.data.splits import Split, groups_of, make_splits, with_folds
+from kflm2.data.splits import Split, groups_of, make_splits, structure_groups, with_folds
 from kflm2.device import choose_device
 from kflm2.errors import SettingError
 from kflm2.files import write_json
@@ -85,7 +85,10 @@ def _search(
     """One study; what its best trial chose."""
     record = search_record(molecules, split, seed, config.search)
     # from here on there is no test part: neither its labels nor its molecules
-    development = _only(molecules, np.sort(np.concatenate([split.train, split.valid])))
+    development = _only(molecules, split.not_tested)
+    groups = None
+    if split.kind == "given" and structure_groups(molecules.smiles, split.not_tested, split.test) is not None:
+        groups = structure_groups(development.smiles, range(len(development.smiles)))
     task, metric = molecules.dataset.task, DatasetRecord.of(molecules).primary_metric
     fixed = to_json(config.train_config())
     identity = {
@@ -95,6 +98,7 @@ def _search(
         **({} if config.folds else {"inner": config.inner_splits}),
         # a study of several targets that averaged their RMSE cannot go on
         **({"metric": metric} if metric == SCALED_RMSE else {}),
+        **({"replicates": "together"} if groups is not None else {}),
     }
     search = open_search(
         folder,
@@ -107,7 +111,7 @@ def _search(
         prune=config.prune,
         seed=config.seed,
     )
-    objective = Objective(config, development)
+    objective = Objective(config, development, groups)
     done = len(search.finished())
     print(
         f"study: {config.storage or folder / 'study.journal'}, {done} of {config.trials} trials finished",
@@ -131,17 +135,7 @@ def _search(
 
 def _only(molecules: Molecules, rows: np.ndarray) -> Molecules:
     """Some of the molecules as if the table held no others."""
-    return dataclasses.replace(
-        molecules,
-        read=len(rows),
-        rows=molecules.rows[rows],
-        smiles=[molecules.smiles[i] for i in rows],
-        y_true=molecules.y_true[rows],
-        bounds=None if molecules.bounds is None else molecules.bounds[:, rows],
-        weights=None if molecules.weights is None else molecules.weights[rows],
-        parts=None,
-        rejected=(),
-    )
+    return dataclasses.replace(molecules, read=len(rows), rejected=(), parts=None).take(rows.tolist())
 
 
 class Objective:
@@ -152,8 +146,15 @@ class Objective:
     out-of-fold predictions of the whole ensemble.
     """
 
-    def __init__(self, config: TuneConfig, molecules: Molecules) -> None:
-        self.config, self.molecules = config, molecules
+    def __init__(self, config: TuneConfig, molecules: Molecules, replicates: list[list[int]] | None = None) -> None:
+        """Make the inner splits.
+
+        Args:
+            config: see TuneConfig.
+            molecules: of train and valid.
+            replicates: rows of a given split that stay together, see structure_groups; default none do.
+        """
+        self.config, self.molecules, self._replicates = config, molecules, replicates
         self.device = choose_device(config.device)
         assert config.split is not None
         self._kind = "random" if config.split in ("given", "cv5x5") else config.split
@@ -165,12 +166,13 @@ class Objective:
     def splits(self) -> list[Split]:
         """The inner splits of trials with a holdout."""
         smiles, config = self.molecules.smiles, self.config
-        return make_splits(self._kind, smiles, range(config.inner_splits), config.fractions)
+        seeds = range(config.inner_splits)
+        return make_splits(self._kind, smiles, seeds, config.fractions, together=self._replicates)
 
     @functools.cached_property
     def _groups(self) -> list[list[int]] | None:
         """What the inner folds of a trial keep together."""
-        return groups_of(self._kind, self.molecules.smiles)
+        return self._replicates or groups_of(self._kind, self.molecules.smiles)
 
     def _prepare(self, views: tuple[tuple[str, str], ...]) -> Prepared:
         return prepare(self.config.train_config(**dict(views)), self.device, self.molecules)
@@ -184,9 +186,8 @@ class Objective:
         """
         config = self.config.train_config(**chosen)
         config.check()
-        prepared = self._prepared(
-            tuple((name, chosen[name]) for name in ("layers", "adapter", "descriptors") if name in chosen)
-        )
+        of_views = ("layers", "adapter", "descriptors", "attend", "inner")
+        prepared = self._prepared(tuple((name, chosen[name]) for name in of_views if name in chosen))
         if config.folds:
             return self._of_folds(trial, config, prepared)
         values: list[float] = []

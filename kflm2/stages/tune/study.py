@@ -93,6 +93,8 @@ def _distribution(entry: Any) -> BaseDistribution:
     if not isinstance(entry, dict) or not (set(entry) == {"choices"} or {"from", "to"} <= set(entry)):
         raise ValueError("give choices, or from and to")
     if "choices" in entry:
+        if any(isinstance(choice, list | dict) for choice in entry["choices"]):
+            raise ValueError("a choice is a word, a number, true or false; a list cannot be one")
         return CategoricalDistribution(entry["choices"])
     if unknown := sorted(set(entry) - {"from", "to", "step", "scale"}):
         raise ValueError(f"unknown key {unknown[0]!r}; there are choices, from, to, step, scale")

@@ -107,24 +107,31 @@ def _resampled(quantiles: np.ndarray, count: int) -> np.ndarray:
     return np.stack([np.interp(new, old, column) for column in quantiles.T], axis=1)
 
 
+_SMALL = 1e-3
+"""A column whose values are nearer to each other than this is brought to a spread of 1."""
+
+
 class _Ranks:
     """Values as ranks of a normal distribution, with mean 0 and std 1 in a sample."""
 
     def __init__(self, compute: Callable[[list[str]], np.ndarray], known: np.ndarray) -> None:
-        self._compute, self._scaler = compute, DescriptorScaler(known)
-        ranks = self._missing(known, self._scaler(known))
+        spread = np.nanmax(known, axis=0, initial=-np.inf) - np.nanmin(known, axis=0, initial=np.inf)
+        # of a constant in mol/L all values would be the same for the scaler, to which 1e-7 is nothing
+        self._unit = np.where((spread > 0) & (spread < _SMALL), spread, 1.0)
+        self._compute, self._scaler = compute, DescriptorScaler(known / self._unit)
+        ranks = self._missing(known, self._scaler(known / self._unit))
         # ranks of counts, which are mostly zero, do not have mean 0 and std 1
         self.mean, self.std = np.nanmean(ranks, axis=0), np.nanstd(ranks, axis=0) + 1e-6
         arrays = self._scaler.arrays()
         self.columns = arrays["columns"]
         """Indices of those that vary in the sample."""
-        self.quantiles = arrays["quantiles"]
+        self.quantiles = arrays["quantiles"] * self._unit[self.columns]
         """(Q, P) of the sample."""
 
     def __call__(self, smiles: list[str]) -> np.ndarray:
         values = self._compute(smiles)
         # without clipping, a value that is rare in the sample would outweigh all others
-        scaled = ((self._scaler(values) - self.mean) / self.std).clip(-5, 5)
+        scaled = ((self._scaler(values / self._unit) - self.mean) / self.std).clip(-5, 5)
         return self._missing(values, scaled).astype(np.float32)
 
     def _missing(self, values: np.ndarray, ranks: np.ndarray) -> np.ndarray:

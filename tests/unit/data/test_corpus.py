@@ -34,6 +34,7 @@ SMILES = ["CCO", "c1ccccc1", "C#N", "CC(=O)O"]
         ("a.smi", "CCO ethanol\n\nc1ccccc1\tbenzene\n C#N\r\nCC(=O)O"),
         ("a.txt", "\ufeffCCO\nc1ccccc1\nC#N\nCC(=O)O\n"),
         ("a.csv", 'id,smiles\n1,CCO\n2,"c1ccccc1\n"\n3, C#N \n4,CC(=O)O\n'),
+        ("A.CSV", "id, smiles \n1,CCO\n2,c1ccccc1\n3,C#N\n4,CC(=O)O\n"),
         ("a.tsv", "canonical_smiles\tid\nCCO\t1\nc1ccccc1\t2\nC#N\t3\nCC(=O)O\t4\n"),
     ],
 )
@@ -52,6 +53,16 @@ def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path) -> N
         with pytest.raises(DataError, match=rf"corpus .*{name}.*{text}") as error:
             list(stream(tmp_path / name))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("my.v1.smi", "my.v1"), ("my.v2.csv.gz", "my.v2"), ("own.SMI", "own"), ("plain", "plain"), (".smi", ".smi")],
+)
+def test_only_the_ending_is_no_part_of_a_corpus_name(tmp_path: Path, file: str, name: str) -> None:
+    """Two adapters would share a folder if two corpora had one name."""
+    (tmp_path / file).touch()
+    assert find_corpus(str(tmp_path / file)).name == name
 
 
 def test_a_corpus_is_found_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

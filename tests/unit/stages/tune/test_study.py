@@ -61,6 +61,7 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
         ("[hidden]\nfrom = 1\nto = 5\nby = 2", "unknown key 'by'"),
         ("[hidden]\nfrom = 9\nto = 5", "hidden: "),
         ("hidden = 3", "give choices, or from and to"),
+        ("[hidden]\nchoices = [['svm'], ['svm', 'forest']]", "hidden: .* a list cannot be one"),
     ],
 )
 def test_the_error_of_an_invalid_space_is_one_line(table: str, message: str, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_table_is_looked_up_by_molecule_with_what_is_missing_left_out(suffix: 
         ("molecule,y\nCCO,1\n", "no column smiles"),
         ("smiles,y\nCCO,1\nCCN,1\n", "no column of numbers that vary"),
         ("smiles,y\n", "0 molecules"),
+        ("smiles,id,y\nCCO,a1,1\nCCN,a2,>9\nCC,a3,2\n", "row 2: column 'y' is '>9', and a number in most other rows"),
     ],
 )
 def test_a_table_that_teaches_nothing_is_an_error(text: str, message: str, tmp_path: Path) -> None:
@@ -90,6 +91,18 @@ def test_a_column_of_few_values_is_learnt_and_shares_are_counted(tmp_path: Path)
         "table.columns", "table.quantiles", "table.mean", "table.std"
     }  # fmt: skip
     assert targets.shares(["c1ccccc1", "O"]) == {"a": 0.0}
+
+
+def test_numbers_of_a_small_unit_are_learnt_as_others_are(tmp_path: Path) -> None:
+    """Such as a dissociation constant in mol/L."""
+    smiles = [f"{'C' * (n % 20 + 1)}{'O' * (n // 20 + 1)}" for n in range(100)]
+    values = np.random.default_rng(0).lognormal(size=100)
+    found = []
+    for unit in (1.0, 1e-9):
+        pd.DataFrame({"smiles": smiles, "Kd": unit * values}).to_csv(tmp_path / "a.csv", index=False)
+        found.append(KnowledgeTargets((str(tmp_path / "a.csv"),), (1.0,), [])(smiles))
+    np.testing.assert_allclose(found[1], found[0], atol=1e-3)
+    assert np.unique(found[0]).size == 100
 
 
 def test_two_tables_with_one_name_are_refused(tmp_path: Path) -> None:
