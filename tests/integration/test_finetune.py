@@ -73,6 +73,12 @@ def test_peft_and_stage_2_load_the_adapter(tmp_path: Path, tiny_decoder: Path) -
     assert result["llm"]["layers"] == [2]
     assert result["llm"]["adapter"]
 
+    # an adapter without knowledge has no head of the one that it replaces, which would be read beside it
+    completed = _run("--llm", tiny_decoder, *corpus[:4], *SMALL, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert not json.loads((folder / "kflm2.json").read_text())["config"]["knowledge"]
+    assert not (folder / "knowledge_head.safetensors").exists()
+
 
 LONG: tuple[object, ...] = ("--corpus", "own.smi", "--epochs", 8, "--knowledge", "descriptors", *SMALL)
 
