@@ -50,6 +50,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         KFLM2Error: path cannot be replaced; it is as it was, and the new folder is kept.
     """
     temporary, old = (path.with_name(f".{path.name}-{what}") for what in ("making", "old"))
+    if old.exists() and not path.exists():  # of a process that was killed between the two renames
+        old.rename(path)
     for folder in (temporary, old):
         shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir(parents=True)

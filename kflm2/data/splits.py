@@ -128,9 +128,8 @@ def make_splits(
             raise SettingError("a given split needs the part of each molecule")
         splits = [_given(parts, seed, fractions, smiles) for seed in seeds]
     elif kind == "random":
-        whole = together
         splits = [
-            _random(n, seed, fractions) if whole is None else _balanced(kind, whole, n, seed, fractions)
+            _random(n, seed, fractions) if together is None else _balanced(kind, together, n, seed, fractions)
             for seed in seeds
         ]
     elif kind == "cv5x5":

@@ -94,11 +94,11 @@ def shared_structures(molecules: Molecules, seed: int, split: Split) -> str:
 
 def constant_targets(molecules: Molecules, split: Split) -> list[str]:
     """A note for each target whose labels that are learnt from are all the same."""
-    names = molecules.dataset.targets
-    notes = []
-    for name, labels in zip(names, molecules.y_learnt[split.not_tested].T, strict=True):
+    rows, notes = split.not_tested, []
+    for k, name in enumerate(molecules.dataset.targets):
+        labels = molecules.y_learnt[rows, k]
         known = labels[~np.isnan(labels)]
-        bounded = molecules.bounds is not None and len(names) == 1 and not np.isnan(molecules.bounds).all()
+        bounded = molecules.bounds is not None and not np.isnan(molecules.bounds[:, rows, k]).all()
         if len(known) and np.ptp(known) == 0 and not bounded:
             notes.append(
                 f"note: {name}: all {len(known)} labels that are learnt from are {known[0]:g}; a model learns nothing"
