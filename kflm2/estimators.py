@@ -178,13 +178,12 @@ class _Estimator(BaseEstimator):
             first = molecules.rejected[0]
             raise ValueError(f"X[{index[first.row - 1]}] {first.smiles!r}: {first.reason}")
         # replicates are held out together: the molecules that will be predicted may all be new ones
-        groups = structure_groups(molecules.smiles, range(count))
+        groups = structure_groups(molecules.smiles, range(count), least=config.folds or 2)
         train, held_out = hold_out(np.arange(count), valid, self.random_state, groups)
         split = Split("random", np.sort(train), np.sort(held_out), np.zeros(0, dtype=int))
         try:
             if config.folds:
-                enough = groups is not None and len(groups) >= config.folds
-                split = with_folds(split, config.folds, self.random_state, groups if enough else None)
+                split = with_folds(split, config.folds, self.random_state, groups)
             self.bundle_ = make_bundle(experiment.fit_once(config, molecules, split))
         except KFLM2Error as error:  # scikit-learn's callers expect this one
             raise ValueError(str(error)) from error

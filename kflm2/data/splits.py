@@ -164,12 +164,11 @@ def inner_groups(split: Split, smiles: list[str], folds: int) -> list[list[int]]
     """The molecules that inner folds keep together: those that the parts do, or the rows of a structure."""
     if split.kind != "given":
         return groups_of(split.kind, smiles)
-    groups = structure_groups(smiles, split.not_tested, split.test)
-    return groups if groups is not None and len(groups) >= folds else None
+    return structure_groups(smiles, split.not_tested, split.test, folds)
 
 
 def structure_groups(
-    smiles: Sequence[str], learned: Iterable[int], tested: Collection[int] = ()
+    smiles: Sequence[str], learned: Iterable[int], tested: Collection[int] = (), least: int = 2
 ) -> list[list[int]] | None:
     """The rows of each structure, where they must be held out together; None where they need not.
 
@@ -180,16 +179,18 @@ def structure_groups(
         smiles: (n,)
         learned: rows that are learnt from or held out.
         tested: rows of the test part; none where it is not known what the model will be asked for.
+        least: structures that are needed, as many as there are folds.
 
     Returns:
-        None where no structure is learnt twice, or most of the test part is of structures that are learnt, too.
+        None where no structure is learnt twice, most of the test part is of structures that are learnt, too, or there
+        are too few.
     """
     digests = structure_digests(smiles)
     groups: dict[str, list[int]] = defaultdict(list)
     for index in learned:
         groups[digests[index]].append(int(index))
     known = sum(digests[index] in groups for index in tested)
-    if 2 * known > len(tested) or all(len(group) == 1 for group in groups.values()):
+    if 2 * known > len(tested) or len(groups) < least or all(len(group) == 1 for group in groups.values()):
         return None
     return list(groups.values())
 
@@ -199,7 +200,7 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw so many rows, or somewhat fewer, of whole groups; returns the others, and these."""
     rng = np.random.default_rng(seed)
-    if groups is None or len(groups) < 2:
+    if groups is None:
         order = rng.permutation(rows)
         return order[count:], order[:count]
     train: list[int] = []

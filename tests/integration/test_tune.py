@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from rdkit import Chem
 from kflm2.cli import stages
 from kflm2.cli.command import Stage
 from kflm2.config.tune import TuneConfig
-from kflm2.data.splits import make_splits
+from kflm2.stages.tune import stage as tune_stage
 
 SPACE = "[hidden]\nchoices = [8, 16, 32]\n[dropout]\nfrom = 0.0\nto = 0.5\n"
 
@@ -108,15 +109,35 @@ def test_each_molecule_keeps_its_feature_columns(inner: str, tmp_path: Path, mon
     assert float(trial["RMSE"]) < 3  # the standard deviation is 8.7
 
 
-def test_replicates_stay_together_as_in_training() -> None:
-    smiles = [f"{'C' * (1 + number // 3)}O" for number in range(60)]
-    replicates = [list(range(start, start + 3)) for start in range(0, 60, 3)]
-    for split in make_splits("random", smiles, range(5), together=replicates):
-        for rows in (split.train, split.valid, split.test):
-            assert len(rows) and np.isin(3 * (rows // 3) + 1, rows).all() and len(rows) % 3 == 0
-    assert [split.sha256 for split in make_splits("random", smiles, [4])] != [
-        split.sha256 for split in make_splits("random", smiles, [4], together=replicates)
-    ]
+@pytest.mark.parametrize("new", [True, False])
+def test_replicates_stay_together_where_the_test_is_of_new_structures(
+    new: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.toml").write_text("[hidden]\nchoices = [8]\n")
+    rows = range(75)  # of a structure three, the test part first
+    tested = [number < 15 if new else number % 5 == 0 for number in rows]
+    table = {"smiles": [f"{'C' * (1 + number // 3)}O" for number in rows], "y": rows}
+    pd.DataFrame({**table, "part": np.where(tested, "test", "train")}).to_csv("a.csv", index=False)
+    seen: list[tune_stage.Objective] = []
+
+    class Seen(tune_stage.Objective):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            seen.append(self)
+
+    monkeypatch.setattr(tune_stage, "Objective", Seen)
+    config = TuneConfig.of(
+        "gcn_indepent", csv=tmp_path / "a.csv", target_columns=("y",), split_column="part", epochs=1, trials=1,
+        inner_splits=3, space=tmp_path / "space.toml",
+    )  # fmt: skip
+    config.check()
+    stages.tune(config)
+    (objective,) = seen
+    for split in objective.splits:
+        structures = [{objective.molecules.smiles[row] for row in part} for part in split.parts.values()]
+        shared = (structures[0] & structures[1]) | (structures[0] & structures[2]) | (structures[1] & structures[2])
+        assert bool(shared) != new
 
 
 def test_a_nested_search_chooses_settings_for_each_outer_split(

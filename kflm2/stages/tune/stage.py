@@ -86,8 +86,8 @@ def _search(
     record = search_record(molecules, split, seed, config.search)
     # from here on there is no test part: neither its labels nor its molecules
     development = _only(molecules, split.not_tested)
-    groups = None
-    if split.kind == "given" and structure_groups(molecules.smiles, split.not_tested, split.test) is not None:
+    groups, least = None, config.folds or len(config.fractions)
+    if split.kind == "given" and structure_groups(molecules.smiles, split.not_tested, split.test, least) is not None:
         groups = structure_groups(development.smiles, range(len(development.smiles)))
     task, metric = molecules.dataset.task, DatasetRecord.of(molecules).primary_metric
     fixed = to_json(config.train_config())
