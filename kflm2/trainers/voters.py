@@ -7,7 +7,9 @@ They are fitted by scikit-learn. Only arrays are kept of them: a prediction is a
 coefficients, so that a bundle needs no pickle.
 """
 
+import itertools
 import math
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -239,6 +241,7 @@ def fit_voter(
     baseline: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     bounds: np.ndarray | None = None,
+    threads: int = 1,
 ) -> tuple[SVMVoter, SVMVoter]:
     """Fit the machines of all inner folds and targets.
 
@@ -254,6 +257,7 @@ def fit_voter(
         baseline: (F, n, K) predictions of each fold's baseline, what it leaves of y_true is learnt; None for none.
         weights: (n,) of the molecules; one of weight 0 is not learnt from. None for 1.
         bounds: (2, n, K) of labels of which only a bound is known, see _fit; None for none.
+        threads: machines that are fitted at a time; they are the same whatever this number.
 
     Returns:
         The machines that lack a fold each, and the one that learnt from all.
@@ -284,7 +288,8 @@ def fit_voter(
     if baseline is not None:
         labels = labels - np.concatenate([baseline, baseline.mean(axis=0, keepdims=True)])[:, rows]
     problem = _Problem(x, labels, fold, task, None if weights is None else weights[rows])
-    gamma, machines = _chosen(problem, seed)
+    with ThreadPoolExecutor(threads) as pool:  # libsvm works without Python's lock
+        gamma, machines = _chosen(problem, seed, pool)
     coefficients, intercepts, platt = (
         np.stack([machine[i] for machine in machines], axis=-1) for i in range(len(machines[0]))
     )
@@ -327,14 +332,14 @@ class _Problem:
         weights = None if self.weights is None else self.weights[rows]
         return _Problem(self.x[rows], self.labels[:, :, rows], self.fold[rows], self.task, weights)
 
-    def solve(self, gamma: float) -> list[tuple[float, _Machines]]:
+    def solve(self, gamma: float, pool: Executor) -> list[tuple[float, _Machines]]:
         """The out-of-fold error and the machines of each target."""
         kernel = rbf_kernel(self.x, self.x, gamma=gamma)
         targets = range(self.labels.shape[3])
-        return [_best(kernel, self.labels[..., k], self.fold, self.task, self.weights) for k in targets]
+        return [_best(kernel, self.labels[..., k], self.fold, self.task, self.weights, pool) for k in targets]
 
 
-def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machines]]:
+def _chosen(problem: _Problem, seed: int, pool: Executor) -> tuple[float, list[_Machines]]:
     """The gamma of the smallest out-of-fold errors, in the mean over the targets of their logarithms, and its machines.
 
     One gamma for all targets: a prediction needs one kernel, not three.
@@ -344,7 +349,7 @@ def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machines]]:
         known = ~np.isnan(problem.labels).all(axis=(0, 1))
         part = problem.of(np.sort(_drawn(known, _MOST_TUNED, np.random.default_rng([seed, 3]))))
     plain = 1 / (problem.x.shape[1] * problem.x.var()) if problem.x.var() else 1.0
-    solved = {width: part.solve(width * plain) for width in WIDTHS}
+    solved = {width: part.solve(width * plain, pool) for width in WIDTHS}
 
     def mean(width: float) -> float:
         errors = np.array([[error for error, _ in solved[each]] for each in (width, 1.0)])
@@ -352,7 +357,7 @@ def _chosen(problem: _Problem, seed: int) -> tuple[float, list[_Machines]]:
         return float(np.log(errors[0, told] / errors[1, told]).mean()) if told.any() else 0.0
 
     width = min(WIDTHS, key=mean)  # the first of equal ones
-    found = solved[width] if part is problem else problem.solve(width * plain)
+    found = solved[width] if part is problem else problem.solve(width * plain, pool)
     return width * plain, [machine for _, machine in found]
 
 
@@ -397,7 +402,12 @@ def covariate_weight(x: np.ndarray, covariates: np.ndarray) -> float:
 
 
 def _best(
-    kernel: np.ndarray, learnt: np.ndarray, fold: np.ndarray, task: Task, weights: np.ndarray | None
+    kernel: np.ndarray,
+    learnt: np.ndarray,
+    fold: np.ndarray,
+    task: Task,
+    weights: np.ndarray | None,
+    pool: Executor,
 ) -> tuple[float, _Machines]:
     """The smallest out-of-fold error of all penalties (NaN without labels), and the machines of this penalty.
 
@@ -407,6 +417,7 @@ def _best(
         fold: (m,) number of the fold of each molecule.
         task: of the target.
         weights: (m,); None for 1.
+        pool: in which the machines are fitted.
     """
     best: tuple[float, float, _Machines] | None = None
     labelled = ~np.isnan(learnt[0, 0])
@@ -419,10 +430,12 @@ def _best(
         # the last number is no fold's, so that machine sees all
         return _fit(kernel, learnt[:, number], fold != number, penalty, task, weights)
 
-    for penalty in PENALTIES:
-        fitted = [fit(number, penalty) for number in range(machines - 1)]
-        coefficients = np.stack([values for values, _ in fitted], axis=1)
-        intercepts = np.array([intercept for _, intercept in fitted])
+    penalties, numbers = zip(*itertools.product(PENALTIES, range(machines - 1)), strict=True)
+    fitted = list(pool.map(fit, numbers, penalties))
+    for start, penalty in zip(range(0, len(fitted), machines - 1), PENALTIES, strict=True):
+        of_folds = fitted[start : start + machines - 1]
+        coefficients = np.stack([values for values, _ in of_folds], axis=1)
+        intercepts = np.array([intercept for _, intercept in of_folds])
         out = (np.einsum("ij,ji->i", kernel, coefficients[:, fold]) + intercepts[fold])[labelled]
         labels = own[labelled]
         platt = np.array([1.0, 0.0])

@@ -171,7 +171,7 @@ def _assemble_folds(
     """
     y_true, task = prepared.molecules.y_learnt, prepared.molecules.dataset.task
     importance = training_weights(prepared.molecules, split)
-    # as many as the networks may take: on a GPU, where these are quick, the trees would last much longer than they
+    # as many as the networks may take: on a GPU, where these are quick, the voters would last much longer than they
     threads = config.threads * (config.jobs or default_jobs(config.threads))
     start = time.perf_counter()
 
@@ -182,7 +182,9 @@ def _assemble_folds(
         pairs = [
             fit_forest(features, y_true, split, seed, importance, threads)
             if name == "forest"
-            else fit_voter(name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds)
+            else fit_voter(
+                name, features, y_true, split, task, seed, base, importance, prepared.molecules.bounds, threads
+            )
             for name in config.read_voters
         ]
         deltas = (None, None) if networks.delta is None else with_voters(networks.delta)

@@ -1,5 +1,6 @@
 """Voters: scikit-learn's predictions, from arrays alone; nothing of a fold's labels in its machine."""
 
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from scipy.special import expit
 from sklearn.metrics import log_loss
 from sklearn.svm import SVC, SVR
 
+from kflm2.data.datasets import Task
 from kflm2.data.splits import Split, with_folds
 from kflm2.featurize.features import Features
 from kflm2.featurize.ragged import Ragged
@@ -66,6 +68,15 @@ def test_regression_is_scikit_learns_with_the_penalty_of_the_smallest_out_of_fol
             candidates[float(np.nanmean((own - Y[SPLIT.learned, k]) ** 2))] = np.array(values)
         both = np.concatenate([predicted, of_all.predict(FEATURES)])[:, :, k]
         np.testing.assert_allclose(both, candidates[min(candidates)], atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["regression", "classification"])
+def test_machines_are_the_same_however_many_are_fitted_at_a_time(task: Task) -> None:
+    y = Y if task == "regression" else np.where(np.isnan(Y), np.nan, (Y - np.nanmedian(Y, axis=0)) > 0)
+    one, three = (fit_voter("svm", FEATURES, y, SPLIT, task, 0, threads=threads) for threads in (1, 3))
+    for alone, beside in zip(one, three, strict=True):
+        for name, values in alone.arrays().items():
+            np.testing.assert_array_equal(beside.arrays()[name], values)
 
 
 @pytest.mark.usefixtures("one_width")
@@ -129,9 +140,9 @@ def test_of_many_molecules_gamma_is_chosen_on_some_and_all_are_learnt_from(monke
     solved: list[tuple[int, float]] = []
     solve = voters._Problem.solve
 
-    def counted(problem: voters._Problem, gamma: float) -> list:
+    def counted(problem: voters._Problem, gamma: float, pool: Executor) -> list:
         solved.append((len(problem.x), gamma))
-        return solve(problem, gamma)
+        return solve(problem, gamma, pool)
 
     monkeypatch.setattr(voters._Problem, "solve", counted)
     monkeypatch.setattr(voters, "_MOST_TUNED", 20)
