@@ -35,6 +35,7 @@ from kflm2.results import methods, schema
 from kflm2.results.methods import Method
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord
+from kflm2.stages.compare import baselines as compare_baselines
 from kflm2.stages.compare import report
 from kflm2.stages.compare import stage as compare_stage
 from kflm2.stages.compare.baselines import PENALTIES, WIDTHS, Baselines
@@ -43,6 +44,16 @@ from kflm2.stages.train import stage as train_stage
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 2, 3)
+
+
+TREES = 40
+"""Of the forest, which has more by default."""
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forests are grown in a moment."""
+    monkeypatch.setattr(compare_baselines, "TREES", TREES)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +184,7 @@ def test_baselines_have_the_inner_folds_of_the_models(folds_results: Path, tmp_p
             others = np.setdiff1d(split.learned, fold)
             assert y_pred["mean"][fold] == pytest.approx(y_true[others].mean())
         x = compute_descriptors("rdkit+morgan", run.table["smiles"].tolist())
-        forest = RandomForestClassifier(500, random_state=seed, oob_score=True)
+        forest = RandomForestClassifier(TREES, random_state=seed, oob_score=True)
         forest.fit(x[split.learned], y_true[split.learned])
         assert y_pred["forest"][split.test] == pytest.approx(forest.predict_proba(x[split.test])[:, 1])
         assert y_pred["forest"][split.learned] == pytest.approx(forest.oob_decision_function_[:, 1])

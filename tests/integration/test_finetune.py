@@ -93,33 +93,40 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: Path) 
     return (folder / "models" / "tiny_decoder" / "own" / "adapter_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("stop_signal", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_and_resumed_run_gives_the_same_adapter(
-    tmp_path: Path, tiny_decoder: Path, uninterrupted: bytes, stop_signal: signal.Signals
+def test_a_run_that_was_stopped_twice_and_resumed_gives_the_same_adapter(
+    tmp_path: Path, tiny_decoder: Path, uninterrupted: bytes
 ) -> None:
     _corpus(tmp_path)
     arguments = ("--llm", tiny_decoder, *LONG)
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    pipe = subprocess.PIPE
-    # in a separate process group: a terminal's Ctrl-C reaches all processes of a command
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=one_thread(), stdout=pipe, stderr=pipe, start_new_session=True
-    )
     folder = tmp_path / "models" / "tiny_decoder" / "own"
-    checkpoints = folder / "checkpoints"
-    deadline = time.monotonic() + 100
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, stop_signal)
-    out, err = process.communicate()
-    assert not (folder / "kflm2.json").exists()
-    if stop_signal == signal.SIGINT:
-        assert process.returncode == 130
-        assert b"--resume goes on from" in out
-        assert b"Traceback" not in err
-        completed = _run(*arguments, "--resume", "--rank", "8", cwd=tmp_path)
-        assert completed.returncode == 2
-        assert "was begun with another config: rank" in completed.stderr
+
+    def stopped(stop_signal: signal.Signals, *more: str) -> tuple[int, bytes, bytes]:
+        """Status and output of a run that gets a signal after its first checkpoint."""
+        command, pipe = [sys.executable, str(SCRIPT), *map(str, arguments), *more], subprocess.PIPE
+        before = set(folder.glob("checkpoints/checkpoint-*"))
+        # in a separate process group: a terminal's Ctrl-C reaches all processes of a command
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=one_thread(), stdout=pipe, stderr=pipe, start_new_session=True
+        )
+        deadline = time.monotonic() + 100
+        while time.monotonic() < deadline:
+            made = {path.parent for path in folder.glob("checkpoints/checkpoint-*/trainer_state.json")}
+            if made - before:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, stop_signal)
+        out, err = process.communicate()
+        assert not (folder / "kflm2.json").exists()
+        return process.returncode, out, err
+
+    status, out, err = stopped(signal.SIGINT)
+    assert status == 130
+    assert b"--resume goes on from" in out
+    assert b"Traceback" not in err
+    completed = _run(*arguments, "--resume", "--rank", "8", cwd=tmp_path)
+    assert completed.returncode == 2
+    assert "was begun with another config: rank" in completed.stderr
+    assert stopped(signal.SIGKILL, "--resume")[0] == -signal.SIGKILL
     completed = _run(*arguments, "--resume", cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
     assert (folder / "adapter_model.safetensors").read_bytes() == uninterrupted

@@ -332,6 +332,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
     one = (tmp_path / "1.csv").read_bytes()
     assert one.count(b"\n") == 202
     assert one == (tmp_path / "3.csv").read_bytes()
+    if not llm:
+        return
     # as on a system that cannot fork: models go to the processes, and each loads the LLM
     unforked = functools.partial(run_stream, forked=False)
     monkeypatch.setattr(

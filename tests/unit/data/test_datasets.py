@@ -34,7 +34,9 @@ def test_a_published_file_is_read_completely(name: str, dataset_files: None) -> 
     assert len(molecules.rejected) == unreadable
     assert all(rejection.reason.startswith("RDKit cannot read it") for rejection in molecules.rejected)
     assert molecules.y_true.shape == (rows - unreadable, targets)
-    assert sum(parse_smiles(text).GetNumAtoms() <= 2 for text in molecules.smiles) == tiny
+    # two atoms in brackets, with charges and isotopes, take no more characters
+    short = [text for text in molecules.smiles if len(text) <= 40]
+    assert sum(parse_smiles(text).GetNumAtoms() <= 2 for text in short) == tiny
     assert sum("." in text for text in molecules.smiles) == salts
     assert max(map(len, molecules.smiles)) == longest
     assert molecules.missing == (16026 if name == "Tox21" else 0)

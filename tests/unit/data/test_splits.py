@@ -120,7 +120,7 @@ def moleculenet_oracle(groups: list[list[int]]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["SAMPL", "Delaney", "BBBP", "Tox21"])
 def test_scaffolds_stay_whole_and_follow_the_rules(name: str, dataset_files: None) -> None:
-    smiles = read_table(datasets.find(name)).smiles
+    smiles = read_table(datasets.find(name)).smiles[:3000]
     balanced, fixed, shuffled = (
         _make_split(kind, smiles, 5) for kind in ("scaffold", "scaffold_moleculenet", "random")
     )
