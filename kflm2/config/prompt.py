@@ -53,6 +53,8 @@ class PromptConfig(PromptTextConfig, LoRAConfig, AdapterConfig, TableConfig):
     """Learn the answer's tokens only, or those of the whole text (the paper's)."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    again: bool = field(default=False, metadata={"group": "output"})
+    """Replace runs of other settings, prompts, data or LLM that are in the folder of results."""
 
     GROUP: ClassVar = "training"
     FIRST: ClassVar = ("csv",)

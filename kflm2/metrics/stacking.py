@@ -9,6 +9,8 @@ from scipy.optimize import minimize
 from kflm2.data.datasets import Task
 
 _TINY = 1e-7
+_LEAST = 1e-6
+"""A smaller weight is 0."""
 
 
 def stacking_weights(y_true: np.ndarray, y_pred: np.ndarray, fold: np.ndarray, task: Task) -> np.ndarray:
@@ -67,5 +69,6 @@ def _best_weights(labels: np.ndarray, values: np.ndarray, task: Task) -> np.ndar
         constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1},
         options={"ftol": 1e-9},
     )
-    weights = found.x.clip(0)
+    # the solver leaves 1e-17 where it means 0, and a model of no weight must show nothing in an explanation
+    weights = np.where(found.x < _LEAST, 0.0, found.x)
     return weights / weights.sum()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import status_of
 
 from kflm2.cli import stages
 
@@ -117,6 +118,13 @@ def test_words_become_classes_and_are_kept(table: pd.DataFrame, capsys: pytest.C
     assert "ROC-AUC" in result["metrics"]["test"]
     stages.train.from_command_line(["--csv", "own.csv", "--target-columns", "polar", *SMALL])
     assert "kept: 1 of 1 runs" in capsys.readouterr().out
+    # an explanation says of which word the log-odds are
+    stages.train.from_command_line(["--csv", "own.csv", "--target-columns", "polar", *SMALL, "--save", "model"])
+    capsys.readouterr()
+    assert status_of(stages.explain, "model", "CCO", "--out", "explained") == 0
+    assert "polar, log-odds of Yes" in capsys.readouterr().out
+    assert json.loads(Path("explained/explained.json").read_text())["class_1"] == "Yes"
+    assert "(probability of Yes 0." in Path("explained/001.svg").read_text()
 
 
 def test_an_unclear_table_ends_with_one_line(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:

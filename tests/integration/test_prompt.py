@@ -127,6 +127,55 @@ def test_test_labels_do_not_change_losses_and_answers(
     assert runs[0].metrics["prompting"]["test"] != runs[1].metrics["prompting"]["test"]
 
 
+def test_a_table_of_the_users_has_its_own_words_notes_and_two_test_sets_beside_stage_2(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = [*["train"] * 30, *["valid"] * 6, *["test_a"] * 4, *["test_b"] * 4]
+    rows = [f"{'C' * (i % 11 + 1)}N,{i},{part}" for i, part in enumerate(parts)]
+    # of the package's datasets one has this name, with other words
+    (tmp_path / "Delaney.csv").write_text("smiles,y,part\n" + "\n".join([*rows, "CCO,>3,train", "c1,1,train"]) + "\n")
+    arguments = ("--csv", "Delaney.csv", "--target-columns", "y", "--split-column", "part", "--epochs", 0)
+    _run(tiny_writer, *arguments, "--compare", "gcn_indepent")
+    folder = tmp_path / "results" / "Delaney" / "prompt_plain_untaught" / "given-0"
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    assert set(metrics["gcn_indepent"]) == set(metrics["prompting"]) == {"valid", "test", "test_a", "test_b"}
+    assert _rows(folder)[0]["prompt"].endswith("\ny:")
+    with (folder / "rejected.csv").open() as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["45", "46"]
+    printed = capsys.readouterr().out
+    assert "2 of 46 rows are rejected" in printed
+    assert "note: 8 of 8 test molecules (seed 0) have the structure of one that is learnt from" in printed
+
+
+def test_runs_of_another_target_or_setting_are_not_replaced_unasked(
+    tmp_path: Path, tiny_writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{'C' * (i % 12 + 1)}{'N' * (i % 3)}O,{i},{40 - i},{i * 1e-9}" for i in range(40)]
+    (tmp_path / "own.csv").write_text("smiles,a,b,small\n" + "\n".join(rows) + "\n")
+    common = ("--csv", "own.csv", "--epochs", 0, "--compare", "none", "--writings", 0, "--target-columns")
+    _run(tiny_writer, *common, "a", "--runs", 2)
+    folder = tmp_path / "results" / "own" / "prompt_plain_untaught"
+    before = {path: path.read_bytes() for path in folder.glob("random-*/predictions.csv")}
+    assert len(before) == 2
+    for changed, said in ((("b",), "target a, not b"), (("a", "--samples", 3), "samples 1, not 3")):
+        with pytest.raises(SystemExit):
+            _run(tiny_writer, *common, *changed)
+        assert f"holds 2 runs of other settings or data ({said}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    _run(tiny_writer, *common, "a", "--seed", 2)  # the same settings: one more
+    assert len(list(folder.glob("random-*/result.json"))) == 3
+    _run(tiny_writer, *common, "b", "--again")
+    (path,) = folder.glob("random-*/result.json")
+    assert json.loads(path.read_text())["dataset"]["targets"] == ["b"]
+    # numbers that would all be answered by the same text teach nothing
+    with pytest.raises(SystemExit):
+        _run(tiny_writer, *common, "small", "--out", "other")
+    error = capsys.readouterr().err
+    assert "all have the one answer 0.00; give their logarithm, or another unit" in error and "sd is 1.2e-08" in error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

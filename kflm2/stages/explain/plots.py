@@ -42,6 +42,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM, _PANEL = 0.45, 0.75, 0.4, 0.5, 3.4
 _OUTLIER, _NAMED = 2.0, 5
 """The colour scale ends at this multiple of the 90th percentile of the absolute attributions, of atoms or of tokens, or
 at the largest; so many attributions beyond it are named."""
+_LEAST_SCALE = 0.1
+"""Of the gap that is allowed between the parts' sum and the difference."""
 _BASELINES = {
     "graph": "average atoms and bonds",
     "tokens": "mean tokens",
@@ -81,7 +83,13 @@ class Explanation:
         # a model may read descriptors only
         parts = [np.abs(part) for part in parts or [self.attribution.descriptors] if part.any()]
         usual = [min(part.max(), _OUTLIER * np.percentile(part, 90)) for part in parts]
-        return float(max(usual, default=0) or max((part.max() for part in parts), default=1))
+        end = float(max(usual, default=0) or max((part.max() for part in parts), default=1))
+        return max(end, self.least)
+
+    @property
+    def least(self) -> float:
+        """The least end of a scale: of a network that counts for nothing, rounding errors stay pale and short."""
+        return _LEAST_SCALE * self.attribution.allowed
 
     @property
     def beyond(self) -> list[str]:
@@ -286,7 +294,7 @@ def _draw_bars(
     label_width = min((right - left) * 0.48, 20 + max(canvas.width(name, 13) for name, *_ in rows))
     number_width = 58
     zero = left + label_width + (right - left - label_width) / 2
-    largest = max((abs(value) for _, value, _ in rows), default=0) or 1.0
+    largest = max(explanation.least, max((abs(value) for _, value, _ in rows), default=0)) or 1.0
     most_length = ((right - left - label_width) / 2 - number_width) / (1 if len(rows) > 1 else 2)
     row_height = _MEANT_ROW if any(text for *_, text in rows) else _ROW
     for i, (name, value, text) in enumerate(rows):

@@ -67,6 +67,9 @@ def run(config: ExplainConfig) -> int:
     reader = reader_of(config)
     bundle = load_bundle(config.model, config.llm, device)
     explainer = Explainer(bundle, config.target, config.steps, device)
+    if explainer.class_1 or len(bundle.targets) > 1:
+        of = f", log-odds of {explainer.class_1}" if explainer.class_1 else ""
+        print(f"      {bundle.targets[explainer.target]}{of}", flush=True)
     limit = None if reader.format == "words" else config.limit
     _clear(config.out)
     frames, records = [pd.DataFrame(columns=list(_COLUMNS))], []
@@ -112,6 +115,9 @@ class Explainer:
         self.target = bundle.targets.index(one_of("target", target or bundle.targets[0], bundle.targets))
         self.classes = bundle.task == "classification"
         self.unit = "log-odds" if self.classes else bundle.unit
+        # of words the reader cannot know which one is raised
+        word = bundle.classes[self.target][1] if self.classes else "1"
+        self.class_1 = "" if word == "1" else word
         self.pooled = bundle.source is not None and not bundle.config.wants_tokens
         self._embedder = bundle.embedder(device)
         descriptor_scaler, read_views = bundle.ensemble.descriptor_scaler, bundle.config.read_views
@@ -131,6 +137,7 @@ class Explainer:
             "target": self.bundle.targets[self.target],
             "kind": self.bundle.task,
             "unit": self.unit,
+            **({"class_1": self.class_1} if self.class_1 else {}),
             "members": len(self.bundle.ensemble.all_members),
             "method": "integrated gradients",
             "views": list(self.views),
@@ -221,7 +228,8 @@ class Explainer:
         names = () if self.bundle.covariates is None else self.bundle.covariates.names
         given = ", ".join(f"{name} {cell.strip()}" for name, cell in zip(names, cells, strict=bool(names)))
         at = f" at {_shortened(given, _TARGET_LENGTH)}" if given else ""
-        probability_text = "" if probability is None else f" (probability {probability:.3g})"
+        of = f" of {_shortened(self.class_1, _SMILES_LENGTH)}" if self.class_1 else ""
+        probability_text = "" if probability is None else f" (probability{of} {probability:.3g})"
         return (
             f"{target}{at}: predicted {attribution.prediction:.4g}{unit}{probability_text};"
             f" baseline {attribution.baseline:.4g}; difference {attribution.difference:+.4g}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kflm2.metrics.scores import METRIC_NAMES, PRIMARY_METRIC, summarize
+from kflm2.metrics.scores import IN_UNITS, METRIC_NAMES, PRIMARY_METRIC, summarize
 from kflm2.stages.prompt.answers import PromptRun
 from kflm2.stages.prompt.results import Experiment
 from kflm2.text_table import aligned, mean_and_std
@@ -30,13 +30,17 @@ def table(runs: Sequence[PromptRun], experiment: Experiment, folder: Path) -> st
         rows = [[part, *names]]
         for who in runs[0].metrics:
             metrics = [run.metrics.get(who, {}).get(part) for run in runs]
-            cells = [mean_and_std(*summarize([each[name] if each else None for each in metrics])) for name in names]
+            cells = [
+                mean_and_std(*summarize([each[name] if each else None for each in metrics]), unit=name in IN_UNITS)
+                for name in names
+            ]
             rows.append([who, *cells])
         lines += ["", *aligned(rows)]
     lines += ["", _answered(runs, experiment)]
     for variants, first in runs[0].robustness.items():
         std, metric = (
-            mean_and_std(*summarize([run.robustness[variants][key] for run in runs])) for key in ("sd", "figure")
+            mean_and_std(*summarize([run.robustness[variants][key] for run in runs]), unit=dataset.task == "regression")
+            for key in ("sd", "figure")
         )
         unit = prompt_spec.unit or ("probability" if dataset.task == "classification" else "")
         differ = f"answers differ by {std}{f' {unit}' if unit else ''}"

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from kflm2.config.base import to_json
 from kflm2.config.prompt import PromptConfig
 from kflm2.data.molecules import Molecules
-from kflm2.files import atomic, write_json
+from kflm2.errors import DataError, SettingError
+from kflm2.files import atomic, read_json, write_csv, write_json
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.scores import summarize
-from kflm2.results import schema
+from kflm2.results import methods, schema
 from kflm2.results.provenance import commit, peak_memory_mb, versions
 from kflm2.results.schema import DatasetRecord, PromptResult, SplitRecord
 from kflm2.stages.prompt.answers import PromptRun
 from kflm2.stages.prompt.templates import PromptSpec
+
+_FREE = (
+    "seed",
+    "runs",
+    "device",
+    "out",
+    "again",
+    "compare",
+    "config",
+    "csv",
+    "dataset",
+    "target_columns",
+    "llm",
+    "adapter",
+)
+"""Settings in which the runs of a folder may differ, and those that are compared by what they stand for."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +51,28 @@ class Experiment:
     prompt_spec: PromptSpec
     source: LLMSource
 
+    @property
+    def llm(self) -> dict[str, Any]:
+        """As result.json names it."""
+        digests = self.source.digests
+        names = {"name": self.source.name, "digest": digests["weights"], "tokenizer": digests["tokenizer"]}
+        return {**names, "adapter": digests.get("adapter")}
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """Templates and words, as result.json has them."""
+        values = dataclasses.asdict(self.prompt_spec)
+        return {"kind" if name == "task" else name: value for name, value in values.items()}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all runs of a folder must share."""
+        return _identity(to_json(self.config), DatasetRecord.of(self.molecules), self.llm, self.words)
+
 
 def result(experiment: Experiment, run: PromptRun) -> PromptResult:
     """What result.json holds."""
-    molecules, source, test = experiment.molecules, experiment.source, run.answers["test"]
-    prompt_spec = dataclasses.asdict(experiment.prompt_spec)
+    molecules, test = experiment.molecules, run.answers["test"]
     return PromptResult(
         dataset=DatasetRecord.of(molecules),
         seed=run.seed,
@@ -46,13 +82,8 @@ def result(experiment: Experiment, run: PromptRun) -> PromptResult:
             "kept": len(molecules.smiles),
             "rejected": [dataclasses.asdict(rejection) for rejection in molecules.rejected],
         },
-        llm={
-            "name": source.name,
-            "digest": source.digests["weights"],
-            "tokenizer": source.digests["tokenizer"],
-            "adapter": source.digests.get("adapter"),
-        },
-        prompt_spec={"kind" if name == "task" else name: value for name, value in prompt_spec.items()},
+        llm=experiment.llm,
+        prompt_spec=experiment.words,
         metrics=run.metrics,
         threshold=run.threshold,
         answered={
@@ -68,6 +99,43 @@ def result(experiment: Experiment, run: PromptRun) -> PromptResult:
         versions=versions(),
         commit=commit(),
     )
+
+
+def outdated(folder: Path, experiment: Experiment) -> list[Path]:
+    """The folders of runs of other settings, prompts, data or LLM than a command's; refused without `again`.
+
+    Raises:
+        SettingError: there are such runs, and they may not be removed.
+        DataError: a run cannot be read, and may not be removed.
+    """
+    config, others = experiment.config, dict[Path, str]()
+    for path in sorted(folder.glob(f"{config.split}-*/{schema.FILE}")):
+        try:
+            found = schema.parse(PromptResult, read_json(path, "result", DataError), path)
+            known = _identity(found.config, found.dataset, found.llm, found.prompt_spec)
+            differ = methods.differences(known, experiment.identity)
+        except DataError:
+            if not config.again:
+                raise
+            differ = "unreadable"
+        if differ:
+            others[path.parent] = differ
+    if others and not config.again:
+        count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
+        raise SettingError(
+            f"{folder} holds {count} of other settings or data ({next(iter(others.values()))}): --out OUT writes to"
+            f" another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
+        )
+    return list(others)
+
+
+def _identity(
+    config: dict[str, Any], dataset: DatasetRecord, llm: dict[str, Any], words: dict[str, Any]
+) -> dict[str, Any]:
+    settings = {name: value for name, value in config.items() if name not in _FREE}
+    # as JSON, which has no tuples
+    written = json.loads(json.dumps({"LLM": llm, "prompts": words}))
+    return {**settings, "target": dataset.targets, "file": dataset.sha256, **written}
 
 
 def write_run(folder: Path, experiment: Experiment, run: PromptRun) -> None:
@@ -86,6 +154,8 @@ def write_run(folder: Path, experiment: Experiment, run: PromptRun) -> None:
                 y_true = float(molecules.y_true[i, 0])
                 row, smiles = int(molecules.rows[i]), molecules.smiles[i]
                 lines.writerow([row, smiles, labels[i], y_true, y_pred, prompt, "|".join(texts), text])
+    rejected = [dataclasses.asdict(rejection) for rejection in molecules.rejected]
+    write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
     rows = {part: molecules.rows[index].tolist() for part, index in run.split.parts.items()}
     split = {"kind": run.split.kind, "sha256": run.split.sha256, "seed": run.seed, "rows": rows}
     write_json(folder / "split.json", split)

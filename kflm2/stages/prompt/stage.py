@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,8 +33,15 @@ from kflm2.stages.prompt import report, results
 from kflm2.stages.prompt.answers import Answers, PromptRun, evaluate, is_readable, stability
 from kflm2.stages.prompt.few_shot import PromptBuilder
 from kflm2.stages.prompt.results import Experiment
-from kflm2.stages.prompt.templates import PromptSpec, check_template, parse_number, read_prompt_spec
-from kflm2.stages.train.report import rejections
+from kflm2.stages.prompt.templates import (
+    MOST_DECIMALS,
+    PromptSpec,
+    check_template,
+    parse_number,
+    read_prompt_spec,
+)
+from kflm2.stages.train.report import constant_targets, rejections, shared_structures
+from kflm2.stages.train.report import notes as table_notes
 from kflm2.stages.train.stage import run as run_training
 from kflm2.trainers.lora.model import LoRAModel
 from kflm2.trainers.prompt_tuning import tune_prompts
@@ -41,6 +49,8 @@ from kflm2.trainers.prompt_tuning import tune_prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_STEPS = 10
+"""Steps of the last decimal that the values' standard deviation should have."""
 _CHECKED = 50
 """Right answers whose tokens are checked against the grammar before training."""
 
@@ -65,7 +75,9 @@ def run(config: PromptConfig) -> list[PromptRun]:
     molecules = load(config).without_bounds()  # an answer is a number
     dataset = molecules.dataset
     path = config.prompts or resources.find("prompt", "prompts.toml")
-    prompt_spec = read_prompt_spec(path, dataset.name, target, dataset.task)
+    # the package's words are of its own datasets, and a table of the user's may have the name of one
+    own = config.csv is not None and path == resources.packaged("prompts.toml")
+    prompt_spec = read_prompt_spec(path, "default" if own else dataset.name, target, dataset.task)
     check_template(prompt_spec, config.template)
     _check_values(molecules, prompt_spec)
     source = resolve(config.llm, config.adapter, "last")
@@ -74,16 +86,19 @@ def run(config: PromptConfig) -> list[PromptRun]:
     base, tokenizer = _load(source, config, device)
     builder = PromptBuilder(config, molecules, prompt_spec, tokenizer, checkpoints.folder_context(source.folder))
     molecules = builder.molecules
-    if molecules.rejected:
-        print(rejections(molecules), flush=True)
     seeds = range(config.seed, config.seed + config.runs)
     splits = make_splits(config.split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    for line in _notes(molecules, config.seed, splits[0]):
+        print(line, flush=True)
     folder = config.out / dataset.name / _folder_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(config, molecules, prompt_spec, source)
+    outdated = results.outdated(folder, experiment)
     runs: list[PromptRun] = []
     for seed, split in zip(seeds, splits, strict=True):
         prompt_run, base = _run(config, builder, split, seed, base, tokenizer)
+        while outdated:  # not before: training may fail
+            shutil.rmtree(outdated.pop())
         results.write_run(folder / f"{config.split}-{seed}", experiment, prompt_run)
         runs.append(prompt_run)
     del base
@@ -98,6 +113,16 @@ def run(config: PromptConfig) -> list[PromptRun]:
     results.write_summary(folder / f"summary-{config.split}.json", experiment, runs)
     print(report.table(runs, experiment, folder))
     return runs
+
+
+def _notes(molecules: Molecules, seed: int, split: Split) -> list[str]:
+    """What a reader of the answers must know of the table, as stage 2 says it."""
+    return [
+        *table_notes(molecules, reads_covariates=False),
+        *([rejections(molecules)] if molecules.rejected else []),
+        *filter(None, [shared_structures(molecules, seed, split)]),
+        *constant_targets(molecules, split),
+    ]
 
 
 def _one_target(config: PromptConfig) -> PromptConfig:
@@ -129,21 +154,26 @@ def _check_values(molecules: Molecules, prompt_spec: PromptSpec) -> None:
     """Refuse values that cannot be an answer, and print a note where decimals are too few.
 
     Raises:
-        DataError: the first such value, with its row.
+        DataError: the first such value, with its row; or all values have the same answer.
     """
     y_true = molecules.y_true[:, 0]
+    answers = set()
     for row, value in zip(molecules.rows, y_true, strict=True):
         try:
             if not np.isnan(value):
-                prompt_spec.format_answer(float(value))
+                answers.add(prompt_spec.format_answer(float(value)))
         except DataError as error:
             raise DataError(f"{molecules.dataset.path}, row {row}: {error}") from None
-    if prompt_spec.task == "regression" and np.nanstd(y_true) < 10 * 10.0**-prompt_spec.decimals:
-        print(
-            f"note: answers have {prompt_spec.decimals} decimals, and the values' sd is {np.nanstd(y_true):.2g}; a"
-            " table of --prompts can ask for more",
-            flush=True,
-        )
+    std = float(np.nanstd(y_true))
+    if prompt_spec.task == "classification" or std >= _STEPS * 10.0**-prompt_spec.decimals:
+        return
+    found = f"answers have {prompt_spec.decimals} decimals, and the values' sd is {std:.2g}"
+    more = "a table of --prompts can ask for more"
+    if std < _STEPS * 10.0**-MOST_DECIMALS:
+        more = "give their logarithm, or another unit"
+    if std > 0 and len(answers) == 1:
+        raise DataError(f"{found}: all have the one answer{answers.pop()}; {more}")
+    print(f"note: {found}; {more}", flush=True)
 
 
 def _folder_name(config: PromptConfig) -> str:
@@ -269,7 +299,7 @@ def _compare(stage_2: TrainConfig, molecules: Molecules, run: PromptRun) -> None
     """Add the metrics of a pipeline of stage 2 on the same seed and split."""
     (trained,) = run_training(stage_2, molecules)
     for part, rows in run.split.parts.items():
-        if sorted(molecules.rows[rows]) != sorted(trained.table.loc[trained.table["part"] == part, "row"]):
+        if sorted(molecules.rows[rows]) != sorted(trained.table.loc[trained.rows_of(part), "row"]):
             print(f"note: stage 2 rejects other rows, so its {part} part is another and it is left out", flush=True)
             return
     (target,) = molecules.dataset.targets

@@ -9,8 +9,8 @@ from kflm2.data.datasets import Task
 from kflm2.errors import DataError, one_of
 from kflm2.files import read_toml
 
-MOST_DIGITS = 6
-"""Maximum digits before the decimal point of a value in an answer."""
+MOST_DIGITS, MOST_DECIMALS = 6, 6
+"""Maximum digits before and after the decimal point of a value in an answer."""
 _FIELDS = {"smiles", "quantity", "unit"}
 
 
@@ -65,7 +65,8 @@ def read_prompt_spec(path: Path, dataset: str, target: str, task: Task) -> Promp
 
     Args:
         path: TOML file.
-        dataset: its name; keys that its section does not have are taken from the section `default`.
+        dataset: its name. Keys that the section `DATASET TARGET` does not have are taken from the section `DATASET`,
+            then from `default`.
         target: column to predict.
         task: of the target.
 
@@ -76,16 +77,16 @@ def read_prompt_spec(path: Path, dataset: str, target: str, task: Task) -> Promp
     templates = _templates(path, table, task)
     values: dict[str, Any] = {"quantity": target, "unit": "", "decimals": 2, "answers": [" no", " yes"]}
     known = tuple(values)
-    for name in ("default", dataset):
-        section = table.get(name, {})
+    for name in ("default", dataset, f"{dataset} {target}"):
+        section = {} if name == "templates" else table.get(name, {})
         if not isinstance(section, dict):
             raise DataError(f"prompts {path}: {name} is no table")
         if unknown := sorted(set(section) - set(known)):
             raise DataError(f"prompts {path}: {name} has an unknown key {unknown[0]!r}; there are: {', '.join(known)}")
         values |= section
     decimals, answers = values["decimals"], values["answers"]
-    if not isinstance(decimals, int) or not 0 <= decimals <= 6:
-        raise DataError(f"prompts {path}: decimals of {dataset} is {decimals}; it must be 0 to 6")
+    if not isinstance(decimals, int) or not 0 <= decimals <= MOST_DECIMALS:
+        raise DataError(f"prompts {path}: decimals of {dataset} is {decimals}; it must be 0 to {MOST_DECIMALS}")
     if not isinstance(answers, list) or len(answers) != 2 or not all(_is_answer(answer) for answer in answers):
         raise DataError(f"prompts {path}: answers of {dataset} must be two words, each with a blank before it")
     if answers[0].startswith(answers[1]) or answers[1].startswith(answers[0]):

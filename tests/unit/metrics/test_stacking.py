@@ -28,6 +28,13 @@ def test_a_model_that_only_harms_gets_nothing() -> None:
     np.testing.assert_allclose(stacking_weights(Y, y_pred, FOLD, "regression"), [1, 0], atol=0.02)
 
 
+def test_what_gets_nothing_has_a_weight_of_exactly_0() -> None:
+    y = np.random.default_rng(3).normal(size=80)
+    noise = np.random.default_rng(4).normal(size=(2, 80))
+    weights = stacking_weights(y, np.stack([y, *noise]), np.arange(80) % 4, "regression")
+    assert weights.tolist() == [1.0, 0.0, 0.0]
+
+
 def test_equal_where_cross_validation_finds_nothing_better() -> None:
     same = Y + RNG.normal(size=N)
     assert stacking_weights(Y, np.stack([same, same, same]), FOLD, "regression").tolist() == [1 / 3] * 3

@@ -393,6 +393,20 @@ def test_one_outlier_does_not_make_the_other_atoms_pale_and_is_named() -> None:
     assert ordinary.largest == 1.0 and not ordinary.beyond and "Beyond" not in ordinary.note
 
 
+def test_rounding_errors_of_a_network_that_counts_for_nothing_stay_pale() -> None:
+    attribution = _explained().attribution
+    nothing = dataclasses.replace(
+        attribution,
+        atoms=1e-18 * attribution.atoms,
+        tokens=1e-18 * attribution.tokens,
+        descriptors=1e-18 * attribution.descriptors,
+    )
+    explanation = _explained(attribution=nothing)
+    assert explanation.largest == pytest.approx(0.1 * attribution.allowed)
+    assert plots.colour(float(nothing.atoms.max()), explanation.largest) == pytest.approx((1.0, 1.0, 1.0))
+    assert not explanation.beyond
+
+
 def test_every_atom_of_the_table_has_its_number_in_the_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     monkeypatch.setattr(

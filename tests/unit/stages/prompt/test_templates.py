@@ -44,6 +44,14 @@ def test_the_papers_prompt_with_examples_and_the_answers() -> None:
         tox.format_answer(0.5)
 
 
+def test_a_target_may_have_words_of_its_own_and_a_table_any_name() -> None:
+    toxic, approved = (
+        read_prompt_spec(PROMPTS, "ClinTox", target, "classification") for target in ("CT_TOX", "FDA_APPROVED")
+    )
+    assert toxic.quantity == "failed a clinical trial for toxicity" and approved.quantity == "was approved by the FDA"
+    assert read_prompt_spec(PROMPTS, "templates", "y", "regression").quantity == "y"
+
+
 VALID = "[templates.regression]\nplain = '{smiles}'\n[SAMPL]\n"
 SPEC = PromptSpec({"plain": "{smiles}:"}, "x", "", "regression", 2, (" no", " yes"))
 
