@@ -164,7 +164,10 @@ def test_runs_of_another_target_or_setting_are_not_replaced_unasked(
             _run(tiny_writer, *common, *changed)
         assert f"holds 2 runs of other settings or data ({said}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
-    _run(tiny_writer, *common, "a", "--seed", 2)  # the same settings: one more
+    # the same settings, and the script with unsloth where there is none: one more
+    stages.prompt.from_command_line(
+        [*SMALL, *map(str, common), "a", "--seed", "2"], llm=str(tiny_writer), task="regression", unsloth=True
+    )
     assert len(list(folder.glob("random-*/result.json"))) == 3
     _run(tiny_writer, *common, "b", "--again")
     (path,) = folder.glob("random-*/result.json")

@@ -29,6 +29,7 @@ _FREE = (
     "seed",
     "runs",
     "device",
+    "unsloth",
     "out",
     "again",
     "compare",
