@@ -176,7 +176,13 @@ def _taught_by(teacher: dict[str, Any] | None) -> list[str]:
     if teacher is None:
         return []
     predictions = f"its predictions of {teacher['molecules']} molecules of {teacher['corpus']} without labels"
-    return [f"| distilled from | {teacher['model']}: {predictions} |"]
+    lines = [f"| distilled from | {teacher['model']}: {predictions} |"]
+    if origin := teacher.get("origin"):
+        lines.append(
+            f"| its teacher goes on from | {origin['model']} of {origin['dataset']}, which had learnt from"
+            f" {origin['known']} of the test molecules and {origin['known_others']} of the others |"
+        )
+    return lines
 
 
 def _origin(origin: dict[str, Any] | None, bundle: Bundle) -> list[str]:

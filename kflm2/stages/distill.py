@@ -91,9 +91,16 @@ def run(config: DistillConfig) -> None:
     bundle = make_bundle(student_run)
     source = {"model": teacher.config.model, "corpus": find_corpus(config.corpus).name, "molecules": len(smiles)}
     before = {name: teacher.provenance[name] for name in (LEARNT_BEFORE,) if name in teacher.provenance}
+    if (origin := teacher.provenance.get("origin") or _origin_of_teacher(teacher)) is not None:
+        source["origin"] = origin
     bundle = replace(bundle, provenance={**bundle.provenance, **before, "teacher": source})
     bundle.save(config.save, card(bundle, config.save.name))
     print(table(record, student_run))
+    if origin is not None and origin.get("known"):
+        print(
+            f"note: the teacher went on from {origin['model']}, which had learnt from {origin['known']} of the test"
+            " molecules: test metrics may be too good\n"
+        )
     print(f"student   {config.save}: kflm2 predict {config.save} molecules.csv -o predicted.csv")
 
 
@@ -250,4 +257,13 @@ def table(teacher: RunResult, student: Run) -> str:
             cells += [teacher.metrics.get(part, {}).get(name), student.scores[part].mean.get(name)]
         rows.append([name, *("-" if value is None else f"{value:.3f}" for value in cells)])
     title = f"{teacher.model} and its student on {student.molecules.dataset.name}"
-    return "\n".join(["", title, "", *aligned(rows), ""])
+    learnt = []
+    if teacher.config.get("inner") == "folds":
+        learnt = ["valid: most of the teacher's models learnt from it, so the student's looks too good; compare on test"]
+    return "\n".join(["", title, "", *aligned(rows), *learnt, ""])
+
+
+def _origin_of_teacher(teacher: Bundle) -> dict[str, Any] | None:
+    """What the teacher's own teacher went on from."""
+    made = teacher.provenance.get("teacher")
+    return made.get("origin") if isinstance(made, dict) else None

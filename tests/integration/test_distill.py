@@ -57,6 +57,24 @@ def _config(teacher: Path, corpus: Path, tiny_decoder: Path, **values: object) -
     return DistillConfig(**{**common, "llm": str(tiny_decoder), "graph_width": 16, "graph_depth": 2, **values})
 
 
+def test_a_student_of_a_teacher_that_knew_test_molecules_says_so(
+    corpus: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    own = SAMPL[["smiles", "expt", "calc"]].head(60)
+    own.to_csv(tmp_path / "own.csv", index=False)
+    arguments = ("--csv", tmp_path / "own.csv", "--views", "graph", "descriptors", "--epochs", 1, "--target-columns")
+    first = _train(tmp_path / "first", *arguments, "calc", "--name", "first", "--seed", 5)
+    teacher = _train(tmp_path / "second", *arguments, "expt", "--from", first, "--name", "second")
+    capsys.readouterr()
+    save = tmp_path / "student"
+    distill.run(_config(teacher, corpus, tiny_decoder, save=save, csv=tmp_path / "own.csv", ensemble=1))
+    known = load_bundle(teacher).provenance["origin"]["known"]
+    assert known and f"had learnt from {known} of the test molecules: test metrics" in capsys.readouterr().out
+    assert (
+        f"its teacher goes on from | crossAtt of own, which had learnt from {known}" in (save / "README.md").read_text()
+    )
+
+
 def test_a_student_is_a_model_as_any_other(
     teacher: Path, corpus: Path, tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -69,6 +87,7 @@ def test_a_student_is_a_model_as_any_other(
     assert len(bundle.ensemble.members) == 2
     assert bundle.provenance["teacher"]["model"] == "crossAtt"
     assert "distilled from | crossAtt: its predictions of" in (save / "README.md").read_text()
+    assert "the teacher's models learnt from it" in printed and "went on from" not in printed
     # it is tested on the molecules that the teacher was tested on, and its metric is that of its predictions
     assert bundle.provenance["split"] == taught_by.provenance["split"]
     student = distill.student_config(taught_by, config)

@@ -21,6 +21,7 @@ from kflm2.data.structures import murcko_scaffold
 from kflm2.errors import DataError
 from kflm2.results.provenance import method_settings
 from kflm2.stages.report import stage as report_stage
+from kflm2.stages.report.collection import comparable
 from kflm2.stages.train import stage as train_stage
 
 HOSTILE = "<script>document.title='owned'<"
@@ -119,6 +120,29 @@ def test_the_same_results_give_the_same_page(
     stages.report.from_command_line([str(results), str(results / "classes"), "-o", str(tmp_path / "again.html")])
     assert (tmp_path / "again.html").read_bytes() == page_file.read_bytes()
     assert "9 runs of 4 methods" in capsys.readouterr().out
+
+
+def test_runs_of_other_seeds_and_an_audit_of_another_table_are_kept_apart(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (dataset,) = (path for path in results.iterdir() if path.name.startswith("own"))
+    shutil.copytree(dataset / "gcn_indepent" / "random-0", tmp_path / "own" / "first" / "random-0")
+    shutil.copytree(dataset / "gcn_indepent" / "random-2", tmp_path / "own" / "other" / "random-2")
+    split = json.loads((dataset / "gcn_indepent" / "random-0" / "split.json").read_text())
+    sha256 = json.loads((dataset / "gcn_indepent" / "random-0" / "result.json").read_text())["dataset"]["sha256"]
+    for name, digests in (("a", (sha256, split["sha256"])), ("b", ("another", split["sha256"])), ("c", (sha256, "x"))):
+        audit = {"dataset": {"sha256": digests[0]}, "split": {"sha256": digests[1]}}
+        (tmp_path / "own" / f"audit-{name}").mkdir()
+        (tmp_path / "own" / f"audit-{name}" / "audit.json").write_text(json.dumps(audit))
+    path = tmp_path / "page.html"
+    report_stage.run(ReportConfig.of(results=(str(tmp_path / "own"),), out=path))
+    page = _regression(path)
+    assert [entry["folder"] for entry in page["audits"]] == ["audit-a"]
+    printed = capsys.readouterr().out
+    assert printed.count("an audit of another table, of a part of it, or of another split") == 2
+    # runs of two seeds tested other molecules
+    (saved,), _ = report_stage.collect([str(tmp_path / "own")])
+    assert [[method.name for method in group] for group in comparable(saved.methods)] == [["first"], ["other"]]
 
 
 def test_runs_without_history_and_coverage_and_an_audit(results: Path, tmp_path: Path) -> None:

@@ -79,10 +79,10 @@ def _draw_duplicates(axis: Axes, molecules: Molecules, duplicates: pd.DataFrame)
         return
     groups = duplicates.groupby("group")
     if molecules.dataset.task == "classification":
-        agree = int(groups["agree"].first().sum())
+        spread = groups["spread"].first()
         axis.bar(
             ["labels agree", "labels differ"],
-            [agree, len(groups) - agree],
+            [int((spread == 0).sum()), int((spread > 0).sum())],
             width=0.5,
             color=[_COLORS["other"], _COLORS["alarm"]],
         )

@@ -1,6 +1,7 @@
 """Audit of a dataset: rejected rows, duplicates, leakage, similarity of the test part to train."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from kflm2.data.load import load
 from kflm2.data.molecules import Molecules
 from kflm2.data.similarity import fingerprints, nearest
 from kflm2.data.splits import Split, make_splits
-from kflm2.files import write_csv, write_json
+from kflm2.errors import DataError
+from kflm2.files import read_json, write_csv, write_json
 from kflm2.plotting import save_figure
 from kflm2.stages.audit.molecule_facts import MoleculeFacts
 from kflm2.stages.audit.plots import draw
@@ -31,6 +33,8 @@ def run(config: TableConfig) -> None:
     leakage_table = leakage(molecules, facts, split)
     similarity_table = similarity(molecules, split)
     folder = config.out / molecules.dataset.name / f"audit-{split.kind}-{config.seed}"
+    if (folder / "audit.json").is_file() and not _is_of(folder / "audit.json", molecules, split):
+        print(f"note: the audit in {folder} was of another table or split; this one replaces it")
     rejected = [dataclasses.asdict(rejection) for rejection in molecules.rejected]
     write_csv(folder / "rejected.csv", pd.DataFrame(rejected, columns=["row", "smiles", "reason"]))
     write_csv(folder / "duplicates.csv", duplicate_table)
@@ -43,12 +47,22 @@ def run(config: TableConfig) -> None:
     print(text(summary, molecules, folder))
 
 
+def _is_of(path: Path, molecules: Molecules, split: Split) -> bool:
+    """Whether an audit is of this table and split."""
+    try:
+        found = read_json(path, "audit", DataError)
+        return (found["dataset"]["sha256"], found["split"]["sha256"]) == (molecules.sha256, split.sha256)
+    except (DataError, KeyError, TypeError):
+        return False
+
+
 def duplicates(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.DataFrame:
     """Every row whose structure occurs more than once, grouped by structure.
 
     Returns:
         group, structure, row, part, smiles, canonical (whether all rows of the group have the same canonical SMILES),
-        agree (whether all labels of the group agree), spread (largest difference of a target), and the targets.
+        agree (whether all labels of the group agree) and spread (largest difference of a target), both blank where no
+        target has two exact labels, and the targets.
     """
     labels = split.labels()
     rows = []
@@ -56,16 +70,21 @@ def duplicates(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.D
         spread = _spread(molecules.y_true[group])
         same = len({facts.canonical[i] for i in group}) == 1
         for i in group:
-            values = (number, facts.structure[i], molecules.rows[i], labels[i], molecules.smiles[i], same, spread == 0)
-            rows.append((*values, spread, *molecules.y_true[i]))
+            values = (number, facts.structure[i], molecules.rows[i], labels[i], molecules.smiles[i], same)
+            rows.append((*values, _agree(spread), spread, *molecules.y_true[i]))
     columns = ["group", "structure", "row", "part", "smiles", "canonical", "agree", "spread"]
     return pd.DataFrame(rows, columns=[*columns, *(f"y_true_{target}" for target in molecules.dataset.targets)])
 
 
 def _spread(y_true: np.ndarray) -> float:
-    """Largest difference between two labels of a target in (n, K) labels; 0 if no target has two labels."""
+    """Largest difference between two labels of a target in (n, K) labels; NaN if no target has two labels."""
     comparable = y_true[:, (~np.isnan(y_true)).sum(axis=0) > 1]
-    return float((np.nanmax(comparable, axis=0) - np.nanmin(comparable, axis=0)).max()) if comparable.size else 0.0
+    return float((np.nanmax(comparable, axis=0) - np.nanmin(comparable, axis=0)).max()) if comparable.size else math.nan
+
+
+def _agree(spread: float) -> bool | None:
+    """None where nothing can be compared."""
+    return None if math.isnan(spread) else spread == 0
 
 
 def leakage(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.DataFrame:
@@ -81,7 +100,7 @@ def leakage(molecules: Molecules, facts: MoleculeFacts, split: Split) -> pd.Data
                 same = facts.canonical[tested] == facts.canonical[seen]
                 tested_row = (facts.structure[tested], molecules.rows[tested], labels[tested], molecules.smiles[tested])
                 seen_row = (molecules.rows[seen], labels[seen], molecules.smiles[seen])
-                pairs.append((*tested_row, *seen_row, same, spread == 0, spread))
+                pairs.append((*tested_row, *seen_row, same, _agree(spread), spread))
     columns = "structure row part smiles seen_row seen_part seen_smiles canonical agree spread".split()
     return pd.DataFrame(pairs, columns=columns)
 
@@ -113,6 +132,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Counts and statistics of the audit, as written to audit.json."""
     groups = duplicate_table.drop_duplicates("group")
+    spreads = groups["spread"].dropna()
     n = len(facts.structure)
     quartiles = similarity_table["tanimoto"].quantile([0.25, 0.5, 0.75]).tolist()
     y_true = molecules.y_true
@@ -137,16 +157,17 @@ def summarize(
             "same_structure": n - len(set(facts.structure)),
             "same_canonical_smiles": n - len(set(facts.canonical)),
             "groups": len(groups),
-            "groups_that_agree": int(groups["agree"].sum()),
-            "largest_spread": float(groups["spread"].max()) if len(groups) else 0.0,
-            "median_spread": float(groups["spread"].median()) if len(groups) else 0.0,
+            "groups_that_agree": int((spreads == 0).sum()),
+            "groups_that_differ": int((spreads > 0).sum()),
+            "largest_spread": float(spreads.max()) if len(spreads) else 0.0,
+            "median_spread": float(spreads.median()) if len(spreads) else 0.0,
         },
         "split": {"kind": split.kind, "sha256": split.sha256, "sizes": split.sizes},
         "leakage": {
             "test_molecules": len(split.test),
             "same_structure": int(leakage_table["row"].nunique()),
             "same_canonical_smiles": int(leakage_table[leakage_table["canonical"].astype(bool)]["row"].nunique()),
-            "with_another_label": int(leakage_table[~leakage_table["agree"].astype(bool)]["row"].nunique()),
+            "with_another_label": int(leakage_table[leakage_table["spread"] > 0]["row"].nunique()),
         },
         "similarity": {"quartiles": quartiles, "share_above_0.9": float((similarity_table["tanimoto"] > 0.9).mean())},
     }
@@ -196,10 +217,13 @@ def _duplicates_text(counts: dict[str, Any], regression: bool) -> list[str]:
     if not counts["groups"]:
         return ["duplicates  none"]
     spread = f", median difference {counts['median_spread']:.2g}, largest {counts['largest_spread']:.2g}"
+    agree, differ = counts["groups_that_agree"], counts["groups_that_differ"]
+    others = counts["groups"] - agree - differ
     return [
         f"duplicates  further rows of a structure: {counts['same_structure']} by InChIKey,"
         f" {counts['same_canonical_smiles']} by canonical SMILES",
-        f"            structures that occur more than once: {counts['groups']}; labels agree in"
-        f" {counts['groups_that_agree']} and differ in {counts['groups'] - counts['groups_that_agree']}"
-        + (spread if regression else ""),
+        f"            structures that occur more than once: {counts['groups']}; labels agree in {agree} and differ in"
+        f" {differ}"
+        + (spread if regression and agree + differ else "")
+        + (f"; {others} have no two exact labels of one target" if others else ""),
     ]

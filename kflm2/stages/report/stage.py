@@ -84,7 +84,7 @@ def collect(results: tuple[str, ...]) -> tuple[list[SavedDataset], dict[str, str
     by_dataset: dict[str, list[SavedMethod]] = {}
     for method in collected.values():
         by_dataset.setdefault(repr(method.first.result.dataset), []).append(method)
-    return [_dataset(entries) for entries in by_dataset.values()], left_out
+    return [_dataset(entries, left_out) for entries in by_dataset.values()], left_out
 
 
 def _readable(folder: Path, left_out: dict[str, str]) -> list[SavedRun]:
@@ -212,6 +212,19 @@ def _arguments(values: dict[str, Any]) -> list[str]:
     return to_arguments({names.get(key, key): value for key, value in values.items()})
 
 
+def _is_of_others(audit: dict[str, Any], entries: list[SavedMethod]) -> bool:
+    """Whether an audit is of another table or split than all runs; one that does not say so is of theirs."""
+    results = [run.result for method in entries for run in method.runs]
+    for name, digests in (
+        ("dataset", {result.dataset.sha256 for result in results}),
+        ("split", {result.split.sha256 for result in results}),
+    ):
+        found = audit.get(name)
+        if isinstance(found, dict) and found.get("sha256", "") not in {"", *digests}:
+            return True
+    return False
+
+
 def _rank(method: SavedMethod) -> tuple[bool, float]:
     """Key that puts the method with the best mean on test first, and one without a metric last."""
     metric = method.first.result.dataset.primary_metric
@@ -219,7 +232,7 @@ def _rank(method: SavedMethod) -> tuple[bool, float]:
     return mean is None, (mean or 0.0) * (1 if metric in SMALLER_IS_BETTER else -1)
 
 
-def _dataset(entries: list[SavedMethod]) -> SavedDataset:
+def _dataset(entries: list[SavedMethod], left_out: dict[str, str]) -> SavedDataset:
     entries.sort(key=lambda method: (method.split, method.name))
     for method, following in itertools.pairwise(entries):
         if (method.name, method.split) == (following.name, following.split):
@@ -229,7 +242,12 @@ def _dataset(entries: list[SavedMethod]) -> SavedDataset:
     # the table is the same for all methods; the split is that of the method with most runs
     config = max(entries, key=lambda method: (not method.baseline, len(method.runs))).first.result.config
     paths = sorted({path for method in entries for path in method.first.folder.parents[1].glob("audit-*/audit.json")})
-    audits = {path.parent.name: read_json(path, "audit", DataError) for path in paths}
+    audits = {}
+    for path in paths:
+        if _is_of_others(audit := read_json(path, "audit", DataError), entries):
+            left_out[_short(path.parent)] = "an audit of another table, of a part of it, or of another split"
+        else:
+            audits[path.parent.name] = audit
     changed = _changed_settings(config, TableConfig(), to_json(TrainConfig()))
     # of a kind of split the group with most methods first, and of a group the best method
     groups = sorted(comparable(entries), key=lambda group: (group[0].split, -len(group)))

@@ -110,7 +110,8 @@ def audit(summary: dict[str, Any]) -> list[dict[str, Any]]:
 def _audit(summary: dict[str, Any]) -> list[dict[str, Any]]:
     rows, smiles, duplicates = summary["rows"], summary["smiles"], summary["duplicates"]
     leakage, (low, median, high) = summary["leakage"], summary["similarity"]["quartiles"]
-    contradicting = duplicates["groups"] - duplicates["groups_that_agree"]
+    # audits of earlier versions have no number of those that differ
+    contradicting = duplicates.get("groups_that_differ", duplicates["groups"] - duplicates["groups_that_agree"])
     leaked, repeated = leakage["same_structure"], duplicates["same_structure"]
     missing = summary["labels"]["missing"]
     spread = f", by {duplicates['largest_spread']:.3g} at most" if summary["dataset"]["kind"] == "regression" else ""

@@ -89,6 +89,28 @@ def test_every_fault_of_a_table_is_found(tmp_path: Path, capsys: pytest.CaptureF
     assert "of 3 test molecules 1 are in train or valid by canonical SMILES, 2 by InChIKey, 1 with another" in printed
 
 
+def test_labels_that_cannot_be_compared_neither_agree_nor_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bound beside a number, and labels of two targets."""
+    rows = [f"{'C' * (i + 2)}N,{i},{i},{('train', 'valid', 'test')[i % 3]}" for i in range(12)]
+    rows += ["CCO,>5,,train", "OCC,2,,test", "CCF,1,,train", "FCC,,2,test", "CCCl,3,,train", "ClCC,3,,train"]
+    (tmp_path / "own.csv").write_text("\n".join(["smiles,y,z,part", *rows]) + "\n")
+    columns = {"target_columns": ("y", "z"), "split_column": "part", "task": "regression"}
+    config = TableConfig(csv=tmp_path / "own.csv", out=tmp_path / "out", **columns)
+    audit(config)
+    printed = capsys.readouterr().out
+    assert "more than once: 3; labels agree in 1 and differ in 0, median difference 0, largest 0; 2 have no" in printed
+    assert "2 by InChIKey, 0 with another label" in printed and "note: the audit" not in printed
+    assert pd.read_csv(tmp_path / "out" / "own" / "audit-given-0" / "duplicates.csv")["agree"].isna().sum() == 4
+    # another table of this name
+    (tmp_path / "own.csv").write_text("\n".join(["smiles,y,z,part", *rows[:-4]]) + "\n")
+    audit(config)
+    assert "was of another table or split; this one replaces it" in capsys.readouterr().out
+    audit(config)
+    assert "note: the audit" not in capsys.readouterr().out
+
+
 def test_a_clean_table_of_classes_has_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"{'C' * (i + 1)},{i % 2},{('train', 'valid', 'test')[i % 3]}" for i in range(12)]
     folder = _audit(tmp_path, "\n".join(["smiles,y,part", *rows]) + "\n", "classification")
