@@ -259,7 +259,9 @@ def table(teacher: RunResult, student: Run) -> str:
     title = f"{teacher.model} and its student on {student.molecules.dataset.name}"
     learnt = []
     if teacher.config.get("inner") == "folds":
-        learnt = ["valid: most of the teacher's models learnt from it, so the student's looks too good; compare on test"]
+        learnt = [
+            "valid: most of the teacher's models learnt from it, so the student's looks too good; compare on test"
+        ]
     return "\n".join(["", title, "", *aligned(rows), *learnt, ""])
 
 

@@ -70,9 +70,7 @@ def test_a_student_of_a_teacher_that_knew_test_molecules_says_so(
     distill.run(_config(teacher, corpus, tiny_decoder, save=save, csv=tmp_path / "own.csv", ensemble=1))
     known = load_bundle(teacher).provenance["origin"]["known"]
     assert known and f"had learnt from {known} of the test molecules: test metrics" in capsys.readouterr().out
-    assert (
-        f"its teacher goes on from | crossAtt of own, which had learnt from {known}" in (save / "README.md").read_text()
-    )
+    assert f"its teacher goes on from | first of own, which had learnt from {known}" in (save / "README.md").read_text()
 
 
 def test_a_student_is_a_model_as_any_other(
