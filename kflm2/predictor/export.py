@@ -177,6 +177,10 @@ def _taught_by(teacher: dict[str, Any] | None) -> list[str]:
         return []
     predictions = f"its predictions of {teacher['molecules']} molecules of {teacher['corpus']} without labels"
     lines = [f"| distilled from | {teacher['model']}: {predictions} |"]
+    if teacher.get("learnt_from_valid"):
+        lines.append(
+            "| its teacher learnt from | train and valid, so the metrics of valid look too good; test's do not |"
+        )
     if origin := teacher.get("origin"):
         lines.append(
             f"| its teacher goes on from | {origin['model']} of {origin['dataset']}, which had learnt from"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kflm2.data.parts import PARTS
-from kflm2.errors import DataError
+from kflm2.errors import DataError, SettingError
 from kflm2.files import sha256_texts
 from kflm2.metrics.scores import Metrics
 from kflm2.metrics.statistics import Design
@@ -163,6 +163,25 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> str:
     shown = [f"{name} {_words(first.get(name))}, not {_words(second.get(name))}" for name in names[:_SHOWN]]
     more = len(names) - len(shown)
     return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+
+
+def refuse_others(folder: Path, others: dict[Path, str], elsewhere: str) -> None:
+    """Refuse to replace runs of other settings or data.
+
+    Args:
+        folder: that holds them.
+        others: folder of each -> in what it differs; none is no error.
+        elsewhere: option that writes to another folder.
+
+    Raises:
+        SettingError: there are such runs.
+    """
+    if others:
+        count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
+        raise SettingError(
+            f"{folder} holds {count} of other settings or data ({next(iter(others.values()))}): {elsewhere} writes to"
+            f" another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
+        )
 
 
 def _words(value: Any) -> str:

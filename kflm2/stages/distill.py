@@ -91,6 +91,8 @@ def run(config: DistillConfig) -> None:
     bundle = make_bundle(student_run)
     source = {"model": teacher.config.model, "corpus": find_corpus(config.corpus).name, "molecules": len(smiles)}
     before = {name: teacher.provenance[name] for name in (LEARNT_BEFORE,) if name in teacher.provenance}
+    if record.config.get("inner") == "folds":
+        source["learnt_from_valid"] = True
     if (origin := teacher.provenance.get("origin") or _origin_of_teacher(teacher)) is not None:
         source["origin"] = origin
     bundle = replace(bundle, provenance={**bundle.provenance, **before, "teacher": source})

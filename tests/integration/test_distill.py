@@ -85,6 +85,7 @@ def test_a_student_is_a_model_as_any_other(
     assert len(bundle.ensemble.members) == 2
     assert bundle.provenance["teacher"]["model"] == "crossAtt"
     assert "distilled from | crossAtt: its predictions of" in (save / "README.md").read_text()
+    assert "its teacher learnt from | train and valid" in (save / "README.md").read_text()
     assert "the teacher's models learnt from it" in printed and "went on from" not in printed
     # it is tested on the molecules that the teacher was tested on, and its metric is that of its predictions
     assert bundle.provenance["split"] == taught_by.provenance["split"]

@@ -332,7 +332,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     one = (tmp_path / "1.csv").read_bytes()
     assert one.count(b"\n") == 202
     assert one == (tmp_path / "3.csv").read_bytes()
-    if not llm:
+    if not llm:  # what follows differs by the LLM only, and each process takes seconds to start
         return
     # as on a system that cannot fork: models go to the processes, and each loads the LLM
     unforked = functools.partial(run_stream, forked=False)

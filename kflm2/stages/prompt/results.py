@@ -15,7 +15,7 @@ import pandas as pd
 from kflm2.config.base import to_json
 from kflm2.config.prompt import PromptConfig
 from kflm2.data.molecules import Molecules
-from kflm2.errors import DataError, SettingError
+from kflm2.errors import DataError
 from kflm2.files import atomic, read_json, write_csv, write_json
 from kflm2.llm.resolve import LLMSource
 from kflm2.metrics.scores import summarize
@@ -121,12 +121,8 @@ def outdated(folder: Path, experiment: Experiment) -> list[Path]:
             differ = "unreadable"
         if differ:
             others[path.parent] = differ
-    if others and not config.again:
-        count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
-        raise SettingError(
-            f"{folder} holds {count} of other settings or data ({next(iter(others.values()))}): --out OUT writes to"
-            f" another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
-        )
+    if not config.again:
+        methods.refuse_others(folder, others, "--out OUT")
     return list(others)
 
 

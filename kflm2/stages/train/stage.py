@@ -179,12 +179,8 @@ def _outdated(plan: _Plan, again: bool, elsewhere: str) -> tuple[Path, ...]:
     for path in sorted(plan.folder.glob(f"{plan.config.split}-*/{schema.FILE}")):
         if differ := _difference(plan, path.parent, again):
             others[path.parent] = differ
-    if others and not again:
-        count = f"{len(others)} run{'' if len(others) == 1 else 's'}"
-        raise SettingError(
-            f"{plan.folder} holds {count} of other settings or data ({next(iter(others.values()))}): {elsewhere} writes"
-            f" to another folder, --again replaces {'it' if len(others) == 1 else 'them'}"
-        )
+    if not again:
+        methods.refuse_others(plan.folder, others, elsewhere)
     return tuple(others)
 
 
