@@ -107,7 +107,8 @@ class Model:
             no prediction. The index is that of a Series or a table.
 
         Raises:
-            DataError: it is not clear which column of a table holds the SMILES, or a feature column is missing.
+            DataError: it is not clear which column of a table holds the SMILES, a feature column is missing, or there
+                are two of the name.
             SettingError: the confidence is not between 0 and 1.
         """
         if not 0 < confidence < 1:
@@ -116,7 +117,7 @@ class Model:
         cells = self._cells(molecules)
         if isinstance(molecules, pd.DataFrame):
             names, column = _names(molecules), self.predictor.bundle.smiles_column
-            molecules = molecules.iloc[:, names.index(column if column in names else find_smiles("the table", names))]
+            molecules = _column(molecules, column if column in names else find_smiles("the table", names))
         if isinstance(molecules, pd.Series):
             index, molecules = molecules.index, molecules.tolist()
         if molecules is None or isinstance(molecules, str | Chem.Mol):
@@ -149,7 +150,7 @@ class Model:
         names = _names(molecules)
         if missing := [name for name in self.features if name not in names]:
             raise DataError(f"{also_needed(missing)}; the table has: {', '.join(map(repr, names))}")
-        columns = [molecules.iloc[:, names.index(name)] for name in self.features]
+        columns = [_column(molecules, name) for name in self.features]
         texts = [["" if pd.isna(cell) else str(cell) for cell in column] for column in columns]
         return list(zip(*texts, strict=True))
 
@@ -298,7 +299,7 @@ def _file_of(table: pd.DataFrame | str | Path, folder: Path, smiles: str | None)
     if column not in names:
         raise DataError(f"the table has no column {column!r}; it has: {', '.join(map(repr, names))}")
     written = table.set_axis(names, axis=1)
-    written[column] = [_smiles_of(molecule) for molecule in written[column]]
+    written[column] = [_smiles_of(molecule) for molecule in _column(table, column)]
     path = folder / "kflm2-input" / "table.csv"  # a folder of its own: `out` may hold a table of this name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, written)
@@ -313,6 +314,18 @@ def _words(names: str | Sequence[str]) -> tuple[str, ...]:
 def _names(table: pd.DataFrame) -> list[str]:
     """The names of the columns, without blanks around them, as a file's are read."""
     return [str(name).strip() for name in table]
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    """The column of a name that the table has.
+
+    Raises:
+        DataError: there are several.
+    """
+    names = _names(table)
+    if (count := names.count(name)) > 1:
+        raise DataError(f"the table: {count} columns are named {name!r}; which one is meant?")
+    return table.iloc[:, names.index(name)]
 
 
 def _smiles_of(molecule: Any) -> str:

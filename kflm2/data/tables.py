@@ -3,6 +3,7 @@
 import csv
 import datetime
 import io
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +78,15 @@ def is_xlsx(path: Path) -> bool:
     return path.suffix.lower() in (".xlsx", ".xlsm")
 
 
-def read_xlsx(path: Path, wanted: list[str]) -> Table:
+def read_xlsx(path: Path, wanted: list[str], further: tuple[str, ...] = ()) -> Table:
     """Read columns of the first sheet, whose first row that is not empty is the header; empty rows are skipped.
 
     Of a formula the value is read that Excel computed last.
+
+    Args:
+        path: of the file.
+        wanted: names of columns.
+        further: columns as `labelled` names them.
 
     Raises:
         DataError: no such file, no sheet that can be read, no such column or two of it, or no row.
@@ -89,7 +95,21 @@ def read_xlsx(path: Path, wanted: list[str]) -> Table:
     _check_header(path, header, wanted)
     if not rows:
         raise DataError(f"{path} has a header and no rows")
-    return Table(path, {name: [row[header.index(name)] for row in rows] for name in wanted})
+    labels = labelled(header)
+    return Table(path, {name: [row[labels.index(name)] for row in rows] for name in (*wanted, *further)})
+
+
+def labelled(header: list[str]) -> list[str]:
+    """Names that differ: the second column of the name x is x_2, the third column, if it has no name, is column_3."""
+    labels: dict[str, None] = {}
+    given = set(header)
+    for place, name in enumerate(header, 1):
+        label = stem = name or f"column_{place}"
+        numbers = itertools.count(2)
+        while label in labels or (label in given and label != name):
+            label = f"{stem}_{next(numbers)}"
+        labels[label] = None
+    return list(labels)
 
 
 def _sheet(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -189,15 +209,24 @@ def _read_text(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"no file {path}")
     data = compression.read_bytes(path)
+    refuse_foreign(path, data)
+    text = _decode(data)
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    return text
+
+
+def refuse_foreign(path: Path, data: bytes) -> None:
+    """Refuse a file, by its first bytes, that is often taken for a text.
+
+    Raises:
+        DataError: it is one.
+    """
     if foreign := next((name for start, name in _FOREIGN.items() if data.startswith(start)), None):
         raise DataError(
             f"{path} is {foreign}; a table is read as .csv (comma, semicolon, tab or bar), .xlsx or .sdf,"
             " a compressed one as .csv.gz or .sdf.gz"
         )
-    text = _decode(data)
-    if not text.strip():
-        raise DataError(f"{path} is empty")
-    return text
 
 
 def _decode(data: bytes) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -89,7 +90,8 @@ class FeatureCache:
         try:
             lock.acquire(timeout=2)
         except Timeout:
-            print(f"waiting for another process that computes the same features ({self.folder.name})", flush=True)
+            message = f"waiting for another process that computes the same features ({self.folder.name})"
+            print(message, file=sys.stderr, flush=True)
             lock.acquire()
         try:
             yield

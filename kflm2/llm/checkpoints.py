@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,8 @@ def _cached(llm: LLM, digest: str, message: str, write: Callable[[Path], None]) 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not folder.is_dir():
-            print(f"LLM {llm.name}: {message}", flush=True)
+            # predictions may go to standard output
+            print(f"LLM {llm.name}: {message}", file=sys.stderr, flush=True)
             temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
             try:
                 write(temporary)

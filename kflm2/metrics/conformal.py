@@ -127,10 +127,14 @@ class Calibration:
         return min(filter(None, counts), default=0)
 
     def calibrated(self, y_pred: np.ndarray) -> np.ndarray:
-        """(n, K) probabilities scaled by temperature (Guo et al. 2017); regression values are unchanged."""
+        """(n, K) probabilities scaled by temperature (Guo et al. 2017); regression values are unchanged.
+
+        The order is kept, so thresholds may be scaled too; one above 1, which no probability reaches, stays.
+        """
         if self.task == "regression":
             return y_pred
-        return expit(logit(y_pred.clip(_TINY, 1 - _TINY)) / self.temperature)
+        scaled = expit(logit(y_pred.clip(_TINY, 1 - _TINY)) / self.temperature)
+        return np.where(y_pred > 1, y_pred, scaled)
 
     def intervals(self, y_pred: np.ndarray, std: np.ndarray, confidence: float) -> np.ndarray:
         """Intervals that contain the true value at a given confidence, wider where the ensemble's std is larger.

@@ -179,6 +179,14 @@ class Bundle:
         pairs = [tuple(map(str, pair)) if isinstance(pair, list) else () for pair in words]
         return tuple((pair[0], pair[1]) if len(pair) == 2 else ("0", "1") for pair in pairs or [()] * len(self.targets))
 
+    @property
+    def class_1(self) -> dict[str, str]:
+        """Target -> the word of class 1, of which its column has the probability; only of targets that have words."""
+        if self.task == "regression":
+            return {}
+        pairs = zip(self.targets, self.classes, strict=True)
+        return {target: word for target, (_, word) in pairs if word != "1"}
+
     def embedder(self, device: torch.device) -> Embedder | None:
         """What computes the states that the models read; None for models without an LLM."""
         if self.source is None or (self.opened is not None and self.opened.device == device):

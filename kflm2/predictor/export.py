@@ -122,6 +122,7 @@ def card(bundle: Bundle, name: str) -> str:
             "|---|---|",
             f"| pipeline | {bundle.config.model}: {PIPELINES[bundle.config.model].about} |",
             f"| models | {describe_models(bundle)} |",
+            *(f"| probability of {target} | of {word} |" for target, word in bundle.class_1.items()),
             *([] if bundle.covariates is None else [f"| feature columns | {bundle.covariates} |"]),
             f"| LLM | {llm}{adapter} |",
             *_taught_by(record.get("teacher")),

@@ -6,7 +6,7 @@ from typing import Any
 
 from kflm2 import resources
 from kflm2.data.columns import SMILES
-from kflm2.errors import KFLM2Error
+from kflm2.errors import KFLM2Error, did_you_mean
 from kflm2.files import read_json
 
 JSON = resources.MANIFEST
@@ -27,9 +27,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     folder = resources.saved_model(folder)
     if not (folder / JSON).is_file():
+        hint = (
+            did_you_mean(folder.name, [model.name for model in resources.catalogue()]) if len(folder.parts) == 1 else ""
+        )
         raise BundleError(
-            f"{folder} is no bundle: no {JSON} in it; make one with kflm2 train ... --save {folder}, or take one of"
-            " `kflm2 models`"
+            f"{folder} is no bundle: no {JSON} in it{hint}; make one with kflm2 train ... --save {folder}, or take one"
+            " of `kflm2 models`"
         )
     return read_json(folder / JSON, "bundle", BundleError)
 

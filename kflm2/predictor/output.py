@@ -109,8 +109,10 @@ def _check_output(out: Path, reader: MoleculeReader, model: Path, folder: bool) 
 
 def _print_rows(job: "_RowsJob") -> Counter[str]:
     def write(data: bytes) -> None:
-        sys.stdout.write(data.decode())
+        # as they are: the terminal's encoding may lack a letter of a name
         sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     return job.write(write, formats.as_csv, job.first, Counter())
 

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from kflm2.data import compression, sdf
 from kflm2.data.columns import SMILES, find_smiles
 from kflm2.data.covariates import also_needed
 from kflm2.data.molecules import smiles_of_block
-from kflm2.data.tables import column_names, find_header, read_xlsx
+from kflm2.data.tables import column_names, find_header, labelled, read_xlsx
 from kflm2.errors import DataError, MoleculeError, did_you_mean
 from kflm2.files import sha256_file, sha256_texts
 from kflm2.predictor.manifest import input_columns
@@ -70,7 +71,7 @@ class MoleculeReader:
     name_column: str | None = None
     """Column of a table; None for no names."""
     keep: tuple[str, ...] = ()
-    """Further columns of a table, whose cells the rows bring along."""
+    """Further columns of a table, whose cells the rows bring along; as `labelled` names them, but for Parquet."""
     features: tuple[str, ...] = ()
     """Columns, or of an SDF data items, that the model reads beside the structure."""
     text: str | None = None
@@ -99,6 +100,7 @@ class MoleculeReader:
             DataError: a file that is missing, or of an unknown format, or a column that is not clear.
         """
         if words == ("-",):
+            _refuse_columns("standard input has one SMILES a line", smiles_column, name_column)
             return MoleculeReader("smi").with_features(features)
         path = Path(words[0])
         file_format = _SUFFIXES.get(compression.plain(path).suffix.lower())
@@ -110,12 +112,19 @@ class MoleculeReader:
                 raise DataError(f"{path}: unknown format; {', '.join(_SUFFIXES)} are read")
             if compression.is_compressed(path) and file_format in ("xlsx", "parquet"):
                 raise DataError(f"{path}: {file_format} is compressed in itself; decompress the file and give that")
-            if name_column is not None and file_format in ("smi", "sdf"):
-                raise DataError(f"{path} has names of its own, and no column {name_column!r}")
+            if file_format not in _TABLES:
+                _refuse_columns(f"{path} has molecules and names, and no columns of them", smiles_column, name_column)
             reader = MoleculeReader(file_format, path, (), smiles_column or model_column, name_column)
             return reader.with_columns(smiles_column is not None, keep).with_features(features)
         if files := [word for word in words if os.path.isfile(word)]:
             raise DataError(f"{files[0]} is a file among other words; give one file, or SMILES")
+        for word in words:
+            if os.path.isdir(word):
+                raise DataError(f"{word} is a folder; give one file, or SMILES")
+            # no SMILES ends like this: atoms in small letters are of rings
+            if re.search(r"\.[a-z]{3,}$", word):
+                raise DataError(f"no file {word}; {', '.join(_SUFFIXES)} are read")
+        _refuse_columns("SMILES of the command line have none", smiles_column, name_column)
         # the shell may pass bytes that are no UTF-8
         texts = tuple(os.fsencode(word).decode(errors="replace") for word in words)
         return MoleculeReader("words", words=texts).with_features(features)
@@ -134,7 +143,13 @@ class MoleculeReader:
             return self
         names = self._column_names()
         column = self.smiles_column if fixed or self.smiles_column in names else find_smiles(self._source, names)
-        others = [name for name in names if name and names.count(name) == 1 and name not in (column, self.name_column)]
+        if self.format == "parquet":
+            others = [name for name in names if name and names.count(name) == 1]
+        else:
+            # a spreadsheet often writes delimiters behind its last column
+            ends = max((place for place, name in enumerate(names, 1) if name), default=0)
+            others = labelled(names[:ends])
+        others = [name for name in others if name not in (column, self.name_column)]
         return replace(self, smiles_column=column, keep=tuple(others) if keep else ())
 
     def with_features(self, names: tuple[str, ...]) -> "MoleculeReader":
@@ -225,7 +240,7 @@ class MoleculeReader:
             yield from self._parquet_rows()
         elif self.format == "xlsx":
             assert self.path is not None
-            table = read_xlsx(self.path, self._wanted())
+            table = read_xlsx(self.path, self._read(), self.keep)
             yield from map(self._row, zip(*(table.columns[name] for name in self._wanted()), strict=True))
         elif self.text is not None:
             yield from self._text_rows(io.StringIO(self.text.removeprefix("\ufeff"), newline=""))
@@ -256,13 +271,14 @@ class MoleculeReader:
                 yield row
 
     def _csv_rows(self, file: TextIO) -> Iterator[InputRow]:
-        source, wanted = self._source, self._wanted()
+        source = self._source
         head = file.read(_HEAD)
         if not head.strip():
             raise DataError(f"{source} is empty")
-        delimiter, header = find_header(source, head, wanted)
+        delimiter, header = find_header(source, head, self._read())
         file.seek(0)
-        indices = [header.index(name) for name in wanted]
+        labels = labelled(header)
+        indices = [labels.index(name) for name in self._wanted()]
         old_limit = csv.field_size_limit(LONGEST)
         try:
             before_header = True
@@ -270,8 +286,10 @@ class MoleculeReader:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             for cells in reader:
                 lines.next_molecule()
-                # a blank line is not a row; an empty quoted cell, as pandas writes a missing SMILES, is a row
-                if not cells or (before_header and not any(cell.strip() for cell in cells)):
+                # a line of blanks is not a row; a single empty quoted cell, as pandas writes a missing SMILES, is one
+                if not any(cell.strip() for cell in cells) and (
+                    before_header or len(cells) < len(header) or (len(cells) == 1 and cells[0])
+                ):
                     continue
                 if before_header:
                     before_header = False
@@ -319,8 +337,12 @@ class MoleculeReader:
         except (ArrowException, OSError) as error:
             raise DataError(f"{self.path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
+    def _read(self) -> list[str]:
+        """Columns of a table that must be there, each once."""
+        return [self.smiles_column, *([self.name_column] if self.name_column else []), *self.features]
+
     def _wanted(self) -> list[str]:
-        return [self.smiles_column, *([self.name_column] if self.name_column else []), *self.features, *self.keep]
+        return [*self._read(), *self.keep]
 
     def _row(self, cells: Sequence[str]) -> InputRow:
         """Of the cells of the wanted columns."""
@@ -332,6 +354,11 @@ class MoleculeReader:
     def _sdf_row(self, block: str) -> InputRow:
         items = sdf.properties(block) if self.features else {}
         return InputRow(block, sdf.title(block), features=tuple(items.get(name, "") for name in self.features))
+
+
+def _refuse_columns(reason: str, smiles_column: str | None, name_column: str | None) -> None:
+    if column := smiles_column or name_column:
+        raise DataError(f"no column {column!r} can be read: {reason}")
 
 
 def reader_of(config: InferenceConfig) -> MoleculeReader:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kflm2.data import compression
+from kflm2.data.tables import refuse_foreign
 from kflm2.errors import DataError
 
 LONGEST = 1 << 26
@@ -44,7 +45,7 @@ def open_text(path: Path) -> Iterator[TextIO]:
     """The text of a file, with its line breaks as they are.
 
     Raises:
-        DataError: it cannot be decompressed; see compression.opened.
+        DataError: it cannot be decompressed, see compression.opened; or it is no text.
     """
     encoding = _encoding(path)
     with (
@@ -58,7 +59,9 @@ def _encoding(path: Path) -> str:
     """UTF-8, UTF-16 with a byte order mark, or else Windows' Latin-1 (cp1252), as for tables in kflm2.data.tables."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     with compression.opened(path) as file:
-        if (block := file.read(_BLOCK)).startswith((b"\xff\xfe", b"\xfe\xff")):
+        block = file.read(_BLOCK)
+        refuse_foreign(path, block)
+        if block.startswith((b"\xff\xfe", b"\xfe\xff")):
             return "utf-16"
         try:
             while block:

@@ -35,6 +35,11 @@ def packaged(name: str) -> Path:
     return Path(str(resources.files(__package__).joinpath(name)))
 
 
+def catalogue() -> list[Path]:
+    """The folders of the models that come with the package, by name."""
+    return sorted(path.parent for path in packaged(CATALOGUE).glob(f"*/{MANIFEST}"))
+
+
 def saved_model(model: Path) -> Path:
     """The folder of a saved model: the path itself, or, where no model is there, the packaged model of this name."""
     folder = packaged(CATALOGUE) / model.name

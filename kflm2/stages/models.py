@@ -3,16 +3,15 @@
 from pathlib import Path
 
 from kflm2.config.models import ModelsConfig
-from kflm2.predictor.manifest import JSON, read_manifest
-from kflm2.resources import CATALOGUE, packaged
+from kflm2.predictor.manifest import read_manifest
+from kflm2.resources import CATALOGUE, catalogue, packaged
 from kflm2.text_table import aligned
 
 
 def run(config: ModelsConfig) -> None:
     """Print a line for each model that comes with kflm2."""
     rows: list[tuple[str, ...]] = [("model", "predicts", "learnt from", "molecules", "error", "of", "size")]
-    folders = sorted(path.parent for path in packaged(CATALOGUE).glob(f"*/{JSON}"))
-    rows += [_line(folder) for folder in folders]
+    rows += [_line(folder) for folder in catalogue()]
     print("\n".join(aligned(rows, left=(0, 1, 2, 5))))
     print(
         "\nerror: RMSE of test molecules, before the models were trained once more on all molecules"

@@ -3,6 +3,7 @@
 import base64
 import csv
 import functools
+import io
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from kflm2.predictor.readers import MoleculeReader
 from kflm2.resources import CATALOGUE, packaged
 from kflm2.stages.predict import stage as predict_stage
 from kflm2.stages.predict.table import ChunkPredictor
+from kflm2.stages.predict.table import table as prediction_table
 from kflm2.trainers.jobs import run_stream
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +113,9 @@ def test_a_bundle_gives_the_predictions_of_its_run(tmp_path: Path, pipeline: lis
     assert np.array_equal(result.intervals[:, 0].mean(axis=1).round(6), result.y_pred[:, 0].round(6))
 
 
-def test_a_table_is_predicted_with_its_columns_and_words_of_classes(tmp_path: Path) -> None:
+def test_a_table_is_predicted_with_its_columns_and_words_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = np.where(np.arange(60) % 3 == 0, "active", "inactive")
     table = pd.DataFrame({"Mol_SMILES": SMILES[:60], "outcome": words, "batch": np.arange(60)})
     table.to_csv(tmp_path / "t.csv", index=False, sep=";")
@@ -131,6 +136,8 @@ def test_a_table_is_predicted_with_its_columns_and_words_of_classes(tmp_path: Pa
     few = pd.read_csv(tmp_path / "few.csv", dtype=str, keep_default_na=False)
     pd.testing.assert_frame_equal(few, predicted[few.columns])
     assert "batch" not in few
+    assert "outcome: probability of active\n" in capsys.readouterr().err
+    assert "| probability of outcome | of active |" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("inner", ["folds", "holdout"])
@@ -167,7 +174,8 @@ def test_classification_with_missing_labels_and_its_model_card(tmp_path: Path) -
     # a target with the name of a column of the output is renamed
     names = [f"status_predicted{end}" for end in ("", "_class", "_threshold", "_possible")]
     assert list(predictions.columns[2:6]) == names
-    threshold = load_bundle(folder).thresholds[0]
+    bundle = load_bundle(folder)
+    threshold = bundle.calibration.calibrated(bundle.thresholds[None])[0, 0]
     np.testing.assert_allclose(predictions[names[2]], [threshold, np.nan, threshold], rtol=1e-5)
     assert predictions["status"].str.startswith("ok").tolist() == [True, False, True]
     assert predictions["b"].dropna().between(0, 1).all() and predictions["b"].isna().tolist() == [False, True, False]
@@ -186,6 +194,12 @@ def test_a_model_keeps_its_temperature_and_one_of_an_earlier_version_scales_as_i
     save_file(arrays, folder / "weights.safetensors")
     now = load_bundle(_changed_copy(folder, tmp_path / "now")).calibration
     assert now.temperature.tolist() == [2.5]
+    # probability and threshold are on the same scale, and the classes those of the raw probabilities
+    model = Predictor(load_bundle(tmp_path / "now"))
+    rows = prediction_table(model.bundle, SMILES[:80], predicted := model.predict(SMILES[:80]))
+    assert ((rows["y"] >= rows["y_threshold"]).astype(int) == rows["y_class"]).all() and rows["y_class"].nunique() == 2
+    assert abs(rows["y_threshold"][0] - 0.5) < abs(model.bundle.thresholds[0] - 0.5)
+    np.testing.assert_array_equal(rows["y"], predicted.y_pred[:, 0])
     del arrays["calibration.temperature"]
     save_file(arrays, folder / "weights.safetensors")
     earlier = load_bundle(_changed_copy(folder, tmp_path / "earlier")).calibration
@@ -194,6 +208,17 @@ def test_a_model_keeps_its_temperature_and_one_of_an_earlier_version_scales_as_i
     grid = np.exp(np.linspace(-3, 3, 1201))
     losses = [log_loss(earlier.y_true[:, 0], expit(logits / temperature)) for temperature in grid]
     assert earlier.temperature[0] == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
+
+
+def test_standard_output_has_the_bytes_of_the_file(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.smi").write_text("CCO \u4e59\u9187\n", encoding="utf-8")
+    assert _predict(model, tmp_path / "a.smi", "-o", tmp_path / "a.csv") == 0
+    # of a terminal that lacks these letters
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer := io.BytesIO(), encoding="latin-1"))
+    assert _predict(model, tmp_path / "a.smi") == 0
+    assert buffer.getvalue() == (tmp_path / "a.csv").read_bytes()
 
 
 def test_every_input_row_has_one_output_row(model: Path, tmp_path: Path) -> None:

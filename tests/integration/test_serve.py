@@ -194,6 +194,7 @@ def test_a_path_or_an_address_in_a_request_is_a_smiles_that_cannot_be_read(clien
         (b"{}", 422, "give one of smiles, rows and text"),
         (b'{"smiles": ["C"], "text": "C"}', 422, "give one of smiles, rows and text"),
         (b'{"rows": [{"smiles": "C"}, {"SMILES": "C"}]}', 422, "all rows must have the same names"),
+        (b'{"rows": [{"smiles": "C", "x": [1]}]}', 422, "'rows.0.x"),
         (b'{"smiles": ["C"], "path": "/etc/passwd"}', 422, "path"),
         (b'{"text": "C", "format": "parquet"}', 422, "format"),
         (b'{"text": "/etc/passwd", "format": "csv"}', 400, "the table: no column 'smiles'"),
@@ -241,7 +242,8 @@ def test_the_interface_is_described(client: TestClient) -> None:
     text = client.get("/api").text
     assert all(path in text for path in document["paths"]) and f"at most {LIMIT} molecules" in text and "{{" not in text
     about = client.get("/api/model").json()
-    assert about["targets"] == [{"name": "expt", "column": "expt", "unit": "kcal/mol"}]
+    assert about["targets"] == [{"name": "expt", "column": "expt", "unit": "kcal/mol", "class_1": None}]
+    assert about["smiles_column"] == "smiles"
     assert about["limits"] == {"molecules": LIMIT, "bytes": 100_000, "seconds": 120.0}
     (trained_on,) = [text for name, text in about["facts"] if name == "trained on"]
     assert re.fullmatch(r"SAMPL, [1-5]\d molecules", trained_on) and about["quantity"] == "hydration free energy"
@@ -468,6 +470,14 @@ def test_a_file_is_read_and_its_predictions_downloaded(tab: Any, client: TestCli
     question = {"text": text, "format": "csv", "smiles_column": "Smiles", "name_column": "ID"}
     expected = client.post("/api/predict", json=question).json()["csv"]
     assert Path(download.value.path()).read_bytes() == expected.encode()
+    # the column that kflm2 predict takes, and a delimiter in quotes
+    (tmp_path / "b.csv").write_text('canonical_smiles,"x;a;b;c",smiles\nCCC,1,CCO\n')
+    tab.locator("#file").set_input_files(tmp_path / "b.csv")
+    tab.wait_for_selector("#state:has-text('b.csv')")
+    assert tab.get_by_label("column of SMILES").input_value() == "smiles"
+    assert tab.locator("#header option").evaluate_all("all => all.map(one => one.value)") == (
+        ["canonical_smiles", "x;a;b;c", "smiles"]
+    )
     # without the file the text counts again
     tab.get_by_role("button", name="Remove the file").click()
     tab.get_by_label("SMILES, one a line").fill("CCN")

@@ -100,6 +100,10 @@ def test_names_of_columns_have_no_blanks_around_them(table: pd.DataFrame) -> Non
     spaced = pd.DataFrame({"smiles ": table["Mol_SMILES"], " y": table["dG"], " pH ": np.linspace(2, 9, len(table))})
     trained = kflm2.train(spaced, targets=" y", features="pH ", **SMALL)
     assert (trained.model.predict(spaced)["status"] == "ok").all()
+    for name in ("smiles", "pH"):
+        twice = pd.concat([spaced, spaced.filter(like=name).set_axis([name], axis=1)], axis=1)
+        with pytest.raises(DataError, match=f"2 columns are named '{name}'"):
+            trained.model.predict(twice)
 
 
 def test_molecules_may_be_of_rdkit_and_missing(result: TrainingResult, table: pd.DataFrame) -> None:

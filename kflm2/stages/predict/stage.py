@@ -27,16 +27,20 @@ def run(config: PredictConfig) -> int:
     if config.engine == "ray":
         return write_folder(config, load, settings)
     model = load(config)
-    if meaning := _meaning(model.predictor.bundle):
-        print(meaning, file=sys.stderr)
+    for line in meanings(model.predictor.bundle):
+        print(line, file=sys.stderr)
     return write_rows(config, model, settings)
 
 
-def _meaning(bundle: Bundle) -> str:
-    """What a model's single column is, and its unit; '' where neither is known."""
+def meanings(bundle: Bundle) -> list[str]:
+    """What a model's single column is, with its unit; and of which class a column has the probability, if it is a word.
+
+    Nothing where nothing is known.
+    """
     quantity = bundle.provenance.get("quantity")  # a bundle from elsewhere may say anything there
     words = [word for word in (quantity, bundle.unit) if isinstance(word, str) and word and word.isprintable()]
-    return f"{bundle.targets[0]}: {', '.join(words)}" if words and len(bundle.targets) == 1 else ""
+    lines = [f"{bundle.targets[0]}: {', '.join(words)}"] if words and len(bundle.targets) == 1 else []
+    return lines + [f"{target}: probability of {word}" for target, word in bundle.class_1.items()]
 
 
 def load(config: PredictConfig, reader: MoleculeReader | None = None) -> ChunkPredictor:

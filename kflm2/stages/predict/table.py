@@ -37,14 +37,16 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
     """The output table, a row per molecule.
 
     Columns: `smiles`; for each target T of a regression `T`, `T_low`, `T_high`; for classification `T` (probability),
-    `T_class`, the probability `T_threshold` from which class 1 is called, and `T_possible`, the classes that cannot be
-    excluded; then `in_domain`, `nearest`, `similarity`,
+    `T_class`, the calibrated probability `T_threshold` from which class 1 is called, and `T_possible`, the classes that
+    cannot be excluded; then `in_domain`, `nearest`, `similarity`,
     `distance`, `status`; of a model that reads columns beside the structure `features`: ok, or which numbers are
     outside the range of training; and of one that reads xTB `xtb`: ok, or why the molecule has no such values. With
     several writings `T_writings` too.
     """
     columns: dict[str, object] = {"smiles": np.array(smiles, dtype=object)}
     ok = np.array([status == OK for status in predictions.status], dtype=bool)
+    # they were chosen on probabilities before calibration, and the probabilities of the table are calibrated
+    thresholds = bundle.calibration.calibrated(bundle.thresholds[None])[0]
     for k, target in enumerate(target_columns(bundle)):
         columns[target] = predictions.y_pred[:, k]
         if predictions.intervals is not None:
@@ -55,7 +57,7 @@ def table(bundle: Bundle, smiles: list[str], predictions: Predictions) -> pd.Dat
             first, second = bundle.classes[k]
             labels = np.array(["none", first, second, f"{first} or {second}"])
             columns[f"{target}_class"] = _classes(predictions.predicted_class[:, k], (first, second))
-            columns[f"{target}_threshold"] = np.where(ok, bundle.thresholds[k], np.nan)
+            columns[f"{target}_threshold"] = np.where(ok, thresholds[k], np.nan)
             columns[f"{target}_possible"] = np.where(ok, labels[predictions.sets[:, k] @ np.array([1, 2])], "")
     columns["in_domain"] = np.where(ok, np.where(predictions.domain.inside, "yes", "no"), "")
     columns["nearest"] = np.array(predictions.nearest, dtype=object)

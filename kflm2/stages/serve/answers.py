@@ -60,9 +60,10 @@ class Answers:
             "name": self.config.model.resolve().name,
             "task": bundle.task,
             "targets": [
-                {"name": name, "column": column, "unit": bundle.unit}
+                {"name": name, "column": column, "unit": bundle.unit, "class_1": bundle.class_1.get(name)}
                 for name, column in zip(bundle.targets, target_columns(bundle), strict=True)
             ],
+            "smiles_column": bundle.smiles_column,
             "features": list(self.features),
             "confidence": self.config.confidence,
             "drawing": {"size": list(SIZE), "scale": SCALE},

@@ -155,7 +155,8 @@ def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return JSONResponse({"error": "the request is not JSON"}, 422)
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    # of several types that a value may have, pydantic adds the one that it tried to the place
+    where = ".".join(str(part) for part in first["loc"] if part != "body" and "[" not in str(part))
     # ascii: half of a surrogate pair cannot be sent back
     name = ascii(where if len(where) <= _LONGEST else f"{where[:_LONGEST]}...")
     message = str(first["msg"]).removeprefix("Value error, ")

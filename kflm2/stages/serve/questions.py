@@ -22,7 +22,7 @@ class _Question(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-Cell = Text | int | float | None
+Cell = Text | bool | int | float | None
 
 
 class PredictQuestion(_Question):

@@ -24,7 +24,7 @@ SMILES = ["CCO", "c1ccccc1", "N"]
 
 
 def test_an_llm_that_cannot_be_loaded_is_an_error_that_names_the_embedded_llm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -34,6 +34,9 @@ def test_an_llm_that_cannot_be_loaded_is_an_error_that_names_the_embedded_llm(
     broken.write_bytes(b"not a GGUF file")
     with pytest.raises(LLMError, match=f"broken.gguf.*{registry.EMBEDDED}"):
         checkpoints.checkpoint_folder(resolve.find(str(broken)))
+    # predictions may go to standard output
+    told = capsys.readouterr()
+    assert "converting broken.gguf once" in told.err and not told.out
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(LLMError, match=f"owner/name.*{registry.EMBEDDED}"):
         checkpoints.checkpoint_folder(resolve.find("owner/name"))

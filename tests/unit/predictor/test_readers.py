@@ -12,12 +12,14 @@ import pytest
 from backports import zstd
 from rdkit import Chem
 
+from kflm2.data.tables import read_csv
 from kflm2.errors import DataError, MoleculeError
 from kflm2.predictor.readers import MoleculeReader
 
 
 def _reader(path: Path, name: str | None = None, column: str = "smiles") -> MoleculeReader:
-    return MoleculeReader.of((str(path),), column, name)
+    table = path.suffix in (".csv", ".xlsx", ".parquet")
+    return MoleculeReader.of((str(path),), column if table else None, name)
 
 
 def _rows(reader: MoleculeReader) -> list[tuple[str, str]]:
@@ -74,6 +76,19 @@ def test_the_column_of_smiles_is_the_models_or_the_only_one_and_the_others_come_
         MoleculeReader.of((str(tmp_path / "b.csv"),), None, None)
 
 
+def test_columns_of_the_same_name_or_of_none_come_along_too(tmp_path: Path) -> None:
+    """pandas writes its index without a name; a spreadsheet writes delimiters behind its last column."""
+    (tmp_path / "a.csv").write_text(",smiles,note,note,,note_2,,\n0,CCO,a,b,c,d,,\n")
+    cells = [["", "smiles", "note", "note", "", "note_2", ""], [0, "CCO", "a", "b", "c", "d", ""]]
+    pd.DataFrame(cells).to_excel(tmp_path / "a.xlsx", index=False, header=False)
+    for name in ("a.csv", "a.xlsx"):
+        reader = MoleculeReader.of((str(tmp_path / name),), None, None, keep=True)
+        assert reader.keep == ("column_1", "note", "note_3", "column_5", "note_2")
+        assert [row.cells for row in reader.rows()] == [("0", "a", "b", "c", "d")]
+        with pytest.raises(DataError, match="2 columns are named 'note'"):
+            list(MoleculeReader.of((str(tmp_path / name),), None, "note").rows())
+
+
 def test_an_empty_name_of_a_column_of_names_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("smiles,A,B\nCCO,1,2\n")
     reader = MoleculeReader.of((str(tmp_path / "a.csv"),), None, "", keep=True)
@@ -97,6 +112,15 @@ def test_a_row_with_the_wrong_number_of_cells_is_a_row(tmp_path: Path) -> None:
     assert texts[0] == "CCO" and texts[3:] == ["", "C,C"]
     assert dict(_rows(_reader(path, "id")))[texts[1]] == "2"
     assert texts[1] == "! a row of 3 cells, where the header has 2" and texts[2].startswith("! a row of 1 cells")
+
+
+@pytest.mark.parametrize("header", ["smiles", "smiles,id,x"])
+def test_a_line_of_blanks_is_no_row_as_in_training(tmp_path: Path, header: str) -> None:
+    rest = ",1,2" if "," in header else ""
+    (tmp_path / "a.csv").write_text(f"{header}\nCCO{rest}\n   \n\t\nCC{rest}\n")
+    assert _rows(_reader(tmp_path / "a.csv")) == [("CCO", ""), ("CC", "")]
+    table = read_csv(tmp_path / "a.csv", ["smiles"])
+    assert table.columns["smiles"] == ["CCO", "CC"]
 
 
 def test_a_missing_smiles_as_pandas_writes_it_is_a_row(tmp_path: Path) -> None:
@@ -147,10 +171,13 @@ def test_two_molecules_in_one_sdf_block_are_an_error(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_column_of_a_file_with_names_is_an_error(tmp_path: Path) -> None:
+def test_a_column_of_what_has_none_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.smi").write_text("C x\n")
-    with pytest.raises(DataError, match="has names of its own, and no column 'id'"):
-        _reader(tmp_path / "a.smi", "id")
+    for word in (str(tmp_path / "a.smi"), "-", "CCO"):
+        with pytest.raises(DataError, match="no column 'id' can be read"):
+            MoleculeReader.of((word,), None, "id")
+        with pytest.raises(DataError, match="no column 'mol' can be read"):
+            MoleculeReader.of((word,), "mol", None)
 
 
 def test_parquet_with_missing_values(tmp_path: Path) -> None:
@@ -160,7 +187,8 @@ def test_parquet_with_missing_values(tmp_path: Path) -> None:
 
 
 def test_command_line_arguments_are_smiles() -> None:
-    assert _rows(MoleculeReader.of(("CCO", "C.smi.no"), "smiles", None)) == [("CCO", ""), ("C.smi.no", "")]
+    words = ("CCO", "C.smi.no", "[Na+].Cl", "c1ccccc1.c1ccccc1")
+    assert _rows(MoleculeReader.of(words, None, None)) == [(word, "") for word in words]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +199,8 @@ def test_command_line_arguments_are_smiles() -> None:
         ("a.csv", 'smiles\n"C\n', "line 2 cannot be read as CSV: unexpected end of data"),
         ("a.xlsx", "no", "cannot be read as a spreadsheet"),
         ("a.ods", "no", "unknown format; .csv, "),
+        ("a.csv", "PK\x03\x04 and more", "is a ZIP file; a table is read as .csv"),
+        ("a.smi", "%PDF-1.7", "is a PDF; a table is read as .csv"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path: Path, name: str, text: str, reason: str) -> None:
@@ -195,6 +225,11 @@ def test_a_missing_file_and_a_file_among_smiles_are_errors(tmp_path: Path) -> No
     (tmp_path / "a.csv").write_text("smiles\nC\n")
     with pytest.raises(DataError, match="among other words"):
         MoleculeReader.of(("C", str(tmp_path / "a.csv")), "smiles", None)
+    with pytest.raises(DataError, match="is a folder; give one file, or SMILES"):
+        MoleculeReader.of((str(tmp_path),), None, None)
+    for words in (("CCO", "gone.csv"), ("molecules.cvs",)):
+        with pytest.raises(DataError, match=rf"no file {words[-1]}; \.csv, .* are read"):
+            MoleculeReader.of(words, None, None)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "smi", "sdf"])

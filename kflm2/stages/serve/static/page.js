@@ -88,13 +88,25 @@ async function take(chosen) {
   part("state").textContent = `${chosen.name} is predicted instead of the text above.`;
 }
 
+/** Cells of a line of a table; a delimiter inside quotes is none. */
+function cellsOf(line, mark) {
+  const cells = [""];
+  let quoted = false;
+  for (const sign of line) {
+    if (sign === '"') quoted = !quoted;
+    else if (sign === mark && !quoted) cells.push("");
+    else cells[cells.length - 1] += sign;
+  }
+  return cells.map((cell) => cell.trim());
+}
+
 function guessColumns() {
   const line = file.text.split(/\r\n|\r|\n/).find((text) => text.trim()) || "";
-  const cells = [",", ";", "\t", "|"].map((mark) => line.split(mark)).sort((a, b) => b.length - a.length)[0]
-    .map((cell) => cell.trim().replace(/^"|"$/g, ""));
+  const cells = [",", ";", "\t", "|"].map((mark) => cellsOf(line, mark)).sort((a, b) => b.length - a.length)[0];
   const find = (names) => cells.find((cell) => names.includes(cell.toLowerCase()));
   part("header").replaceChildren(...cells.map((cell) => el("option", { value: cell })));
-  part("smiles-column").value = find(["smiles", "canonical_smiles", "isomeric_smiles"]) || "";
+  // as kflm2 predict takes it; an empty field leaves it to the server
+  part("smiles-column").value = [model.smiles_column, "smiles"].find((name) => cells.includes(name)) || find(["smiles"]) || "";
   part("name-column").value = find(NAMES) || "";
 }
 
@@ -148,7 +160,7 @@ function columnsOf(target) {
       text: (row) => (row[`${column}_low`] === null ? MISSING : `${bound(row[`${column}_low`])} to ${bound(row[`${column}_high`])}`) }];
   }
   const possible = (row) => row[`${column}_possible`] || MISSING;
-  return [{ ...value, label: `${target.name}, probability` },
+  return [{ ...value, label: `${target.name}, probability${target.class_1 ? ` of ${target.class_1}` : ""}` },
     { label: `${several}class`, number: true, value: (row) => row[`${column}_class`], text: (row) => row[`${column}_class`] ?? MISSING },
     { label: `${several}not ruled out`, text: possible }];
 }
