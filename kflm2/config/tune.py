@@ -1,5 +1,7 @@
 """Every setting of the hyperparameter search. Nothing heavy is imported here."""
 
+import types
+import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -9,13 +11,42 @@ from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError
 
+_NOT_TUNABLE = ("inner", "jobs", "threads")
+"""They change how a trial is measured, or only how long it takes."""
 TUNABLE = (
-    *(field.name for part in (ModelConfig, TrainingConfig) for field in fields(part)),
+    *(field.name for part in (ModelConfig, TrainingConfig) for field in fields(part) if field.name not in _NOT_TUNABLE),
     "layers",
     "descriptors",
     "adapter",
 )
 """Settings that a search may choose."""
+DEFAULT_TRIALS = 50
+
+
+def check_choice(name: str, value: Any) -> None:
+    """Refuse a value that a setting cannot have, by its type.
+
+    Raises:
+        ValueError: the setting is a list, or the value is of another type or no such choice.
+    """
+    hint = typing.get_type_hints(TrainConfig)[name]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if any(option is tuple or typing.get_origin(option) is tuple for option in options):
+        raise ValueError("it is a list, which cannot be searched")
+    wanted = []
+    for option in options:
+        if typing.get_origin(option) is Literal:
+            if value in typing.get_args(option) and isinstance(value, str):
+                return
+            wanted.append(f"one of {', '.join(typing.get_args(option))}")
+        elif type(value) in ((int, float) if option is float else (option,)):
+            return
+        elif option in _WORDS:
+            wanted.append(_WORDS[option])
+    raise ValueError(f"{value!r} is not {' or '.join(wanted)}")
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 @dataclass(frozen=True)
@@ -27,13 +58,14 @@ class SearchConfig:
     space: Path | None = None
     """TOML file of what is chosen from; default hyperparameter/space.toml (for the grid grid.toml) where there is one,
     else the package's own."""
-    trials: int = 50
-    """Finished trials that the study ends with, those of earlier runs and other processes included."""
+    trials: int | None = None
+    """Finished trials that the study ends with, those of earlier runs and other processes included; default 50, and of
+    a grid all combinations."""
     inner_splits: int = 3
     """Inner splits of the molecules that are not for testing, over which a trial's metric is averaged. With inner folds
     (--inner folds) there is one, and the metric is of the out-of-fold predictions."""
     prune: bool = True
-    """Stop a trial whose mean so far is worse than the median of the others."""
+    """Stop a trial whose best mean so far is worse than the median of the others'."""
     nested: int = 0
     """Search within each of so many outer splits (seeds), and report the outer test metrics; 0 searches once."""
     storage: str | None = None
@@ -70,6 +102,8 @@ class TuneConfig(SearchConfig, TrainConfig):
         super().check()
         check_at_least(self, 1, "trials", "inner_splits")
         check_at_least(self, 0, "nested")
+        if self.nested and (self.save is not None or self.refit):
+            raise SettingError("a nested search has a model for each outer split; leave --save and --refit out")
         if self.split in CROSS_VALIDATIONS and self.inner_splits > FOLDS * REPEATS:
             raise SettingError(f"inner_splits is {self.inner_splits}; {self.split} has {FOLDS * REPEATS} splits")
         if self.nested and self.search:

@@ -149,8 +149,20 @@ def nll_sum(llm: "PreTrainedModel", states: torch.Tensor, labels: torch.Tensor) 
     decoder: Any = llm
     mask = labels[:, 1:] != IGNORE
     # the vocabulary head is the most expensive layer of a small LLM, so it is not applied to padding
-    logits = decoder.lm_head(decoder.model.norm(states[:, :-1][mask]))
+    logits = scaled_logits(llm, decoder.lm_head(decoder.model.norm(states[:, :-1][mask])))
     return functional.cross_entropy(logits.float(), labels[:, 1:][mask], reduction="sum"), mask.sum()
+
+
+def scaled_logits(llm: "PreTrainedModel", logits: torch.Tensor) -> torch.Tensor:
+    """What an LLM makes of the output of its vocabulary head: Granite and Cohere scale it, Gemma caps it."""
+    config: Any = llm.config
+    if (scale := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 def mean_pool(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from kflm2.errors import LLMError
-from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states
+from kflm2.llm.decoding import IGNORE, by_length, eval_mode, hidden_states, scaled_logits
 from kflm2.llm.grammar import NumberGrammar
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Prompter:
                 hidden = decoder.model.norm(states[:, :-1][mask]).float()
                 for start in range(0, len(token_ids), _LOGIT_TOKENS):
                     part = slice(start, start + _LOGIT_TOKENS)
-                    log_probs = torch.log_softmax(functional.linear(hidden[part], head, bias), dim=-1)
+                    logits = scaled_logits(self.llm, functional.linear(hidden[part], head, bias))
+                    log_probs = torch.log_softmax(logits, dim=-1)
                     total.index_add_(0, row_index[part], log_probs.gather(1, token_ids[part].unsqueeze(1)).squeeze(1))
                 out[indices] = total.cpu().numpy()
         return out

@@ -169,7 +169,12 @@ def test_a_nested_search_chooses_settings_for_each_outer_split(
         )
         assert result["metrics"]["test"] == record["test"]
         assert result["config"]["hidden"] == record["chosen"]["hidden"]
-    assert "nested search: test RMSE" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "grid      2 of 2 combinations" in printed and "nested search: test RMSE" in printed
+    line = _refused(stages.tune, capsys, *arguments, "--nested", "2", "--save", "model")
+    assert "a model for each outer split; leave --save and --refit out" in line
+    line = _refused(stages.tune, capsys, *arguments, "--nested", "2", "--split", "scaffold_moleculenet")
+    assert "--nested 2: the split scaffold_moleculenet is the same for every seed" in line
 
 
 SMALL = ("--dataset", "SAMPL", "--limit", "80", "--epochs", "1", "--inner-splits", "1", "--trials", "2")
@@ -281,6 +286,13 @@ def test_a_search_without_a_completed_trial_is_an_error(
     line = _refused(stages.tune, capsys, *SMALL, "--model", "gcn_indepent", "--space", "space.toml")
     assert line.startswith("error: no trial was completed") and "hidden 16 cannot be divided by heads" in line
     assert not list((tmp_path / "results").rglob("best.json"))
+    # in half of the inner splits no molecule of the rare class tests
+    rows = [f"{'C' * (i % 9 + 1)}{'N' * (i // 9)}O,{int(i == 20)}" for i in range(60)]
+    (tmp_path / "own.csv").write_text("smiles,y\n" + "\n".join(rows) + "\n")
+    (tmp_path / "space.toml").write_text("[hidden]\nchoices = [8, 16]\n")
+    table = ("--csv", "own.csv", "--target-columns", "y", "--model", "gcn_indepent", "--space", "space.toml")
+    line = _refused(stages.tune, capsys, *table, "--epochs", "1", "--trials", "1")
+    assert "has no ROC-AUC: the labels that test it are of one class, or too few" in line
 
 
 def test_molecules_that_the_llm_cannot_read_leave_before_the_split(

@@ -150,7 +150,11 @@ def draw_losses(losses: Path, picture: Path) -> None:
     figure = Figure(figsize=(5.6, 3.6))
     axis = figure.subplots()
     for name in [key for key in rows[0] if key != "step"]:
-        steps, values = zip(*((int(row["step"]), float(row[name])) for row in rows if row[name]), strict=True)
+        # of a table that has few molecules of the corpus, no step may have had one
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        if not points:
+            continue
+        steps, values = zip(*points, strict=True)
         window = max(1, len(values) // 50)
         smoothed = torch.tensor(values).unfold(0, window, 1).mean(dim=1)
         label = "next token, nats" if name == "next token" else f"{name}, squared error (ranks, sd 1)"

@@ -1,7 +1,6 @@
 """Stage 1: fine-tune an LLM on a corpus of SMILES, evaluate it, and write the adapter with its record and card."""
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -17,7 +16,7 @@ from kflm2.config.base import to_json
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.device import choose_device, choose_precision, only_device
 from kflm2.errors import DataError, LLMError, SettingError, one_of
-from kflm2.files import sha256_file, write_json, write_text
+from kflm2.files import read_json, sha256_file, write_json, write_text
 from kflm2.llm import adapters, checkpoints, registry
 from kflm2.llm.decoding import load_decoder
 from kflm2.llm.loading import cut_layers
@@ -40,6 +39,8 @@ _OF_CPU = ("float32", "mixed")
 """Precisions of a training without a GPU."""
 _TOKENS = 40
 """Tokens of a drug-like SMILES with its end token, for the memory estimate."""
+_NOT_OF_ADAPTER = ("save_steps", "corpus")
+"""Settings that do not change an adapter; of the corpus it is the content that counts."""
 _SCALE_MOLECULES = 256
 """Molecules from which the scale of the hidden states is estimated."""
 
@@ -253,16 +254,19 @@ def _check_resume(folder: Path, record: dict[str, Any]) -> None:
 
     Raises:
         SettingError: there is no checkpoint, or it has another LLM, corpus, setting or number of processes.
+        DataError: it does not say what it has.
     """
     if trainer.last_checkpoint(folder) is None:
         raise SettingError(f"--resume: there is no checkpoint in {folder}")
-    saved = json.loads((folder / "checkpoints" / "made.json").read_text(encoding="utf-8"))
+    saved = read_json(folder / "checkpoints" / "made.json", "checkpoint", DataError)
     for name, value in _identity(record).items():
         old = saved.get(name)
-        if old != value:
-            differences = [f"{old} {name}, and this is {value}"]
-            if isinstance(value, dict) and isinstance(old, dict):
-                differences = sorted(key for key in {*value, *old} if old.get(key) != value.get(key))
+        differences = [f"{old} {name}, and this is {value}"] if old != value else []
+        if isinstance(value, dict) and isinstance(old, dict):
+            differences = sorted(key for key in {*value, *old} if old.get(key) != value.get(key))
+        if name == "config":
+            differences = [key for key in differences if key not in _NOT_OF_ADAPTER]
+        if differences:
             raise SettingError(f"--resume: {folder} was begun with another {name}: {', '.join(differences)}")
 
 

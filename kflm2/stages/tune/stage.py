@@ -11,7 +11,7 @@ import optuna
 from kflm2 import resources
 from kflm2.config.base import to_json
 from kflm2.config.train import TrainConfig
-from kflm2.config.tune import TUNABLE, TuneConfig
+from kflm2.config.tune import DEFAULT_TRIALS, TUNABLE, TuneConfig
 from kflm2.data.molecules import Molecules
 from kflm2.data.splits import Split, groups_of, make_splits, structure_groups, with_folds
 from kflm2.device import choose_device
@@ -51,12 +51,18 @@ def run(config: TuneConfig) -> None:
     print(f"searched  {', '.join(space.parameters)}")
     if fixed := [name for name in whole.parameters if name in config.given]:
         print(f"fixed     {', '.join(f'{name} {getattr(config, name)}' for name in fixed)}, as given")
+    trials = config.trials or DEFAULT_TRIALS
     if config.sampler == "grid":
-        resolved = dataclasses.replace(resolved, trials=min(resolved.trials, len(space.grid())))
+        combinations = len(space.grid())
+        trials = min(config.trials or combinations, combinations)
+        print(f"grid      {trials} of {combinations} combinations")
+    resolved = dataclasses.replace(resolved, trials=trials)
     # before any split: a molecule that is rejected later would change who is set aside
     molecules = load_readable(resolved.train_config(), choose_device(config.device))
     seeds = range(config.seed, config.seed + max(1, config.nested))
     splits = make_splits(config.resolved_split, molecules.smiles, seeds, config.fractions, molecules.parts)
+    if config.nested > 1 and len({split.sha256 for split in splits}) == 1:
+        raise SettingError(f"--nested {config.nested}: the split {config.resolved_split} is the same for every seed")
     folder = config.out / molecules.dataset.name / config.model / f"tune-{config.sampler}"
     if not config.nested:
         _search(resolved, space, molecules, splits[0], config.seed, folder)
@@ -100,6 +106,7 @@ def _search(
         **({"metric": metric} if metric == SCALED_RMSE else {}),
         **({"replicates": "together"} if groups is not None else {}),
     }
+    assert config.trials is not None
     search = open_search(
         folder,
         config.storage,
@@ -192,8 +199,11 @@ class Objective:
             return self._of_folds(trial, config, prepared)
         values: list[float] = []
         for number, split in enumerate(self.splits):
-            y_pred = train(config, prepared, split, number, self.device).y_pred
-            values.append(self._metric(y_pred[split.test], split.test, split.train))
+            y_pred = train(config, prepared, split, number, self.device).y_pred[split.test]
+            values.append(self._metric(y_pred, split.test, split.train))
+            if np.isnan(values[-1]) and np.isfinite(y_pred).all():
+                trial.set_user_attr("undefined", self._undefined(number))
+                return float("nan")
             _report(trial, values, len(self.splits))
         trial.set_user_attr("figures", values)
         return float(np.mean(values))
@@ -221,6 +231,14 @@ class Objective:
         trial.set_user_attr("figures", values)
         return self._metric(assemble(config, prepared, split, members, 0).y_pred, everything, everything)
 
+    def _undefined(self, number: int) -> str:
+        """Why there is no metric of an inner split whose predictions are numbers."""
+        metric = DatasetRecord.of(self.molecules).primary_metric
+        return (
+            f"inner split {number} has no {metric}: the labels that test it are of one class, or too few; take fewer"
+            " --inner-splits, or --inner folds"
+        )
+
     def _metric(self, y_pred: np.ndarray, rows: np.ndarray, train: np.ndarray) -> float:
         """The primary metric of predictions of some rows; NaN where there is none."""
         if not np.isfinite(y_pred).all():
@@ -235,7 +253,7 @@ def _report(trial: optuna.trial.Trial, values: list[float], count: int) -> None:
     """Tell the study the mean of the first of `count` values.
 
     Raises:
-        TrialPruned: it is worse than the median of the other trials.
+        TrialPruned: the best of what it has told is worse than the median of the other trials.
     """
     mean = float(np.mean(values))
     if np.isnan(mean):

@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from kflm2.config.tune import check_choice
 from kflm2.errors import DataError, SettingError
 from kflm2.files import read_toml, sha256_texts
 from kflm2.stages.tune.sampler import Sampler, counts
@@ -83,25 +84,33 @@ def read_space(path: Path, allowed: tuple[str, ...]) -> Space:
         if name not in allowed:
             raise SettingError(f"space {path}: {name!r} is no setting to choose; there are: {', '.join(allowed)}")
         try:
-            parameters[name] = _distribution(entry)
+            parameters[name] = _distribution(name, entry)
         except (ValueError, TypeError, KeyError) as error:
             raise SettingError(f"space {path}: {name}: {error}") from None
     return Space(parameters)
 
 
-def _distribution(entry: Any) -> BaseDistribution:
+def _distribution(name: str, entry: Any) -> BaseDistribution:
     if not isinstance(entry, dict) or not (set(entry) == {"choices"} or {"from", "to"} <= set(entry)):
         raise ValueError("give choices, or from and to")
     if "choices" in entry:
-        if any(isinstance(choice, list | dict) for choice in entry["choices"]):
-            raise ValueError("a choice is a word, a number, true or false; a list cannot be one")
+        if not isinstance(entry["choices"], list):
+            raise ValueError('give choices as a list, such as ["gcn", "gine"]')
+        for choice in entry["choices"]:
+            check_choice(name, choice)
         return CategoricalDistribution(entry["choices"])
     if unknown := sorted(set(entry) - {"from", "to", "step", "scale"}):
         raise ValueError(f"unknown key {unknown[0]!r}; there are choices, from, to, step, scale")
-    low, high, log = entry["from"], entry["to"], entry.get("scale", "linear") == "log"
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log, step=entry.get("step", 1))
-    return FloatDistribution(float(low), float(high), log=log, step=entry.get("step"))
+    if (scale := entry.get("scale", "linear")) not in ("linear", "log"):
+        raise ValueError(f"scale {scale!r}: there are linear and log")
+    low, high, step = entry["from"], entry["to"], entry.get("step")
+    for value in (low, high) if step is None else (low, high, step):
+        if isinstance(value, str | bool):
+            raise ValueError("a range is of numbers; give choices")
+        check_choice(name, value)
+    if all(isinstance(value, int) for value in (low, high, step or 1)):
+        return IntDistribution(low, high, log=scale == "log", step=step or 1)
+    return FloatDistribution(float(low), float(high), log=scale == "log", step=step)
 
 
 class _Lock(JournalFileOpenLock):
@@ -158,7 +167,7 @@ class Search:
                 if math.isfinite(value):
                     yield self.study.tell(trial, value)
                 else:
-                    trial.set_user_attr("failed", "its predictions are no numbers")
+                    trial.set_user_attr("failed", trial.user_attrs.get("undefined", "its predictions are no numbers"))
                     yield self.study.tell(trial, state=TrialState.FAIL)
 
     def finished(self) -> list[FrozenTrial]:
@@ -261,26 +270,28 @@ def open_search(
                 raise
             raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
         full_identity = {**identity, "space": space.sha256, "sampler": sampler}
-        if not _check_identity(study, full_identity, storage or str(path)) and sampler == "grid":
-            for combination in space.grid():
-                study.enqueue_trial(combination)
+        if not _is_begun(study, full_identity, storage or str(path), "--storage" if storage else "--out"):
+            for combination in space.grid() if sampler == "grid" else ():
+                # some may be there, of a process that was killed here
+                study.enqueue_trial(combination, skip_if_exists=True)
+            study.set_user_attr("identity", full_identity)
     return Search(study, space, None if storage else lock)
 
 
-def _check_identity(study: optuna.Study, identity: dict[str, Any], location: str) -> bool:
-    """Whether a study existed before; the identity is stored in a new one.
+def _is_begun(study: optuna.Study, identity: dict[str, Any], location: str, option: str) -> bool:
+    """Whether a study has its identity, and so its grid.
 
     Raises:
         SettingError: it was created with another identity.
     """
     saved = study.user_attrs.get("identity")
     if saved is None:
-        study.set_user_attr("identity", identity)
         return False
     if saved != identity:
         differing = sorted(key for key in identity if saved.get(key) != identity[key])
         raise SettingError(
-            f"the study in {location} was begun with another {', '.join(differing)}; give another --out, or remove it"
+            f"the study in {location} was begun with another {', '.join(differing)}; give another {option}, or remove"
+            " it"
         )
     return True
 

@@ -61,7 +61,7 @@ class Stop(TrainerCallback):
 
 
 class Curve(TrainerCallback):
-    """Losses of each step, written to losses.csv and shown beside a progress bar of molecules."""
+    """Losses of each step, of the first process, written to losses.csv and shown beside a bar of molecules."""
 
     def __init__(self, losses: Callable[[], dict[str, float]], names: Sequence[str], path: Path, step: int) -> None:
         self.losses, self.names, self.path, self.step = losses, names, path, step

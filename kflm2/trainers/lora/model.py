@@ -32,6 +32,9 @@ _ALL_LINEAR = [*_ATTENTION, "gate_proj", "up_proj", "down_proj"]
 class LoRAModel(nn.Module):
     """A decoder with a LoRA adapter, and a head that predicts knowledge from its pooled states."""
 
+    loss_type = "ForCausalLM"
+    """Tells transformers' Trainer that the first token of a text is not predicted, when it counts labels."""
+
     def __init__(
         self, llm: "PreTrainedModel", config: FinetuneConfig, knowledge: KnowledgeTargets | None = None
     ) -> None:
@@ -54,8 +57,19 @@ class LoRAModel(nn.Module):
         """Molecules per optimizer step, over all processes."""
         self.step = 0
         """Number of optimizer steps done."""
-        self.losses: dict[str, float] = {}
-        """Losses of the last batch by name, without weights."""
+        self._sums: dict[str, tuple[float, int]] = {}
+        """Of each loss, without weights: its sum over the batches of this process since `step`, and what it is of."""
+        self._sums_of = -1
+        """The step that these are of."""
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Mean losses of the last step by name, without weights, of this process's batches."""
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+    def _note(self, name: str, total: float, count: int) -> None:
+        before, of = self._sums.get(name, (0.0, 0))
+        self._sums[name] = before + total, of + count
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -90,14 +104,16 @@ class LoRAModel(nn.Module):
             labels: (B, T), IGNORE where a token has no loss, such as padding.
             knowledge: (B, P), NaN where nothing is known, if it is predicted.
             attention_mask: (B, T) bool, False at padding; by default False where there is no label.
-            num_items_in_batch: labels in the whole step, over accumulation and processes.
+            num_items_in_batch: labels in the whole step, over accumulation and processes, without those of the first
+                tokens.
         """
         states = hidden_states(self.llm, input_ids, labels != IGNORE if attention_mask is None else attention_mask)
-        self.losses = {}
+        if self._sums_of != self.step:
+            self._sums, self._sums_of = {}, self.step
         loss = input_ids.new_zeros((), dtype=torch.float32)
         if self.next_token_weight and self.step % self.next_token_every == 0:
             nll, count = nll_sum(self.llm, states, labels)
-            self.losses["next token"] = (nll / count).item()
+            self._note("next token", nll.item(), int(count))
             step_count = count if num_items_in_batch is None else num_items_in_batch
             loss = loss + self.next_token_weight * nll / step_count
         if self.head is not None and knowledge is not None:
@@ -111,7 +127,7 @@ class LoRAModel(nn.Module):
                 # mean over what is known of a molecule; 0 where nothing is
                 means = errors[:, source.columns].sum(dim=-1) / counts.clamp(min=1)
                 if there := int((counts > 0).sum()):
-                    self.losses[source.name] = means.sum().item() / there
+                    self._note(source.name, means.sum().item(), there)
                 loss = loss + source.weight * means.sum() / molecules
         return {"loss": loss}
 
@@ -167,6 +183,9 @@ def _with_lora(llm: "PreTrainedModel", config: FinetuneConfig) -> "PeftModel":
     targets: str | list[str] = "all-linear"
     if config.targets == "paper":
         # a tied vocabulary head shares its weights with the token embeddings: an adapter on it would untie them
+        there = {name.rpartition(".")[2] for name, _ in llm.named_modules()}
+        if missing := [name for name in _ATTENTION if name not in there]:
+            raise SettingError(f"targets paper: the LLM has no {', '.join(missing)}; take --targets all-linear")
         targets = _ATTENTION if llm.config.tie_word_embeddings else [*_ATTENTION, "lm_head"]
     if config.unsloth and "unsloth" in sys.modules:  # the LLM was loaded by unsloth
         from unsloth import FastLanguageModel

@@ -4,12 +4,13 @@ import gc
 import json
 import math
 import shutil
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -98,7 +99,7 @@ def _train(
     callbacks: Sequence[TrainerCallback],
 ) -> None:
     arguments = _arguments(config, dataset, molecules, next(model.parameters()).device, folder)
-    last = last_checkpoint(folder) if config.resume else None
+    last = _to_resume_from(folder) if config.resume else None
     if last is not None:
         done = json.loads((last / "trainer_state.json").read_text())["global_step"]
         if done >= arguments.max_steps:
@@ -184,9 +185,41 @@ def _backend(device: torch.device) -> str:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint; None if there is none."""
+    return next(iter(_checkpoints(folder)), None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints, the newest first."""
     states = (folder / "checkpoints").glob("checkpoint-*/trainer_state.json")
     complete = [path.parent for path in states if _is_json(path)]
-    return max(complete, key=lambda path: int(path.name.partition("-")[2]), default=None)
+    return sorted(complete, key=lambda path: -int(path.name.partition("-")[2]))
+
+
+def _to_resume_from(folder: Path) -> Path | None:
+    """The newest checkpoint whose files are whole; None if there is no checkpoint.
+
+    Raises:
+        DataError: all are damaged.
+    """
+    checkpoints = _checkpoints(folder)
+    for checkpoint in checkpoints:
+        if not (damaged := [path.name for path in sorted(checkpoint.iterdir()) if _is_damaged(path)]):
+            return checkpoint
+        print(f"damaged checkpoint {checkpoint}: {', '.join(damaged)} cannot be read", flush=True)
+    if checkpoints:
+        raise DataError(f"no checkpoint in {folder} can be read; start anew, without --resume")
+    return None
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file of weights was cut: both formats say at their ends, or beginnings, how long they are."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):
+                return False
+        except (SafetensorError, OSError):
+            return True
+    return path.suffix in (".pt", ".pth") and not zipfile.is_zipfile(path)
 
 
 def _is_json(path: Path) -> bool:

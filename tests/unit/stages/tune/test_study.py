@@ -23,7 +23,8 @@ step = 0.25
 
 def _space(folder: Path, table: str = TABLE) -> Space:
     (folder / "space.toml").write_text(table)
-    return read_space(folder / "space.toml", ("hidden", "dropout", "learning_rate", "epochs"))
+    names = ("hidden", "dropout", "learning_rate", "epochs", "graph_encoder", "layers", "voters")
+    return read_space(folder / "space.toml", names)
 
 
 def _open(folder: Path, space: Space, sampler: str = "random", **more: Any) -> Search:
@@ -61,7 +62,17 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
         ("[hidden]\nfrom = 1\nto = 5\nby = 2", "unknown key 'by'"),
         ("[hidden]\nfrom = 9\nto = 5", "hidden: "),
         ("hidden = 3", "give choices, or from and to"),
-        ("[hidden]\nchoices = [['svm'], ['svm', 'forest']]", "hidden: .* a list cannot be one"),
+        ("[voters]\nchoices = [['svm'], ['svm', 'forest']]", "voters: it is a list, which cannot be searched"),
+        ("[voters]\nchoices = ['svm']", "voters: it is a list, which cannot be searched"),
+        ("[graph_encoder]\nchoices = ['gcn', 'gin']", "graph_encoder: 'gin' is not one of gcn, gine"),
+        ("[graph_encoder]\nchoices = 'gcn'", "graph_encoder: give choices as a list"),
+        ("[graph_encoder]\nfrom = 'gcn'\nto = 'gine'", "graph_encoder: a range is of numbers"),
+        ("[hidden]\nchoices = [16, 'big']", "hidden: 'big' is not a whole number"),
+        ("[hidden]\nchoices = [16, true]", "hidden: True is not a whole number"),
+        ("[hidden]\nfrom = 8\nto = 16\nstep = 0.5", "hidden: 0.5 is not a whole number"),
+        ("[epochs]\nfrom = 1.0\nto = 3.0", "epochs: 1.0 is not a whole number"),
+        ("[dropout]\nfrom = 0.1\nto = 0.5\nscale = 'logarithmic'", "scale 'logarithmic': there are linear and log"),
+        ("[layers]\nchoices = [6]", "layers: 6 is not a word"),
     ],
 )
 def test_the_error_of_an_invalid_space_is_one_line(table: str, message: str, tmp_path: Path) -> None:
@@ -76,6 +87,26 @@ def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
     key = lambda settings: (settings["hidden"], settings["dropout"])  # noqa: E731
     assert sorted(tried, key=key) == sorted(search.space.grid(), key=key)
     assert search.study.best_trial.params == {"hidden": 16, "dropout": 0.0}
+
+
+def test_a_grid_that_is_interrupted_while_it_is_laid_is_laid_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue = optuna.Study.enqueue_trial
+    laid: list[dict[str, Any]] = []
+
+    def killed(study: optuna.Study, combination: dict[str, Any], **options: Any) -> None:
+        if len(laid) == 4:
+            raise KeyboardInterrupt
+        laid.append(combination)
+        enqueue(study, combination, **options)
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _open(tmp_path, _space(tmp_path), "grid")
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
+    search = _open(tmp_path, _space(tmp_path), "grid")
+    assert len({tuple(trial.params.values()) for trial in search.run(6, _value)}) == 6
 
 
 def test_a_search_resumes_and_stops_at_the_number_of_trials(tmp_path: Path) -> None:
@@ -192,6 +223,8 @@ def test_a_database_keeps_a_study_that_another_process_goes_on_with(tmp_path: Pa
     chosen = [tuple(trial.params.values()) for trial in (*first, *second)]
     assert len(set(chosen)) == 4
     assert not list(tmp_path.rglob("study.journal"))
+    with pytest.raises(SettingError, match="was begun with another dataset; give another --storage"):
+        open_search(tmp_path, url, "study", space, "grid", **{**arguments, "identity": {"dataset": "b"}})
     with pytest.raises(SettingError, match=r"^storage nonsense://here: "):
         opened("one", "nonsense://here")
 

@@ -17,7 +17,18 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainerState
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CohereConfig,
+    Gemma2Config,
+    GraniteConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    TrainerCallback,
+    TrainerState,
+)
 
 from kflm2.config.finetune import FinetuneConfig
 from kflm2.data import datasets
@@ -30,6 +41,7 @@ from kflm2.llm import decoding as decoder_module
 from kflm2.llm import resolve as llms
 from kflm2.llm.decoding import IGNORE, hidden_states, load_decoder, mean_pool, tokens_and_labels
 from kflm2.llm.loading import cut_layers
+from kflm2.llm.prompter import Prompter
 from kflm2.llm.resolve import LLMSource
 from kflm2.stages.finetune.evaluation import mean_states, perplexity
 from kflm2.stages.finetune.stage import run as run_finetune
@@ -37,7 +49,7 @@ from kflm2.trainers.lora import dataset as dataset_module
 from kflm2.trainers.lora.dataset import Collator, CorpusDataset
 from kflm2.trainers.lora.knowledge import KnowledgeTargets
 from kflm2.trainers.lora.model import LoRAModel
-from kflm2.trainers.lora.trainer import finetune, last_checkpoint
+from kflm2.trainers.lora.trainer import LoRATrainer, finetune, last_checkpoint
 
 CPU = torch.device("cpu")
 SMILES = [text for text in read_table(datasets.find("SAMPL")).smiles if len(text) < 20][:60]
@@ -104,10 +116,37 @@ def _model(folder: Path, config: FinetuneConfig = SETTINGS, knowledge: Knowledge
     return LoRAModel(base, config, knowledge)
 
 
-def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: Path) -> None:
+_SMALL = {
+    "hidden_size": 8,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(**_SMALL),
+        GraniteConfig(**_SMALL, logits_scaling=3.0),
+        Gemma2Config(**_SMALL, head_dim=4, final_logit_softcapping=0.7),
+        CohereConfig(**_SMALL, logit_scale=0.25),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_with_a_new_adapter_the_loss_equals_that_of_transformers(
+    config: PreTrainedConfig, tiny_decoder: Path, tmp_path: Path
+) -> None:
+    """Also of the LLMs that scale or cap the output of their vocabulary head."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_decoder)
-    base = AutoModelForCausalLM.from_pretrained(tiny_decoder).eval()
-    model = _model(tiny_decoder).eval()
+    config.vocab_size, config.pad_token_id, config.tie_word_embeddings = len(tokenizer), None, False
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config).eval()
+    base.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = _model(tmp_path).eval()
     texts = ["CCO", "C1CCCCC1N", "O"]
     total, count = 0.0, 0
     for text in texts:  # one at a time, so that there is no padding at all
@@ -118,6 +157,27 @@ def test_with_a_new_adapter_the_loss_equals_that_of_transformers(tiny_decoder: P
     loss = model(**tokens_and_labels(tokenizer, texts, 24))["loss"].item()
     assert loss == pytest.approx(total / count, rel=1e-5)
     assert perplexity(model.llm, tokenizer, texts, 24).per_token == pytest.approx(np.exp(total / count), rel=1e-4)
+    prompter = Prompter(model.llm, tokenizer)
+    rows = prompter.rows(["", "", ""], texts, whole_text=True)
+    np.testing.assert_allclose(prompter.log_likelihoods(rows).sum(), -total, rtol=1e-4)
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_predicted_tokens_and_what_is_recorded(
+    tiny_decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minimised: list[float] = []
+    step = LoRATrainer.training_step
+
+    def recorded(self: LoRATrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        minimised.append((loss := step(self, *args, **kwargs)).item())
+        return loss
+
+    monkeypatch.setattr(LoRATrainer, "training_step", recorded)
+    _train(tmp_path, tiny_decoder, _corpus(tmp_path), dataclasses.replace(SETTINGS, accumulation=2, batch_size=2))
+    with (tmp_path / "losses.csv").open() as file:
+        recorded_losses = [float(row["next token"]) + float(row["descriptors"]) for row in csv.DictReader(file)]
+    assert len(recorded_losses) == 10
+    np.testing.assert_allclose(np.reshape(minimised, (10, 2)).sum(axis=1), recorded_losses, rtol=1e-4)
 
 
 def test_losses_of_parts_of_a_step_add_up_to_the_whole(tiny_decoder: Path, tmp_path: Path) -> None:
@@ -154,6 +214,16 @@ def test_pooling_excludes_end_token_and_padding() -> None:
     labels = torch.tensor([[5, 6, 7, 0], [5, 0, IGNORE, IGNORE]])
     expected = torch.stack([states[0, :3].mean(dim=0), states[1, 0]])
     torch.testing.assert_close(mean_pool(states, labels), expected)
+
+
+def test_the_papers_target_modules_must_all_be_there(tiny_decoder: Path) -> None:
+    fused = AutoModelForCausalLM.from_config(
+        Phi3Config(**_SMALL, vocab_size=20, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    )
+    with pytest.raises(SettingError, match="the LLM has no q_proj, k_proj, v_proj; take --targets all-linear"):
+        LoRAModel(fused, dataclasses.replace(SETTINGS, targets="paper"))
+    names = [name for name, _ in LoRAModel(fused, SETTINGS).named_parameters()]
+    assert any("qkv_proj.lora_" in name for name in names)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "paper"])
@@ -268,6 +338,24 @@ def test_resuming_a_finished_training_changes_nothing(tiny_decoder: Path, tmp_pa
     for (name, weight), (_, resumed_weight) in zip(first.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(weight, resumed_weight), name
     assert (tmp_path / "adapter" / "losses.csv").read_bytes() == losses
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    tiny_decoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = _corpus(tmp_path), tmp_path / "adapter"
+    whole = _train(folder, tiny_decoder, path, SETTINGS)
+    last, before = (folder / "checkpoints" / f"checkpoint-{step}" for step in (10, 9))
+    optimizer = (last / "optimizer.pt").read_bytes()
+    (last / "optimizer.pt").write_bytes(optimizer[: len(optimizer) // 2])
+    resumed = _train(folder, tiny_decoder, path, dataclasses.replace(SETTINGS, resume=True))
+    assert f"damaged checkpoint {last}: optimizer.pt cannot be read" in capsys.readouterr().out
+    for (name, weight), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        assert torch.equal(weight, other), name
+    for checkpoint in (last, before):
+        (checkpoint / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"no checkpoint in .* can be read; start anew, without --resume"):
+        _train(folder, tiny_decoder, path, dataclasses.replace(SETTINGS, resume=True))
 
 
 def test_training_that_diverges_keeps_the_last_good_checkpoint(tiny_decoder: Path, tmp_path: Path) -> None:
