@@ -116,6 +116,11 @@ class Molecules:
         return self.take(keep, rejected)
 
 
+def elements_of(mol: Chem.Mol) -> frozenset[int]:
+    """Atomic numbers of a molecule, 0 for an attachment point; hydrogen, which all have, is not counted."""
+    return frozenset(number for atom in mol.GetAtoms() if (number := atom.GetAtomicNum()) != 1)
+
+
 def parse_smiles(smiles: str, max_atoms: int = MAX_ATOMS) -> Chem.Mol:
     """RDKit's molecule of a SMILES; every SMILES from outside passes here, and its molecule is safe to work with.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from kflm2.data.molecules import elements_of, parse_smiles
 from kflm2.data.similarity import Fingerprints, fingerprints, nearest
 from kflm2.metrics.conformal import _TINY
 
@@ -28,7 +29,7 @@ class DomainScores:
     distance: np.ndarray
     """(n,) mean distance to the five nearest training molecules in the fused space, in standard deviations."""
     inside: np.ndarray
-    """(n,) whether both are within the bounds set on the validation part."""
+    """(n,) whether both are within the bounds set on the validation part, and no element is new."""
 
 
 class ApplicabilityDomain:
@@ -41,6 +42,7 @@ class ApplicabilityDomain:
         least_similarity: float,
         most_distance: float,
         prints: Fingerprints | None = None,
+        elements: frozenset[int] | None = None,
     ):
         """Set the training part and the bounds.
 
@@ -50,10 +52,15 @@ class ApplicabilityDomain:
             least_similarity: lower bound of DomainScores.similarity.
             most_distance: upper bound of DomainScores.distance.
             prints: n fingerprints of the molecules; default computed from the SMILES.
+            elements: of the molecules; default those of the SMILES, if there are any.
         """
         self.smiles, self.vectors = list(smiles), vectors
         self.least_similarity, self.most_distance = least_similarity, most_distance
         self.prints = fingerprints(smiles) if prints is None else prints
+        if elements is None and smiles:
+            elements = frozenset[int]().union(*(elements_of(parse_smiles(text)) for text in smiles))
+        self.elements = elements
+        """Atomic numbers, without hydrogen; None where they are not known."""
         self._mean, std = vectors.mean(axis=0), vectors.std(axis=0)
         self._std = np.where(std > _TINY, std, 1.0)
         self._tree = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(vectors))).fit(self._scaled(vectors))
@@ -97,20 +104,26 @@ class ApplicabilityDomain:
 
     def without_smiles(self) -> "ApplicabilityDomain":
         """The same, with nothing but the fingerprints of the molecules."""
-        return ApplicabilityDomain((), self.vectors, self.least_similarity, self.most_distance, self.prints)
+        bounds = self.least_similarity, self.most_distance
+        return ApplicabilityDomain((), self.vectors, *bounds, self.prints, self.elements)
 
     def _scaled(self, vectors: np.ndarray) -> np.ndarray:
         return (vectors - self._mean) / self._std
 
-    def locate(self, prints: Fingerprints, vectors: np.ndarray) -> DomainScores:
+    def locate(
+        self, prints: Fingerprints, vectors: np.ndarray, elements: Sequence[frozenset[int]] | None = None
+    ) -> DomainScores:
         """Score molecules against the training part and the bounds.
 
         Args:
             prints: n fingerprints.
             vectors: (n, H) fused states.
+            elements: of n molecules, see elements_of; None where they do not matter.
         """
         index, similarity = nearest(prints, self.prints)
         # the root mean square over columns, so that the distance does not grow with the width H
         distance = self._tree.kneighbors(self._scaled(vectors))[0].mean(axis=1) / np.sqrt(vectors.shape[1])
         inside = (similarity >= self.least_similarity) & (distance <= self.most_distance)
+        if elements is not None and self.elements is not None:
+            inside &= [found <= self.elements for found in elements]
         return DomainScores(index, similarity, distance, inside)

@@ -233,7 +233,11 @@ class Bundle:
                 for member in self.ensemble.all_members
             ],
             "thresholds": self.thresholds.tolist() if self.task == "classification" else None,
-            "domain": {"least_similarity": self.domain.least_similarity, "most_distance": self.domain.most_distance},
+            "domain": {
+                "least_similarity": self.domain.least_similarity,
+                "most_distance": self.domain.most_distance,
+                **({} if self.domain.elements is None else {"elements": sorted(self.domain.elements)}),
+            },
             **({} if self.covariates is None else {"covariates": self.covariates.to_json()}),
             "llm": _llm_record(self.source),
             "features": feature_names(self.config, self.packed),

@@ -271,7 +271,9 @@ def _domain(
         prints = fingerprints(smiles)
     vectors = _finite_array(arrays["domain.vectors"], (len(prints), width))
     least_similarity, most_distance = (float(record[name]) for name in ("least_similarity", "most_distance"))
-    return ApplicabilityDomain(smiles, vectors, least_similarity, most_distance, prints)
+    # models of earlier versions do not say it, and packed ones cannot be asked
+    elements = frozenset(map(int, record["elements"])) if "elements" in record else None
+    return ApplicabilityDomain(smiles, vectors, least_similarity, most_distance, prints, elements)
 
 
 def _average(arrays: dict[str, np.ndarray]) -> AverageAtom:

@@ -11,6 +11,7 @@ from rdkit import Chem
 
 from kflm2.config.train import COUNT_VOTERS, VoterName
 from kflm2.data.covariates import also_needed
+from kflm2.data.molecules import elements_of
 from kflm2.data.similarity import Fingerprints, fingerprints_of
 from kflm2.data.structures import Standardization, standard_molecule
 from kflm2.errors import DataError, MoleculeError
@@ -35,6 +36,8 @@ class ReadMolecules:
     """(m,) in standard form."""
     fingerprints: Fingerprints
     """(m,) Morgan fingerprints."""
+    elements: list[frozenset[int]]
+    """(m,) see elements_of."""
     features: Features
     """Of m molecules, without states; descriptors and covariates are not scaled."""
     outside: list[str] | None = None
@@ -55,6 +58,7 @@ class ReadMolecules:
             [self.rows[i] for i in kept],
             [self.smiles[i] for i in kept],
             [self.fingerprints[i] for i in kept],
+            [self.elements[i] for i in kept],
             self.features.subset(kept),
             None if self.outside is None else [self.outside[i] for i in kept],
             None if self.xtb is None else [self.xtb[i] for i in kept],
@@ -114,6 +118,7 @@ class MoleculeFeaturizer:
         features = Features(None, graphs, descriptors, counts, covariates=scaled, minimol=minimol)
         xtb = failures if "xtb" in self.descriptors else None
         beyond_training = None if self.covariates is None else outside
-        read = ReadMolecules(status, list(standard), texts, fingerprints_of(mols), features, beyond_training, xtb)
+        prints, elements = fingerprints_of(mols), list(map(elements_of, mols))
+        read = ReadMolecules(status, list(standard), texts, prints, elements, features, beyond_training, xtb)
         unreadable = [] if minimol is None else np.flatnonzero(np.isnan(minimol).any(axis=1)).tolist()
         return read.without(dict.fromkeys(unreadable, UNREADABLE))

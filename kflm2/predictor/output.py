@@ -109,10 +109,12 @@ def _check_output(out: Path, reader: MoleculeReader, model: Path, folder: bool) 
 
 def _print_rows(job: "_RowsJob") -> Counter[str]:
     def write(data: bytes) -> None:
-        # as they are: the terminal's encoding may lack a letter of a name
+        if (buffer := getattr(sys.stdout, "buffer", None)) is None:  # of a notebook
+            sys.stdout.write(data.decode())
+        else:  # as they are: the terminal's encoding may lack a letter of a name
+            sys.stdout.flush()
+            buffer.write(data)
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
 
     return job.write(write, formats.as_csv, job.first, Counter())
 

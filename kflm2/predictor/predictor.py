@@ -195,7 +195,7 @@ class Predictor:
             values = np.stack([raw, *(y_pred for y_pred, _ in further)])
             raw, std = values.mean(axis=0), np.mean([std, *(spread for _, spread in further)], axis=0)
             writings_std = expand(values.std(axis=0), np.nan)
-        domain = bundle.domain.locate(read.fingerprints, fused)
+        domain = bundle.domain.locate(read.fingerprints, fused, read.elements)
         nearest = [""] * count
         if bundle.domain.smiles:  # a model that was packed to be given away has none
             for row, index in zip(rows, domain.nearest, strict=True):

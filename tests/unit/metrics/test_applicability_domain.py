@@ -3,6 +3,7 @@
 import numpy as np
 from rdkit import DataStructs
 
+from kflm2.data.molecules import elements_of, parse_smiles
 from kflm2.data.similarity import fingerprints
 from kflm2.metrics.applicability_domain import ApplicabilityDomain
 
@@ -23,6 +24,18 @@ def test_a_domain_contains_training_molecules_and_95_percent_of_validation() -> 
     distant = domain.locate(fingerprints(["CCO"]), np.full((1, 6), 50.0))
     assert not dissimilar.inside[0] and not distant.inside[0]
     assert domain.locate(fingerprints(["CCO"]), np.zeros((1, 6))).inside[0]
+
+
+def test_a_molecule_with_a_new_element_or_an_attachment_point_is_outside() -> None:
+    domain = ApplicabilityDomain(["CCO", "[2H]CCCl", "CC[N+]([O-])=O"], np.ones((3, 2)), 0.0, np.inf)
+    assert domain.elements == {6, 7, 8, 17}
+    smiles = ["CCO", "[2H]C([2H])Cl", "CCB(O)O", "*CCO", "[*:1]CCO", "CC[N+](C)(C)C", "CCBr"]
+    elements = [elements_of(parse_smiles(text)) for text in smiles]
+    for one in (domain, domain.without_smiles()):
+        scores = one.locate(fingerprints(smiles), np.ones((7, 2)), elements)
+        assert scores.inside.tolist() == [True, True, False, False, False, True, False]
+    unknown = ApplicabilityDomain((), np.ones((3, 2)), 0.0, np.inf, fingerprints(["C", "CC", "CO"]))
+    assert unknown.locate(fingerprints(smiles), np.ones((7, 2)), elements).inside.all()
 
 
 def test_a_constant_column_gives_a_finite_distance() -> None:

@@ -12,7 +12,7 @@ from kflm2.predictor.chunks import Chunk, ChunkReader
 from kflm2.predictor.featurizer import MoleculeFeaturizer
 from kflm2.predictor.readers import InputRow, MoleculeReader
 from kflm2.trainers import jobs
-reader = MoleculeReader.of(("CCO",), "smiles", None)
+reader = MoleculeReader.of(("CCO",), None, None)
 featurizer = MoleculeFeaturizer("none", ("graph", "descriptors"), "rdkit", ("svm",), 100)
 read = ChunkReader(reader, featurizer)(Chunk(0, [InputRow("CCO"), InputRow("C(")])).read
 print(read.rows, read.features.descriptors.shape[0], {"torch", "transformers", "torch_geometric"} & set(sys.modules))
