@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, PARTS, REPEATS, SPLITS, check_fractions
 from kflm2.data.similarity import butina, fingerprints
-from kflm2.data.structures import murcko_scaffold, structure_digests
+from kflm2.data.structures import main_skeletons, murcko_scaffold, structure_digests
 from kflm2.errors import DataError, SettingError, one_of
 from kflm2.files import sha256_texts
 
@@ -350,11 +350,14 @@ def _whole_folds(
 
 
 def _groups(keys: Sequence[Hashable], smiles: Sequence[str]) -> list[list[int]]:
-    """Molecules linked by a shared key or structure, directly or through others; groups by their first molecule."""
+    """Molecules linked by a shared key or skeleton, directly or through others; groups by their first molecule.
+
+    By skeleton, since a charge or a salt may change the scaffold: the same drug would be on both sides.
+    """
     nodes: dict[Hashable, int] = {}
     edges = [
         (index, nodes.setdefault(key, len(smiles) + len(nodes)))
-        for column in (keys, [("structure", digest) for digest in structure_digests(smiles)])
+        for column in (keys, [("skeleton", skeleton) for skeleton in main_skeletons(smiles)])
         for index, key in enumerate(column)
     ]
     size = len(smiles) + len(nodes)

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -47,10 +47,19 @@ def skeletons(smiles: str) -> set[str]:
     A skeleton is the first block of a standard InChIKey: which atoms are bonded, with how many hydrogens. Salts,
     charges, stereoisomers and isotopes of a molecule have the same one.
     """
-    mol = _without_metal_bonds(parse_smiles(smiles))
     with rdkit_errors("identify it"):
-        components = [part for part in Chem.GetMolFrags(mol, asMols=True) if _is_organic(part.GetAtoms())] or [mol]
-        return {Chem.MolToInchiKey(part)[:14] or Chem.MolToSmiles(part, isomericSmiles=False) for part in components}
+        return set(map(_skeleton, _components(smiles)))
+
+
+def _components(smiles: str) -> list[Chem.Mol]:
+    """The organic components of a valid SMILES, the largest first; the whole where there is none."""
+    mol = _without_metal_bonds(parse_smiles(smiles))
+    parts = [part for part in Chem.GetMolFrags(mol, asMols=True) if _is_organic(part.GetAtoms())]
+    return sorted(parts, key=lambda part: -part.GetNumHeavyAtoms()) or [mol]
+
+
+def _skeleton(mol: Chem.Mol) -> str:
+    return Chem.MolToInchiKey(mol)[:14] or Chem.MolToSmiles(mol, isomericSmiles=False)
 
 
 def degree_counts(smiles: str) -> set[str]:
@@ -86,14 +95,27 @@ def _without_metal_bonds(mol: Chem.Mol) -> Chem.Mol:
 def structure_digests(smiles: Sequence[str]) -> list[str]:
     """A short digest of each structure, equal for all SMILES of it; of a million, two agree with p = 0.2 %."""
 
-    def compute() -> list[str]:
-        bar = Progress(smiles, desc="structures", unit="mol", leave=False, delay=2)
-        return [hashlib.sha256(identity(text).encode()).hexdigest()[:12] for text in bar]
+    return _of_each("structures", smiles, lambda text: hashlib.sha256(identity(text).encode()).hexdigest()[:12])
 
-    digests: list[str] = cached_json(
-        "structures", {"rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}, compute
-    )
-    return digests
+
+def main_skeletons(smiles: Sequence[str]) -> list[str]:
+    """The skeleton (see skeletons) of the largest organic component of each: equal for salts of a molecule."""
+
+    def skeleton(text: str) -> str:
+        with rdkit_errors("identify it"):
+            return _skeleton(_components(text)[0])
+
+    return _of_each("main_skeletons", smiles, skeleton)
+
+
+def _of_each(name: str, smiles: Sequence[str], function: Callable[[str], str]) -> list[str]:
+    """A text of each molecule, from the cache where it was computed for the same table."""
+
+    def compute() -> list[str]:
+        return [function(text) for text in Progress(smiles, desc=name, unit="mol", leave=False, delay=2)]
+
+    texts: list[str] = cached_json(name, {"rdkit": rdkit.__version__, "smiles": sha256_texts(smiles)}, compute)
+    return texts
 
 
 def murcko_scaffold(smiles: str) -> str:

@@ -9,16 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, DataStructs
+from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.ML.Cluster import Butina
 
 from kflm2.data import datasets, splits
 from kflm2.data.reading import read_table
 from kflm2.data.similarity import fingerprints, nearest
-from kflm2.data.splits import Split, make_splits
+from kflm2.data.splits import Split, groups_of, make_splits
 from kflm2.errors import DataError, SettingError
 
 SAMPL = read_table(datasets.find("SAMPL")).smiles
+CARBON = Chem.MolFromSmarts("[#6]")
 WHOLE = ("scaffold", "scaffold_moleculenet", "cluster")
 
 
@@ -74,11 +76,17 @@ def rdkit_scaffolds(smiles: list[str]) -> list[str]:
 
 
 def scaffold_groups(smiles: list[str], scaffolds: list[str]) -> list[list[int]]:
-    """Molecules linked by an RDKit scaffold or an InChIKey, as connected components of a graph; first member first."""
+    """Molecules linked by a scaffold or the skeleton of their largest organic part, as components of a graph."""
     graph = networkx.Graph()
+    disconnector = rdMolStandardize.MetalDisconnector()
+    salt = Chem.MolFromSmarts(disconnector.MetalNof)
     for i, (text, scaffold) in enumerate(zip(smiles, scaffolds, strict=True)):
         mol = Chem.MolFromSmiles(text)
-        key = Chem.MolToInchiKey(mol) or Chem.MolToSmiles(mol)
+        if mol.HasSubstructMatch(salt):
+            mol = disconnector.Disconnect(mol)
+        parts = [part for part in Chem.GetMolFrags(mol, asMols=True) if part.HasSubstructMatch(CARBON)] or [mol]
+        part = max(parts, key=lambda part: part.GetNumHeavyAtoms())
+        key = Chem.MolToInchiKey(part).partition("-")[0] or Chem.MolToSmiles(part, isomericSmiles=False)
         graph.add_edges_from([(i, ("scaffold", scaffold)), (i, ("key", key))])
     groups = [sorted(i for i in component if isinstance(i, int)) for component in networkx.connected_components(graph)]
     return sorted(groups, key=lambda group: group[0])
@@ -138,16 +146,25 @@ def test_scaffolds_stay_whole_and_follow_the_rules(name: str, dataset_files: Non
         assert min(split.sizes.values()) >= 0.09 * len(smiles)
 
 
-# 2-hydroxypyridine and its tautomer: one structure, two scaffolds
-TAUTOMERS = ["Oc1ccccn1", "O=c1cccc[nH]1"]
-
-
 @pytest.mark.parametrize("kind", [*WHOLE, "scaffold_cv5x5", "cluster_cv5x5"])
-def test_two_smiles_of_the_same_structure_stay_together(kind: str) -> None:
-    smiles = [*SAMPL[:100], TAUTOMERS[0], *SAMPL[100:200], TAUTOMERS[1]]
-    assert len({MurckoScaffold.MurckoScaffoldSmiles(text) for text in TAUTOMERS}) == 2
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("Oc1ccccn1", "O=c1cccc[nH]1"),  # 2-hydroxypyridine and its tautomer
+        ("CCCc1ccncc1", "CCCc1cc[nH+]cc1.OC(=O)/C=C\\C([O-])=O"),  # a base and its maleate
+    ],
+)
+def test_two_smiles_of_the_same_molecule_stay_together(kind: str, pair: tuple[str, str]) -> None:
+    smiles = [*SAMPL[:100], pair[0], *SAMPL[100:200], pair[1]]
+    assert len({MurckoScaffold.MurckoScaffoldSmiles(text) for text in pair}) == 2
     for split in make_splits(kind, smiles, range(20)):
         assert split.labels()[100] == split.labels()[201]
+
+
+def test_salts_of_two_molecules_need_not_stay_together() -> None:
+    maleates = [f"{text}.OC(=O)/C=C\\C([O-])=O" for text in ("CCCc1cc[nH+]cc1", "C[NH2+]C1CCCCC1")]
+    groups = groups_of("scaffold", [*maleates, "c1ccccc1C"])
+    assert groups == [[0], [1], [2]]
 
 
 def test_in_a_cluster_split_test_molecules_are_less_similar_to_train() -> None:

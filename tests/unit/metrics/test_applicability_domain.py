@@ -28,7 +28,7 @@ def test_a_domain_contains_training_molecules_and_95_percent_of_validation() -> 
 
 def test_a_molecule_with_a_new_element_or_an_attachment_point_is_outside() -> None:
     domain = ApplicabilityDomain(["CCO", "[2H]CCCl", "CC[N+]([O-])=O"], np.ones((3, 2)), 0.0, np.inf)
-    assert domain.elements == {6, 7, 8, 17}
+    assert domain.elements == frozenset({6, 7, 8, 17})
     smiles = ["CCO", "[2H]C([2H])Cl", "CCB(O)O", "*CCO", "[*:1]CCO", "CC[N+](C)(C)C", "CCBr"]
     elements = [elements_of(parse_smiles(text)) for text in smiles]
     for one in (domain, domain.without_smiles()):
