@@ -171,4 +171,5 @@ def cached_json(name: str, parts: dict[str, object], compute: Callable[[], Any])
 def project_folder() -> Path:
     """The checkout that contains this package, else the working folder (an installed wheel has no dataset/)."""
     checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "dataset").is_dir() else Path.cwd()
+    # not any folder of this name: there is a package `dataset`
+    return checkout if (checkout / "dataset" / "README.md").is_file() else Path.cwd()

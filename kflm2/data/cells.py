@@ -19,8 +19,8 @@ _LOWER, _UPPER, _ABOUT = {">", ">=", "=>", ">>", "≥"}, {"<", "<=", "=<", "<<",
 QUALIFIERS = _LOWER | _UPPER | _ABOUT | {"", "="}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-_POSITIVE = "active yes true positive pos y t + toxic mutagenic permeable soluble inhibitor binder hit".split()
-_NEGATIVE = "inactive no false negative neg n f -".split()
+_POSITIVE = "active yes true positive pos y t + toxic mutagenic permeable soluble inhibitor binder hit high".split()
+_NEGATIVE = "inactive no false negative neg n f - low".split()
 _NEGATION = re.compile(r"(?:non|not|in|un)[\s_-]*")
 
 
@@ -240,11 +240,12 @@ def _ordered(found: list[str]) -> tuple[str, str]:
     """Class 0 and class 1 of at most two values; '' for one that does not occur."""
     if len(found) == 1:
         (only,) = found
-        says_no = only in _NEGATIVE or _NEGATION.match(only) is not None
+        says_no = only in _NEGATIVE or only.endswith("-") or _NEGATION.match(only) is not None
         return (only, "") if says_no and only not in _POSITIVE else ("", only)
     first, second = sorted(found, key=lambda key: (float(key), "") if _is_number(key) else (math.inf, key))
     for negative, positive in ((first, second), (second, first)):
-        if positive in _POSITIVE or negative in _NEGATIVE or _NEGATION.sub("", negative, count=1) == positive:
+        signs = (negative[-1:], positive[-1:]) == ("-", "+")  # BBB- and BBB+
+        if signs or positive in _POSITIVE or negative in _NEGATIVE or _NEGATION.sub("", negative, count=1) == positive:
             return negative, positive
     return first, second
 

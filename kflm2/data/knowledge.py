@@ -11,7 +11,7 @@ import pandas as pd
 from pyarrow import ArrowException
 from rdkit import Chem
 
-from kflm2.data.molecules import parse_smiles
+from kflm2.data.molecules import parse_smiles, without_map_numbers
 from kflm2.errors import DataError, MoleculeError
 from kflm2.files import project_folder, sha256_texts
 
@@ -45,7 +45,8 @@ class KnowledgeTable:
         """
         try:
             frame = pd.read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else pd.read_csv(path)
-            frame = frame.reset_index(drop=True)
+            # a column without a name is the index that pandas writes
+            frame = frame.reset_index(drop=True).filter(regex=r"^(?!Unnamed: \d+$)")
         except (OSError, ValueError, ArrowException) as error:
             raise DataError(f"knowledge {path} cannot be read: {error}") from None
         column = next((name for name in SMILES_COLUMNS if name in frame), None)
@@ -110,12 +111,12 @@ def _check_numbers(path: Path, cells: pd.Series) -> None:
 
 
 def canonical_smiles(smiles: str) -> str:
-    """RDKit's canonical SMILES.
+    """RDKit's canonical SMILES, without atom map numbers.
 
     Raises:
         MoleculeError: RDKit cannot read it.
     """
-    return str(Chem.MolToSmiles(parse_smiles(smiles)))
+    return str(Chem.MolToSmiles(without_map_numbers(parse_smiles(smiles))))
 
 
 def find_table(word: str) -> Path:

@@ -121,6 +121,13 @@ def elements_of(mol: Chem.Mol) -> frozenset[int]:
     return frozenset(number for atom in mol.GetAtoms() if (number := atom.GetAtomicNum()) != 1)
 
 
+def without_map_numbers(mol: Chem.Mol) -> Chem.Mol:
+    """The molecule without atom map numbers, which would change the order of its atoms; it is changed in place."""
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return mol
+
+
 def parse_smiles(smiles: str, max_atoms: int = MAX_ATOMS) -> Chem.Mol:
     """RDKit's molecule of a SMILES; every SMILES from outside passes here, and its molecule is safe to work with.
 

@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from kflm2.data.molecules import MAX_ATOMS, Molecules, Rejection, parse_smiles, rdkit_errors
+from kflm2.data.molecules import MAX_ATOMS, Molecules, Rejection, parse_smiles, rdkit_errors, without_map_numbers
 from kflm2.errors import MoleculeError
 from kflm2.files import cached_json, sha256_texts
 from kflm2.progress import Progress
@@ -154,8 +154,7 @@ def standard_molecule(smiles: str, how: Standardization, max_atoms: int = MAX_AT
         return smiles, mol
     with rdkit_errors("standardize it"):
         if how == "canonical":
-            for atom in mol.GetAtoms():
-                atom.SetAtomMapNum(0)
+            without_map_numbers(mol)
         else:
             mol = rdMolStandardize.ChargeParent(mol, _PARAMETERS)
         if how == "tautomer":
@@ -200,11 +199,12 @@ def _standard_or_reason(smiles: str, how: Standardization) -> tuple[str, str]:
 def deduplicate(molecules: Molecules) -> Molecules:
     """One molecule per structure: its first row, with the merged labels of all its rows.
 
-    Rows of a structure whose covariates differ, such as the pH, are not duplicates. Regression labels are averaged;
-    bounds of a structure that has no exact label are joined to the narrowest. Weights are averaged. Classes that
-    contradict each other become a missing label, and a structure without any label left is rejected. If the parts are
-    given, rows of one structure are merged only within train, within valid and within each test set; a structure in a
-    test set is rejected from train and valid, and one in valid from train, so that no test molecule is trained on.
+    Rows of a structure whose covariates differ, such as the pH, are not duplicates. Regression labels are averaged, by
+    their weights; bounds of a structure that has no exact label are joined to the narrowest. Weights are averaged.
+    Classes that contradict each other become a missing label, and a structure without any label left is rejected. If
+    the parts are given, rows of one structure are merged only within train, within valid and within each test set; a
+    structure in a test set is rejected from train and valid, and one in valid from train, so that no test molecule is
+    trained on.
     """
     y_true = molecules.y_true.copy()
     bounds = None if molecules.bounds is None else molecules.bounds.copy()
@@ -220,7 +220,8 @@ def deduplicate(molecules: Molecules) -> Molecules:
             # a row of weight 0 says nothing, unless all of them have it
             counted = indices if weights is None else [i for i in indices if weights[i]] or indices
             merged.append(molecules.y_true[counted])
-            y_true[first] = _merged_labels(y_true[counted], molecules.dataset.task == "classification")
+            shares = np.ones(len(counted)) if weights is None or not weights[counted].any() else weights[counted]
+            y_true[first] = _merged_labels(y_true[counted], shares, molecules.dataset.task == "classification")
             if bounds is not None:
                 bounds[:, first] = np.where(np.isnan(y_true[first]), _narrowest(bounds[:, counted]), np.nan)
             if weights is not None:
@@ -274,11 +275,13 @@ def _replicates(molecules: Molecules, merged: Sequence[np.ndarray]) -> Iterator[
             )
 
 
-def _merged_labels(labels: np.ndarray, is_classification: bool) -> np.ndarray:
-    """(rows, K) labels of one structure to (K,)."""
-    count = (~np.isnan(labels)).sum(axis=0)
-    mean = np.where(count, np.nansum(labels, axis=0) / np.maximum(count, 1), np.nan)
-    return np.where((mean == 0) | (mean == 1), mean, np.nan) if is_classification else mean
+def _merged_labels(labels: np.ndarray, weights: np.ndarray, is_classification: bool) -> np.ndarray:
+    """(rows, K) labels of one structure, with positive weights (rows,), to (K,)."""
+    if is_classification:
+        agree = np.fmin.reduce(labels, axis=0) == np.fmax.reduce(labels, axis=0)
+        return np.where(agree, np.fmin.reduce(labels, axis=0), np.nan)
+    total = (weights[:, None] * ~np.isnan(labels)).sum(axis=0)
+    return np.where(total, np.nansum(weights[:, None] * labels, axis=0) / np.where(total, total, 1), np.nan)
 
 
 def _by_part(molecules: Molecules, group: list[int]) -> list[list[int]]:

@@ -21,7 +21,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdFreeSASA, rdMolDescriptors
 from threadpoolctl import threadpool_limits
 
-from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles
+from kflm2.data.molecules import MAX_SMILES_LENGTH, parse_smiles, without_map_numbers
 from kflm2.errors import SettingError
 from kflm2.featurize.cache import FeatureCache
 from kflm2.featurize.ragged import Ragged
@@ -229,7 +229,7 @@ def _conformer(given: Chem.Mol, seed: int) -> tuple[Chem.Mol, str]:
     if not all(0 < atom.GetAtomicNum() <= HEAVIEST for atom in given.GetAtoms()):
         return given, "element"
     with rdBase.BlockLogs():
-        canonical = Chem.MolFromSmiles(Chem.MolToSmiles(given))
+        canonical = Chem.MolFromSmiles(Chem.MolToSmiles(without_map_numbers(given)))
         if canonical is None:
             return given, "no conformer"
         mol = Chem.AddHs(canonical)

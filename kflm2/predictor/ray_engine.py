@@ -102,9 +102,11 @@ def _cluster() -> Iterator[None]:
             f'--engine ray needs the package {error.name}: pip install "kflm2[ray]" -c constraints.txt'
         ) from None
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # without an address Ray would join what somebody else started on this machine
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:  # unreachable, no address, or of another version
         raise SettingError(f"Ray: {str(error).splitlines()[0]}") from None
     try:
         yield

@@ -12,6 +12,8 @@ from pyarrow import parquet
 
 from kflm2.config.base import to_json
 from kflm2.config.knowledge import KnowledgeConfig
+from kflm2.data.knowledge import canonical_smiles
+from kflm2.errors import DataError
 from kflm2.featurize import xtb
 from kflm2.files import atomic, sha256_file, write_text
 from kflm2.results.provenance import commit, versions
@@ -28,15 +30,18 @@ def run(config: KnowledgeConfig) -> Path:
         The table's path.
 
     Raises:
-        KFLM2Error: tblite is not installed, or the corpus cannot be used.
+        KFLM2Error: tblite is not installed, the corpus cannot be used, or none of its molecules has values.
     """
     xtb.require()
     prepared = read_corpus(config, held_out=0.0, longest=None)
-    smiles = list(dict.fromkeys(prepared.corpus_filter.training_smiles()))
+    # one writing of each molecule
+    smiles = list({canonical_smiles(text): text for text in prepared.corpus_filter.training_smiles()}.values())
     start = time.perf_counter()
     values, failures = xtb.compute_xtb(smiles)
     record = _record(config, prepared, failures, time.perf_counter() - start)
     keep = [i for i, failure in enumerate(failures) if not failure]
+    if not keep:
+        raise DataError(f"{xtb.count_failures(failures)}; no table is written")
     columns = {"smiles": [smiles[i] for i in keep]} | {
         name: pa.array(values[keep, k], mask=np.isnan(values[keep, k])) for k, name in enumerate(xtb.XTB_COLUMNS)
     }

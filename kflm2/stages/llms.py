@@ -37,6 +37,8 @@ def _cells(llm: LLM, shape: Shape, config: LLMsConfig, machine: Machine) -> tupl
     layers = min(config.layers or shape.layers, shape.layers)
     embed = shape.embedding_bytes(config.batch, config.tokens, machine.bytes_per_number, layers)
     lora = shape.lora_bytes(config.batch, config.tokens, machine.bytes_per_number, config.rank, layers)
+    # the whole LLM is loaded before layers are cut
+    lora = max(lora, machine.bytes_per_number * shape.parameters())
     available = _USABLE * machine.memory
     return (
         _count(shape.parameters()),

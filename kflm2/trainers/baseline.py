@@ -99,6 +99,7 @@ def fit_baseline(
     """
     if weights is not None:
         y_true = np.where(weights[:, None] > 0, y_true, np.nan)
+        folds = [rows[weights[rows] > 0] if weights[rows].any() else rows for rows in folds]
     learned = np.unique(np.concatenate(folds))
     # the same for all folds; it sees no label
     with np.errstate(all="ignore"):

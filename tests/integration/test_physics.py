@@ -206,6 +206,23 @@ def test_knowledge_is_computed_once_and_taught(taught: Path, monkeypatch: pytest
     assert losses["known"][-15:].mean() < losses["known"][:15].mean()
 
 
+def test_a_corpus_without_values_replaces_no_table(
+    taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFLM2_CACHE", str(taught / "cache"))
+    monkeypatch.delenv("KFLM2_DATASETS", raising=False)
+    options = ("--keep-tested", "--out", tmp_path / "known.parquet")
+    (tmp_path / "own.smi").write_text("CCO\nOCC\n[CH3:1][OH:2]\nCO\n")
+    assert status_of(stages.knowledge, "--corpus", tmp_path / "own.smi", *options) == 0
+    # a row a molecule
+    before = (tmp_path / "known.parquet").read_bytes()
+    assert len(pd.read_parquet(tmp_path / "known.parquet")) == 2
+    (tmp_path / "own.smi").write_text("[CH3]\n[Na+].[Cl-]\n")
+    assert status_of(stages.knowledge, "--corpus", tmp_path / "own.smi", *options) == 2
+    assert "no xTB values (1 radical, 1 several components); no table is written" in capsys.readouterr().err
+    assert (tmp_path / "known.parquet").read_bytes() == before
+
+
 def _adapter(taught: Path) -> Path:
     (folder,) = (path.parent for path in (taught / "models").glob("*/known/kflm2.json"))
     return folder

@@ -158,6 +158,15 @@ def test_a_folder_of_another_command_is_refused(model: Path, molecules: Path) ->
     assert json.loads(Path("new/_command.json").read_text())["of"] == "a"
 
 
+def test_an_address_that_is_none_is_an_error_of_one_line(
+    model: Path, molecules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head")
+    config = PredictConfig(model=model, molecules=(str(molecules),), out=Path("o"), engine="ray")
+    with pytest.raises(SettingError, match=r"^Ray: Invalid address format: head"):
+        predict.run(config)
+
+
 def test_without_ray_the_extra_is_named(model: Path, molecules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     config = PredictConfig(model=model, molecules=(str(molecules),), out=Path("o"), engine="ray")

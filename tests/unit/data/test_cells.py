@@ -79,6 +79,8 @@ def test_a_decimal_comma_is_read_where_it_is_clear() -> None:
         (("2", "1"), ("1", "2")),
         (("-1", "1"), ("-1", "1")),
         (("red", "blue"), ("blue", "red")),
+        (("BBB+", "BBB-"), ("BBB-", "BBB+")),
+        (("High", "low"), ("low", "High")),
     ],
 )
 def test_two_words_are_two_classes(cells: tuple[str, str], classes: tuple[str, str]) -> None:
@@ -89,7 +91,9 @@ def test_two_words_are_two_classes(cells: tuple[str, str], classes: tuple[str, s
     assert labels.notes == (f"y: {classes[1]} is class 1, {classes[0]} is class 0",)
 
 
-@pytest.mark.parametrize(("word", "value"), [("inhibitor", 1.0), ("inactive", 0.0), ("no", 0.0), ("blue", 1.0)])
+@pytest.mark.parametrize(
+    ("word", "value"), [("inhibitor", 1.0), ("inactive", 0.0), ("no", 0.0), ("blue", 1.0), ("BBB-", 0.0)]
+)
 def test_a_single_word_is_the_class_that_it_names(word: str, value: float) -> None:
     assert read_classes([word, word], "y", "t").values.tolist() == [value, value]
 

@@ -66,6 +66,10 @@ def test_all_smiles_of_a_molecule_give_the_same_bits() -> None:
     expected = xtb_of(ASPIRIN).values
     for seed in range(4):
         np.testing.assert_array_equal(xtb_of(randomized(ASPIRIN, seed)).values, expected)
+    mapped = Chem.MolFromSmiles(ASPIRIN)
+    for atom in mapped.GetAtoms():
+        atom.SetAtomMapNum(20 - atom.GetIdx())
+    np.testing.assert_array_equal(xtb_of(Chem.MolToSmiles(mapped)).values, expected)
 
 
 def test_another_conformer_changes_solvation_less_than_molecules_differ() -> None:

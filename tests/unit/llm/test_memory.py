@@ -103,6 +103,9 @@ def test_the_table_shows_which_llms_fit(capsys: pytest.CaptureFixture[str]) -> N
     for name, rows, fits in (("DS_1.5B", small, "embed"), ("DS_7B", small, "no"), ("DS_7B", large, "both")):
         (line,) = [line for line in rows if line.startswith(f"{name} ")]
         assert fits in line.split()
+    # the whole LLM is loaded before layers are cut, as `kflm2 finetune` reckons too
+    cut = table(LLMsConfig(layers=8, batch=8), Machine("GPU", 12e9, 2, "bfloat16")).splitlines()
+    assert "no" in next(line for line in cut if line.startswith("DS_7B ")).split()
     stages.llms.from_command_line(["--layers", "12"])
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[1 : 1 + len(LLMS)]] == list(LLMS)

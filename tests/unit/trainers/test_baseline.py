@@ -40,12 +40,21 @@ def test_weights_are_scikit_learns() -> None:
     weights = np.where(np.arange(N) % 5 == 0, 0.0, 1.0 + np.arange(N) % 3)
     predicted = fit_baseline(VALUES, Y, FOLDS, weights).predict(VALUES)
     for number, rows in enumerate(FOLDS):
-        scaler = StandardScaler().fit(VALUES[rows].astype(float))
+        counted = rows[weights[rows] > 0]
+        scaler = StandardScaler().fit(VALUES[counted].astype(float))
         for k in range(2):
-            there = rows[~np.isnan(Y[rows, k]) & (weights[rows] > 0)]
+            there = counted[~np.isnan(Y[counted, k])]
             x = scaler.transform(VALUES.astype(float))
             ridge = RidgeCV(PENALTIES).fit(x[there], Y[there, k], weights[there])
             np.testing.assert_allclose(predicted[number, :, k], ridge.predict(x), atol=1e-6)
+
+
+def test_values_of_weight_zero_decide_nothing() -> None:
+    weights = np.where(np.arange(N) % 5 == 0, 0.0, 1.0)
+    far = np.where(weights[:, None] > 0, VALUES, 1e4)
+    first, second = (fit_baseline(values, Y, FOLDS, weights) for values in (VALUES, far))
+    for values in (VALUES, 100 * VALUES):  # also where a prediction goes on
+        np.testing.assert_array_equal(first.predict(values), second.predict(values))
 
 
 def test_a_fold_sees_no_label_of_its_own_and_a_missing_value_is_the_median() -> None:
