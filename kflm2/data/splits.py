@@ -146,7 +146,9 @@ def make_splits(
     for split in splits:
         for part, size in split.sizes.items():
             if size == 0:
-                raise DataError(f"{kind} split of {n} molecules leaves {part} empty")
+                largest = 0 if groups is None else max(map(len, groups))
+                why = f": {largest} of them stay together" if largest > 1 else ""
+                raise DataError(f"{kind} split of {n} molecules leaves {part} empty{why}; --fractions may help")
     if not folds:
         return splits
     return [
@@ -433,7 +435,7 @@ def _given(parts: list[str], seed: int, fractions: Fractions, smiles: Sequence[s
         rows.setdefault(part, []).append(index)
     train, valid = rows.pop("train"), rows.pop("valid")
     if not valid:
-        n_valid = int(fractions[1] * len(train) + 1e-9)
+        n_valid = max(int(fractions[1] * len(train) + 1e-9), int(len(train) > 1))
         groups = structure_groups(smiles, train, [index for indices in rows.values() for index in indices])
         train, valid = (part.tolist() for part in hold_out(train, n_valid, seed, groups))
     tests = {name: np.array(rows[name], dtype=int) for name in sorted(rows)}

@@ -288,6 +288,7 @@ def test_without_a_valid_part_a_tenth_of_train_becomes_valid() -> None:
     assert first.sizes == {"train": 36, "valid": 4, "test": 9}
     assert first.test.tolist() == list(range(40, 49))
     assert first.sha256 == repeated.sha256 != other.sha256
+    assert _make_split("given", ["C"] * 12, parts=[*["train"] * 9, *["test"] * 3]).sizes["valid"] == 1
 
 
 _REPLICATES = ["C" * (1 + number // 3) + "O" for number in range(60)]
@@ -337,6 +338,9 @@ def test_other_fractions_an_empty_part_and_an_unknown_kind() -> None:
     assert _make_split("random", ["C"] * 20, fractions=(0.5, 0.25, 0.25)).sizes == {"train": 10, "valid": 5, "test": 5}
     with pytest.raises(DataError, match="random split of 5 molecules leaves valid empty"):
         _make_split("random", ["C"] * 5)
+    rings = [f"{'C' * n}c1ccccc1" for n in range(1, 86)]
+    with pytest.raises(DataError, match=r"leaves valid empty: 85 of them stay together; --fractions may help"):
+        _make_split("scaffold", [*rings, *(f"{'C' * n}C1CC1" for n in range(1, 16))])
     with pytest.raises(SettingError, match="random, scaffold, scaffold_moleculenet, cluster, given, cv5x5, scaf"):
         _make_split("kennard", ["C"] * 50)
 
