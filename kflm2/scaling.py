@@ -44,7 +44,7 @@ class PrincipalComponents(nn.Module):
         values, vectors = torch.linalg.eigh(torch.cov(rows.T, correction=0).double())  # ascending
         kept = values[-count:].sum()
         self.directions.copy_(vectors[:, -count:].flip(1) / (kept / count).sqrt().clamp(min=1e-12))
-        self.variance = (kept / values.sum()).item()
+        self.variance = (kept / values.sum()).item() if values.sum() > 0 else 1.0
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return rows @ self.directions

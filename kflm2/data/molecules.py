@@ -82,6 +82,10 @@ class Molecules:
         """(n, K) labels that may be learnt from: y_true, NaN where a molecule's weight is 0."""
         return self.y_true if self.weights is None else np.where(self.weights[:, None] > 0, self.y_true, np.nan)
 
+    def counted(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows that decide something: all but those of weight 0."""
+        return rows if self.weights is None else rows[self.weights[rows] > 0]
+
     def without_bounds(self) -> "Molecules":
         """The same without what is known of bounds; a molecule that has no other label is rejected."""
         unknown = np.flatnonzero(np.isnan(self.y_true).all(axis=1))

@@ -155,7 +155,8 @@ def _with_scaled(metrics: Metrics | None, y_others: np.ndarray) -> Metrics | Non
     if metrics is None:
         return None
     labels = y_others[~np.isnan(y_others)]
-    scale = float(np.std(labels)) if len(labels) else 0.0
+    # the standard deviation of equal numbers may be a rounding error
+    scale = float(np.std(labels)) if len(labels) and np.ptp(labels) else 0.0
     rmse = metrics["RMSE"]
     return {SCALED_RMSE: rmse / scale if scale and rmse is not None else None, **metrics}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from kflm2.data.columns import SMILES
 from kflm2.data.parts import PARTS
 from kflm2.errors import DataError, SettingError
 from kflm2.files import sha256_texts
@@ -148,6 +149,8 @@ def settings_and_data(
         "unit": dataset.unit,
         "task": dataset.task,
     }
+    if config.get("csv") is not None:  # a table may have several
+        data["column of SMILES"] = config.get("smiles_column") or SMILES
     settings = method_settings(config)
     for name in ("target_columns", "kind", "smiles_column"):
         settings.pop(name, None)  # in the data, or in the split; older results have them only where they were given

@@ -37,8 +37,11 @@ _SCALE_ROWS = 2048
 class TargetScaler:
     """Scales targets to mean 0 and standard deviation 1 over the training labels; classes are not changed."""
 
-    def __init__(self, y_train: np.ndarray, task: Task) -> None:
+    def __init__(self, y_train: np.ndarray, task: Task, y_valid: np.ndarray | None = None) -> None:
         """Compute mean and std from (n, K) training targets only, NaN where missing.
+
+        The std of a target whose training labels are all equal, which says nothing, is that of all labels, those of
+        (m, K) validation too: in the target's own unit its loss could outweigh those of all other targets.
 
         Raises:
             KFLM2Error: a target has no label in the training part.
@@ -49,8 +52,11 @@ class TargetScaler:
         self.mean, self.std = np.zeros(targets), np.ones(targets)
         if task == "regression":
             self.mean = np.nanmean(y_train, axis=0)
-            std = np.nanstd(y_train, axis=0)
-            self.std = np.where(std > 0, std, 1.0)
+            both = y_train if y_valid is None else np.concatenate([y_train, y_valid])
+            # the standard deviation of equal numbers may be a rounding error, and their range is not
+            for labels in (both, y_train):
+                varies = np.nanmax(labels, axis=0) > np.nanmin(labels, axis=0)
+                self.std = np.where(varies, np.nanstd(labels, axis=0), self.std)
 
     @classmethod
     def from_moments(cls, mean: np.ndarray, std: np.ndarray) -> "TargetScaler":
@@ -349,7 +355,7 @@ def fit(
         y_true = np.where(weights[:, None] > 0, y_true, np.nan)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    scaler = TargetScaler(y_true[split.train], task)
+    scaler = TargetScaler(y_true[split.train], task, y_true[split.valid])
 
     def loss_of(output: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         return masked_loss(
@@ -481,7 +487,8 @@ def schedule_of(
     optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The learning rate of that many steps."""
-    if config.schedule == "onecycle":
+    # the only step of a training would be the last one of a cycle, at which the rate is 0
+    if config.schedule == "onecycle" and steps > 1:
         # of 5 steps the rise of a fifth would have no length, by which torch divides
         rise = 0.25 if steps == 5 else 0.2
         return torch.optim.lr_scheduler.OneCycleLR(

@@ -177,7 +177,7 @@ class _Labels:
         y_true, weights = member.y_true, member.weights
         if weights is not None:  # as in supervised.fit
             y_true, weights = np.where(weights[:, None] > 0, y_true, np.nan), np.append(weights, 0.0)
-        scaler = TargetScaler(y_true[member.split.train], task)
+        scaler = TargetScaler(y_true[member.split.train], task, y_true[member.split.valid])
         nothing = np.full((1, y_true.shape[1]), np.nan)
         known = {"target": np.concatenate([scaler.scale(y_true), nothing])}
         if member.bounds is not None:

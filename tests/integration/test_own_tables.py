@@ -1,7 +1,10 @@
 """A user's own table from the command line to results: bounds, weights, words, spreadsheets."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +12,7 @@ import pytest
 from commands import status_of
 
 from kflm2.cli import stages
+from kflm2.stages.train import stage
 
 SMALL = ["--views", "graph", "descriptors", "--epochs", "2", "--ensemble", "2", "--runs", "1"]
 
@@ -125,6 +129,39 @@ def test_words_become_classes_and_are_kept(table: pd.DataFrame, capsys: pytest.C
     assert "polar, log-odds of Yes" in capsys.readouterr().out
     assert json.loads(Path("explained/explained.json").read_text())["class_1"] == "Yes"
     assert "(probability of Yes 0." in Path("explained/001.svg").read_text()
+
+
+def test_runs_of_another_column_of_smiles_are_not_kept(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--csv", "own.csv", "--target-columns", "dG", "--model", "gcn_indepent", "--epochs", "1", "--runs", "1")
+    table.assign(other_smiles=table["Canonical_SMILES"].to_numpy()[::-1]).to_csv("own.csv", index=False)
+    assert status_of(stages.train, *few, "--smiles-column", "Canonical_SMILES") == 0
+    assert status_of(stages.train, *few, "--smiles-column", "other_smiles") == 2
+    said = "column of SMILES Canonical_SMILES, not other_smiles"
+    assert said in capsys.readouterr().err
+    assert status_of(stages.train, *few, "--smiles-column", "Canonical_SMILES") == 0
+    assert "kept: 1 of 1 runs" in capsys.readouterr().out
+
+
+def test_a_run_that_another_process_has_replaced_meanwhile_is_not_removed(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.to_csv("own.csv", index=False)
+    few = ["--csv", "own.csv", "--target-columns", "dG", "--model", "gcn_indepent"]
+    assert status_of(stages.train, *few, "--epochs", "1", "--runs", "2") == 0
+    others = [*few, "--epochs", "2", "--runs", "1"]
+    assert status_of(stages.train, *others, "--seed", "1", "--out", "elsewhere") == 0
+    new, folder = Path("elsewhere/own/gcn_indepent/random-1"), Path("results/own/gcn_indepent")
+    runs = stage._runs
+
+    def slow(*arguments: Any) -> Iterator[Any]:
+        shutil.rmtree(folder / "random-1")
+        shutil.copytree(new, folder / "random-1")
+        yield from runs(*arguments)
+
+    monkeypatch.setattr(stage, "_runs", slow)
+    assert status_of(stages.train, *others, "--seed", "0", "--again") == 0
+    results = [json.loads((folder / f"random-{seed}" / "result.json").read_text()) for seed in (0, 1)]
+    assert [result["config"]["epochs"] for result in results] == [2, 2]
 
 
 def test_an_unclear_table_ends_with_one_line(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:

@@ -231,13 +231,14 @@ def scaled_features(
     features, unscaled = prepared.features, list[int]()
     # of inner folds all share one scaler, which sees no label
     descriptor_scaler, covariate_scaler = None, None
+    learned = prepared.molecules.counted(split.learned)
     if features.covariates is not None:
         columns = prepared.molecules.covariate_columns
-        covariate_scaler = CovariateScaler.fit(columns, features.covariates[split.learned])
+        covariate_scaler = CovariateScaler.fit(columns, features.covariates[learned])
         features = dataclasses.replace(features, covariates=covariate_scaler.of_table(columns, features.covariates))
     if features.descriptors is not None:
         descriptor_scaler = None if prepared.origin is None else prepared.origin.scaler
-        descriptor_scaler = descriptor_scaler or DescriptorScaler(features.descriptors[split.learned])
+        descriptor_scaler = descriptor_scaler or DescriptorScaler(features.descriptors[learned])
         unscaled = baseline_columns(config, names_of(config.read_descriptors, prepared.source))
     scaled = scale_features(features, descriptor_scaler, covariate_scaler, unscaled)
     return scaled, (descriptor_scaler, covariate_scaler)

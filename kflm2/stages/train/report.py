@@ -113,7 +113,7 @@ def unknown_features(molecules: Molecules, seed: int, split: Split) -> str:
         return ""
     columns = molecules.covariate_columns
     try:
-        scaler = CovariateScaler.fit(columns, molecules.covariates[split.learned])
+        scaler = CovariateScaler.fit(columns, molecules.covariates[molecules.counted(split.learned)])
     except DataError as error:
         raise DataError(f"seed {seed}: {error}") from None
     count = int(scaler.unknown(scaler.of_table(columns, molecules.covariates[split.test])).sum())

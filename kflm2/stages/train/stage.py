@@ -21,6 +21,7 @@ from kflm2.predictor.bundle import check_destination, saved_as
 from kflm2.predictor.export import export_bundle
 from kflm2.progress import Progress
 from kflm2.results import methods, schema
+from kflm2.results.provenance import commit, versions
 from kflm2.results.runs import Run, write_run, write_summary
 from kflm2.results.saved_runs import SavedRun
 from kflm2.results.schema import DatasetRecord, DevelopmentRecord, LLMRecord, RunResult
@@ -113,7 +114,8 @@ def _plan(config: TrainConfig, molecules: Molecules | None = None, elsewhere: st
         print(note, flush=True)
     for note in report.constant_targets(molecules, splits[0]):
         print(note, flush=True)
-    for seed, split in by_seed.items():  # of all seeds: columns that a run cannot read should show now
+    read = by_seed if "covariates" in config.read_views else {}
+    for seed, split in read.items():  # of all seeds: columns that a run cannot read should show now
         note = report.unknown_features(molecules, seed, split)
         if note and seed == config.seed:
             print(note, flush=True)
@@ -214,8 +216,13 @@ def _identity(plan: _Plan, seeded: bool = False) -> dict[str, Any]:
 def _missing(plan: _Plan, everything: bool) -> dict[int, Split]:
     """The splits of the runs that are to be made."""
     missing = {seed: split for seed, split in plan.splits.items() if everything or not _is_done(plan, seed, split)}
-    if kept := len(plan.splits) - len(missing):
-        print(f"kept: {kept} of {len(plan.splits)} runs that are in {plan.folder} already; --again makes them anew")
+    if kept := [seed for seed in plan.splits if seed not in missing]:
+        print(
+            f"kept: {len(kept)} of {len(plan.splits)} runs that are in {plan.folder} already; --again makes them anew"
+        )
+        made = (schema.read_run_result(plan.folder_of(seed)) for seed in kept)
+        if others := sum((result.versions, result.commit) != (versions(), commit()) for result in made):
+            print(f"note: {others} of these were made by other versions, which may give other numbers")
     return missing
 
 
@@ -226,7 +233,9 @@ def _make(plan: _Plan, splits: dict[int, Split]) -> Run | None:
         if first is None and plan.outdated:  # not before: training may fail
             (plan.folder / f"summary-{plan.config.split}.json").unlink(missing_ok=True)
             for outdated in plan.outdated:
-                shutil.rmtree(outdated)
+                # another process may have replaced it meanwhile
+                if outdated.is_dir() and _difference(plan, outdated, again=True):
+                    shutil.rmtree(outdated, ignore_errors=True)
         folder = plan.folder_of(run.seed)
         folder.mkdir(exist_ok=True)
         plots.draw_run(run, folder)  # before result.json, which says that the run is complete

@@ -125,6 +125,13 @@ def test_states_are_scaled_with_training_rows_only() -> None:
 
 def test_a_constant_target_and_classes_are_not_divided_by_zero() -> None:
     assert TargetScaler(np.full((5, 1), 3.0), "regression").scale(np.array([[3.0]])) == 0.0
+    for count in (20, 30):  # of which the standard deviation is no exact 0
+        y = np.column_stack([np.full(count, -2.7), np.full(count, 0.1), np.arange(count)])
+        assert TargetScaler(y, "regression").std.tolist()[:2] == [1.0, 1.0]
+        # in its own unit the loss of a target that is constant in training could outweigh all others
+        valid = np.array([[-2.7, 1000.1, 0.0], [-2.7, np.nan, 1.0]])
+        scaler = TargetScaler(y, "regression", valid)
+        assert scaler.std.tolist() == [1.0, pytest.approx(np.append(y[:, 1], 1000.1).std()), y[:, 2].std()]
     y = np.array([[0.0], [1.0], [1.0]])
     np.testing.assert_array_equal(TargetScaler(y, "classification").scale(y), y)
     with pytest.raises(KFLM2Error, match="target 2"):
@@ -322,3 +329,4 @@ def test_the_learning_rate_of_one_cycle_falls_to_its_end_in_any_number_of_steps(
         optimizer.step()
         schedule.step()
     assert 0 < rates[-1] <= max(rates) <= 0.1 and (steps == 1 or rates[-1] < 1e-3 * max(rates))
+    assert max(rates) > 0.01  # a single step learns something too
