@@ -149,7 +149,7 @@ def settings_and_data(
         "unit": dataset.unit,
         "task": dataset.task,
     }
-    if config.get("csv") is not None:  # a table may have several
+    if config.get("dataset") is None:  # a table of the user may have several
         data["column of SMILES"] = config.get("smiles_column") or SMILES
     settings = method_settings(config)
     for name in ("target_columns", "kind", "smiles_column"):
