@@ -370,7 +370,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
 
 def test_a_gpus_processes_read_molecules_and_the_first_one_predicts(model: Path, molecules_file: Path) -> None:
     predictor = Predictor(load_bundle(model))
-    reader = MoleculeReader.of((str(molecules_file),), "smiles", None)
+    reader = MoleculeReader.of((str(molecules_file),), None, None)
     predict = ChunkPredictor(ChunkReader(reader, predictor.featurizer), predictor, 0.9)
     chunks = list(predict_chunks.chunks(reader, 0, None, predict.chunk_size))
     expected = pd.concat([table for _, table in predict.stream(chunks, 1)])
