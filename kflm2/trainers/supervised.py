@@ -292,7 +292,9 @@ def masked_loss(
         task: of the targets.
         positive_weight: (K,) weight of a positive label; None for 1.
         bounds: (2, B, K) that the true value is not below, and not above, NaN where that is not known.
-        weights: (B,) of the molecules; None for 1.
+        weights: (B,) of the molecules, with mean 1 over all that is learnt from; None for 1. They make the loss of a
+            batch larger or smaller, so that a molecule counts the same whichever others are in its batch; those of
+            weight 0 are no part of it.
 
     Returns:
         A scalar; 0 if all labels are missing.
@@ -310,9 +312,9 @@ def masked_loss(
         beyond = torch.stack([bounds[0] - output, output - bounds[1]])
         loss = loss + (torch.where(known, beyond, 0.0).clamp(min=0) ** 2).sum(dim=0)
         present = present | known.any(dim=0)
-    if weights is None:
-        return loss.sum() / present.sum().clamp(min=1)
-    return (loss * weights[:, None]).sum() / (present * weights[:, None]).sum().clamp(min=1e-6)
+    if weights is not None:
+        loss, present = loss * weights[:, None], present & (weights[:, None] > 0)
+    return loss.sum() / present.sum().clamp(min=1)
 
 
 def fit(
@@ -344,7 +346,7 @@ def fit(
         after_epoch: called after each epoch.
         components: principal components of the LLM's states that the first layer learns from; 0 for the states.
         bounds: (2, n, K) of labels of which only a bound is known, in the units of the targets; see masked_loss.
-        weights: (n,) of the molecules; None for 1.
+        weights: (n,) of the molecules, with mean 1 over those that are learnt from; None for 1.
         origin: a trained model whose encoders, with their scales and components, and whose fusion are gone on from.
 
     Raises:

@@ -212,7 +212,7 @@ def fit_ridge(config: TrainConfig, features: Features, molecules: Molecules, spl
 
 
 def training_weights(molecules: Molecules, split: Split) -> np.ndarray | None:
-    """(n,) weights of the molecules, with mean 1 over those that are learnt from; None for 1."""
+    """(n,) weights of the molecules, with mean 1 over those above 0 that are learnt from; None for 1."""
     if molecules.weights is None:
         return None
     weights = molecules.weights
@@ -221,7 +221,8 @@ def training_weights(molecules: Molecules, split: Split) -> np.ndarray | None:
             raise DataError(
                 "a part that is learnt from, or by which the epoch is chosen, has molecules of weight 0 only"
             )
-    return weights / weights[split.learned].mean()
+    learned = weights[split.learned]
+    return weights / learned[learned > 0].mean()
 
 
 def scaled_features(

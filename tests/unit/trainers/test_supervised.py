@@ -180,11 +180,22 @@ def test_a_weight_of_two_is_two_molecules_and_one_of_zero_is_none(task: Task) ->
     bounds = torch.full((2, 4, 2), torch.nan)
     if task == "regression":
         bounds[1, 0, 1] = -1.0
-    repeated = torch.tensor([0, 0, 1, 3])
-    expected = masked_loss(output[repeated], target[repeated], task, bounds=bounds[:, repeated])
-    weights = torch.tensor([2.0, 1.0, 0.0, 1.0])
-    torch.testing.assert_close(masked_loss(output, target, task, bounds=bounds, weights=weights), expected)
-    torch.testing.assert_close(masked_loss(output, target, task, bounds=bounds, weights=0.1 * weights), expected)
+    bounds[:, 2] = 1.0
+    weights = torch.tensor([2.0, 0.5, 0.0, 0.5])
+
+    def loss_of(rows: list[int], weights: torch.Tensor | None = None) -> torch.Tensor:
+        return masked_loss(output[rows], target[rows], task, bounds=bounds[:, rows], weights=weights)
+
+    def labels_in(rows: list[int]) -> int:
+        return int((~target[rows].isnan() | ~bounds[:, rows].isnan().all(dim=0)).sum())
+
+    repeated = [0, 0, 0, 0, 1, 3]  # each twice as often as it weighs
+    expected = loss_of(repeated) * labels_in(repeated) / 2
+    torch.testing.assert_close(loss_of([0, 1, 2, 3], weights) * labels_in([0, 1, 3]), expected)
+    # a molecule counts the same whichever others are in its batch
+    batches = [[0, 2], [1, 3]]
+    parts = [loss_of(rows, weights[rows]) * labels_in([row for row in rows if row != 2]) for rows in batches]
+    torch.testing.assert_close(torch.stack(parts).sum(), expected)
 
 
 def test_a_model_learns_from_bounds_and_not_from_molecules_of_weight_zero() -> None:

@@ -13,7 +13,7 @@ from kflm2.config.train import TrainConfig
 from kflm2.data.splits import Split, with_folds
 from kflm2.errors import KFLM2Error
 from kflm2.stages.train import members as module
-from kflm2.stages.train.members import Member, fit_all, fit_member, fit_members, scaled_features
+from kflm2.stages.train.members import Member, fit_all, fit_member, fit_members, scaled_features, training_weights
 from kflm2.stages.train.prepared import Prepared, prepare
 from kflm2.trainers.supervised import FittedModel, divergence
 from kflm2.trainers.together import fit_together
@@ -106,3 +106,11 @@ def test_with_the_setting_jobs_a_gpu_trains_in_processes_too(
     monkeypatch.setattr(module, "run_jobs", run_jobs)
     list(fit_all(replace(config, jobs=3), prepared, splits, GPU, MEMBERS, lambda _: None))
     assert asked == [(3, False)]
+
+
+def test_molecules_of_weight_zero_do_not_move_the_weights_of_the_others(prepared: Prepared) -> None:
+    """They scale neither the loss of a network nor the penalty of a support vector machine."""
+    molecules = replace(prepared.molecules, weights=np.array([4.0, 2, 0, 0, 2, 4, 9, 9]))
+    split = Split("random", np.arange(4), np.array([4, 5]), np.array([6, 7]))
+    weights = training_weights(molecules, split)
+    assert weights is not None and weights[:6].tolist() == pytest.approx([4 / 3, 2 / 3, 0, 0, 2 / 3, 4 / 3])
