@@ -30,7 +30,7 @@ from kflm2.errors import DataError, SettingError
 from kflm2.files import atomic_folder, write_csv
 from kflm2.metrics.conformal import CONFIDENCE
 from kflm2.metrics.scores import summarize
-from kflm2.predictor.bundle import check_destination
+from kflm2.predictor.bundle import CARD, check_destination
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.chunks import CHUNK
 from kflm2.predictor.predictor import Predictor
@@ -70,6 +70,8 @@ class Model:
 
     folder: Path
     predictor: Predictor
+    card: str
+    """What it is, how well it predicts, and how far to trust it, as Markdown."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -86,11 +88,6 @@ class Model:
         """Columns that it reads beside the structure."""
         covariates = self.predictor.bundle.covariates
         return () if covariates is None else covariates.names
-
-    @property
-    def card(self) -> str:
-        """What it is, how well it predicts, and how far to trust it, as Markdown."""
-        return (self.folder / "README.md").read_text(encoding="utf-8")
 
     def predict(
         self, molecules: Molecule | Sequence[Molecule] | pd.Series | pd.DataFrame, confidence: float = CONFIDENCE
@@ -245,8 +242,10 @@ def load(folder: str | Path, llm: str | None = None, device: str = "auto") -> Mo
     Raises:
         KFLM2Error: the folder holds no model, or its LLM is not here.
     """
-    chosen = choose_device(device)
-    return Model(saved_model(Path(folder)).resolve(), Predictor(load_bundle(Path(folder), llm, chosen), chosen))
+    chosen, path = choose_device(device), saved_model(Path(folder)).resolve()
+    predictor = Predictor(load_bundle(Path(folder), llm, chosen), chosen)
+    # read here: the folder of a model that was just trained may be gone when it is asked for
+    return Model(path, predictor, (path / CARD).read_text(encoding="utf-8") if (path / CARD).is_file() else "")
 
 
 def train(
@@ -273,6 +272,8 @@ def train(
     Raises:
         KFLM2Error: the table or a setting cannot be used.
     """
+    if "config" in settings:
+        raise SettingError("config, a file of settings, is of the command line; give its settings by their names")
     temporary = tempfile.TemporaryDirectory(prefix="kflm2-") if out is None else None
     folder = Path(temporary.name if temporary is not None else str(out))
     smiles = smiles and smiles.strip()

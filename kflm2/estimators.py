@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -23,7 +24,7 @@ from kflm2.data.structures import standardize
 from kflm2.errors import KFLM2Error, MoleculeError
 from kflm2.files import sha256_texts
 from kflm2.metrics.conformal import CONFIDENCE
-from kflm2.predictor.bundle import Bundle
+from kflm2.predictor.bundle import SAVED_SETTINGS, Bundle
 from kflm2.predictor.bundle_reader import load_bundle
 from kflm2.predictor.export import card, make_bundle
 from kflm2.predictor.featurizer import OK
@@ -141,6 +142,17 @@ class _Estimator(BaseEstimator):
         config.check()
         return config.resolved()
 
+    def _checked_config(self) -> TrainConfig:
+        """Settings of stage 2.
+
+        Raises:
+            ValueError: they cannot work; scikit-learn's callers expect this one.
+        """
+        try:
+            return self._config()
+        except KFLM2Error as error:
+            raise ValueError(str(error)) from error
+
     def _fit(self, smiles: list[str], y_true: np.ndarray, classes: tuple[tuple[str, str], ...] = ()) -> None:
         """Train.
 
@@ -152,7 +164,7 @@ class _Estimator(BaseEstimator):
         Raises:
             ValueError: it cannot be done with these molecules and settings.
         """
-        config = self._config()
+        config = self._checked_config()
         if not 0 < self.valid_fraction < 1:
             raise ValueError(f"valid_fraction is {self.valid_fraction}; it must be between 0 and 1")
         index = np.flatnonzero(~np.isnan(y_true).all(axis=1))  # what has no label at all cannot be held out either
@@ -185,8 +197,9 @@ class _Estimator(BaseEstimator):
             if config.folds:
                 split = with_folds(split, config.folds, self.random_state, groups)
             self.bundle_ = make_bundle(experiment.fit_once(config, molecules, split))
-        except KFLM2Error as error:  # scikit-learn's callers expect this one
+        except KFLM2Error as error:
             raise ValueError(str(error)) from error
+        self.bundle_.provenance["valid_fraction"] = float(self.valid_fraction)
 
     def _predictions(self, X: Any, confidence: float = CONFIDENCE) -> Predictions:
         check_is_fitted(self)
@@ -208,7 +221,9 @@ class _Estimator(BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path, llm: str | None = None) -> Self:
-        """A fitted estimator from a bundle.
+        """A fitted estimator from a bundle, with the parameters that it was made with.
+
+        Not those that a machine decides: adapter and device are auto, and llm is what is given here.
 
         Args:
             folder: of the bundle.
@@ -227,12 +242,18 @@ class _Estimator(BaseEstimator):
                 f"{also_needed(bundle.covariates.names)}, and X is SMILES alone: read it by kflm2.load, which predicts"
                 " tables"
             )
-        names = set(cls._get_param_names()) & bundle.config.__dataclass_fields__.keys()
-        parameters = {
-            name: getattr(bundle.config, name) for name in names - {"llm", "adapter", "layers", "precision", "device"}
-        }
+        parameters = {name: getattr(bundle.config, name) for name in {*cls._get_param_names()} & {*SAVED_SETTINGS}}
         parameters["ensemble"] = len(bundle.ensemble.members)
-        estimator = cls(**parameters)
+        if bundle.source is not None:
+            parameters["layers"] = ",".join(map(str, bundle.source.layers))
+            parameters["precision"] = bundle.source.precision
+        if llm is not None:
+            parameters["llm"] = llm
+        made = {
+            "random_state": bundle.provenance.get("seed"),
+            "valid_fraction": bundle.provenance.get("valid_fraction"),
+        }
+        estimator = cls(**parameters, **{name: value for name, value in made.items() if value is not None})
         estimator._set_bundle(bundle)
         return estimator
 
@@ -307,8 +328,14 @@ class KFLM2Classifier(ClassifierMixin, _Estimator):
         """
         smiles, labels = _smiles_list(X), np.asarray(y)
         _check_lengths(smiles, labels)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim != 1:
+            raise ValueError(f"y is of shape {labels.shape}; it must be (n,), a label a molecule")
+        if pd.isna(labels).any():
+            raise ValueError("y has missing labels; leave these molecules out")
         self.classes_, indices = np.unique(labels, return_inverse=True)
-        if labels.ndim != 1 or len(self.classes_) != 2:
+        if len(self.classes_) != 2:
             raise ValueError(f"y has {len(self.classes_)} classes; two are told apart")
         negative, positive = map(str, self.classes_)
         self._fit(smiles, indices.astype(float)[:, None], ((negative, positive),))

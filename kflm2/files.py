@@ -30,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows writes out only what is open for writing
             os.fsync(file.fileno())
         # mkstemp makes files private; set the mode that an ordinary open() would have set
         umask = os.umask(0)

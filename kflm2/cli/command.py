@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import pkgutil
 import re
 import sys
@@ -99,6 +100,7 @@ class Stage:
             args = _with_local_copies(args, config_class)
         new_names = {old: new for new, old in config_class.OLD_NAMES.items()}
         values = _config_file(_last_value(args, "config"), config_class)
+        values = _without_other_table(values, args)
         unlisted = config_class.unlisted(values, {*script, *_named(args)})
         values = {
             name: value for name, value in values.items() if new_names.get(name, name) not in config_class.NOT_OPTIONS
@@ -131,6 +133,10 @@ def _one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of standard output has closed it, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (KFLM2Error, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -150,15 +156,27 @@ def _with_local_copies(args: list[str], config_class: "type[StageConfig]") -> li
 
     Only what the user types is followed: never an address in a file of settings, which may come from elsewhere.
     """
-    options = {f"--{name}" for name in config_class.ADDRESSES}
-    positional = not options.isdisjoint(f"--{name}" for name in config_class.POSITIONAL)
-    replaced = []
-    for before, word in zip(["", *args], args, strict=False):
-        option, equals, value = word.partition("=")
-        if equals and option in options:
-            replaced.append(f"{option}={_local(value)}")
+    from kflm2.config.base import hints_of
+
+    flags = {
+        f"--{no}{name.replace('_', '-')}"
+        for name, hint in hints_of(config_class).items()
+        if hint is bool
+        for no in ("", "no-")
+    }
+    positional = not set(config_class.ADDRESSES).isdisjoint(config_class.POSITIONAL)
+    replaced, option = [], ""  # the option whose value is the next word
+    for word in args:
+        if re.match("--?[A-Za-z]", word):
+            option, equals, value = word.partition("=")
+            if equals:
+                word = f"{option}={_local(value)}" if option.removeprefix("--") in config_class.ADDRESSES else word
+            if equals or option.replace("_", "-") in flags:
+                option = ""
         else:
-            replaced.append(_local(word) if before in options or positional else word)
+            of_molecules = option.removeprefix("--") in config_class.ADDRESSES if option else positional
+            word, option = (_local(word) if of_molecules else word), ""
+        replaced.append(word)
     return replaced
 
 
@@ -188,6 +206,26 @@ def _named(args: list[str]) -> set[str]:
     return {word.removeprefix("no_") for word in words}
 
 
+def _without_other_table(values: dict[str, Any], args: list[str]) -> dict[str, Any]:
+    """Settings of a file without those of its table that another one, among the arguments, contradicts."""
+    of_table = set()
+    if "target_columns" in _named(args) and not set(values.get("target_columns", ())) <= set(args):
+        of_table |= {"task", "kind"}
+    dataset = _last_value(args, "dataset")
+    if dataset is not None and dataset != values.get("dataset"):
+        of_table |= {"csv", *_OF_OWN_TABLE}
+    elif _last_value(args, "csv") is not None and values.get("dataset") is not None:
+        of_table |= {"dataset", *_OF_OWN_TABLE}
+    return {name: value for name, value in values.items() if name not in of_table}
+
+
+_OF_OWN_TABLE = (
+    *("smiles_column", "target_columns", "qualifier_columns", "weight_column", "feature_columns", "split_column"),
+    *("task", "kind"),
+)
+"""Settings that say which columns of a table are meant, and of what kind the targets are."""
+
+
 def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[str, Any]:
     """Settings of a JSON file, or those in a result.json; a key that is no setting is an error."""
     if name is None:
@@ -206,9 +244,15 @@ def _config_file(name: str | None, config_class: "type[StageConfig]") -> dict[st
     for setting in config_class.ADDRESSES:
         if "://" in str(values.get(setting, "")):
             raise SettingError(f"--config {path}: {setting} is an address; give it on the command line")
-    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.OLD_NAMES.values())
+    fields = {field.name for field in dataclasses.fields(config_class)} - {"config"}
+    known = fields | set(config_class.OLD_NAMES.values())
     if unknown := sorted(set(values) - known):
         raise SettingError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+    for setting in set(config_class.FIRST) & set(values):
+        if not isinstance(values[setting], str | None):
+            raise SettingError(f"--config {path}: {setting} is {values[setting]!r}; it must be a word")
+    # runs are replaced when a user asks for it, not a file
+    values.pop("again", None)
     # an old name is an option too, while a field may have another one
     options = {name: config_class.OLD_NAMES.get(name, name) for name in known}
     return {options[name]: value for name, value in values.items()}

@@ -34,6 +34,8 @@ class AblateConfig(TrainConfig):
             )
         if not 0 <= self.practical < float("inf"):
             raise SettingError(f"practical is {self.practical}; it must be a number, 0 or more")
+        if self.save is not None or self.refit:
+            raise SettingError("an ablation keeps no model; leave --save and --refit out")
         if (runs := self.resolved().runs or 0) < LEAST_RUNS:
             raise SettingError(f"runs is {runs}; at least {LEAST_RUNS} are needed to say anything")
         for name in ("views", "name"):

@@ -7,6 +7,8 @@ its metadata.
 
 import dataclasses
 import os
+import re
+import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,13 +41,18 @@ class StageConfig:
     """Field -> its earlier name, which the command line takes too and JSON files use."""
 
     def __post_init__(self) -> None:
-        """Take a string for a path, as Python code likes to give it; refuse anything else for one."""
-        for name in _path_fields(type(self)):
-            value = getattr(self, name)
-            if isinstance(value, str | os.PathLike):
-                object.__setattr__(self, name, Path(value))
-            elif value is not None:
-                raise SettingError(f"{name} is {value!r}; give a path")
+        """Take a string for a path, a list for a tuple and NumPy's numbers, as Python code likes to give them.
+
+        Raises:
+            SettingError: a value that is none of its setting.
+        """
+        for name, hint in hints_of(type(self)).items():
+            value = _plain(getattr(self, name), hint)
+            if not is_of(value, hint):
+                raise SettingError(f"{name} is {value!r}; it must be {words_of(hint)}")
+            if isinstance(value, Path) and _ADDRESS.match(str(value)) and name not in self.ADDRESSES:
+                raise SettingError(f"{name} is {value}, an address; give a path")
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, **values: Any) -> Self:
@@ -78,10 +85,59 @@ class StageConfig:
         """
 
 
-def _path_fields(config_class: type[StageConfig]) -> tuple[str, ...]:
-    """The settings whose type is a path, or a path or None."""
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Of a path made of an address, which has one slash left; C:/ is a disk."""
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Path: "a path"}
+
+
+def hints_of(config_class: type[Any]) -> dict[str, Any]:
+    """Setting -> its type."""
     hints = typing.get_type_hints(config_class)
-    return tuple(field.name for field in dataclasses.fields(config_class) if hints[field.name] in (Path, Path | None))
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may be of."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """A value in the type of its setting, where Python code gave it in a like one."""
+    # without NumPy, which nothing here may wait for
+    if any((base.__module__, base.__name__) == ("numpy", "generic") for base in type(value).__mro__):
+        value = value.item()
+    if isinstance(value, str | os.PathLike) and Path in _choices(hint):
+        return Path(value)
+    if isinstance(value, list) and any(typing.get_origin(choice) is tuple for choice in _choices(hint)):
+        return tuple(value)
+    return value
+
+
+def is_of(value: Any, hint: Any) -> bool:
+    """Whether a setting of a type may have a value."""
+    arguments = typing.get_args(hint)
+    if len(choices := _choices(hint)) > 1:
+        return any(is_of(value, choice) for choice in choices)
+    if typing.get_origin(hint) is Literal:
+        return isinstance(value, str) and value in arguments
+    if typing.get_origin(hint) is tuple:
+        items = arguments[:1] * len(value) if arguments[1:] == (...,) and isinstance(value, tuple) else arguments
+        return isinstance(value, tuple) and len(value) == len(items) and all(map(is_of, value, items))
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def words_of(hint: Any) -> str:
+    """What a setting of a type may be, in words."""
+    if len(choices := _choices(hint)) > 1:
+        return " or ".join(words_of(choice) for choice in choices if choice is not types.NoneType)
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
+    if typing.get_origin(hint) is tuple:
+        item, *rest = typing.get_args(hint)
+        return f"a list, each of it {words_of(item)}" if rest == [...] else f"a list of {1 + len(rest)}"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 @dataclass(frozen=True)
@@ -164,6 +220,10 @@ class StreamConfig(InferenceConfig):
             raise SettingError("--engine ray shares the rows itself; leave --shard out")
         if self.out is None or self.out == type(self).out or self.out.suffix.lower() in (".csv", ".parquet"):
             raise SettingError("--engine ray needs --out FOLDER, for Parquet files")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SettingError(
+                f"device {self.device!r}: --engine ray takes auto, cpu or cuda, and each GPU of it one actor"
+            )
 
     def share(self) -> tuple[int, int]:
         """Number of the share, from 1, and how many there are.
@@ -234,9 +294,11 @@ def to_arguments(values: dict[str, Any], positional: Sequence[str] = ()) -> list
         if name in positional:
             continue
         option = name.replace("_", "-")
+        words = [str(part) for part in value] if isinstance(value, list) else [str(value)]
         if isinstance(value, bool):
             arguments.append(f"--{'' if value else 'no-'}{option}")
-            continue
-        arguments.append(f"--{option}")
-        arguments += [str(part) for part in value] if isinstance(value, list) else [str(value)]
+        elif len(words) == 1 and words[0].startswith("-"):  # such as a column -logS, which is no option
+            arguments.append(f"--{option}={words[0]}")
+        else:
+            arguments += [f"--{option}", *words]
     return arguments

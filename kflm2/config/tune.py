@@ -1,12 +1,10 @@
 """Every setting of the hyperparameter search. Nothing heavy is imported here."""
 
-import types
-import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from kflm2.config.base import check_at_least
+from kflm2.config.base import check_at_least, hints_of, is_of, words_of
 from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError
@@ -29,24 +27,16 @@ def check_choice(name: str, value: Any) -> None:
     Raises:
         ValueError: the setting is a list, or the value is of another type or no such choice.
     """
-    hint = typing.get_type_hints(TrainConfig)[name]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if any(option is tuple or typing.get_origin(option) is tuple for option in options):
+    hint = hints_of(TrainConfig)[name]
+    if isinstance(getattr(TrainConfig(), name), tuple):
         raise ValueError("it is a list, which cannot be searched")
-    wanted = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            if value in typing.get_args(option) and isinstance(value, str):
-                return
-            wanted.append(f"one of {', '.join(typing.get_args(option))}")
-        elif type(value) in ((int, float) if option is float else (option,)):
-            return
-        elif option in _WORDS:
-            wanted.append(_WORDS[option])
-    raise ValueError(f"{value!r} is not {' or '.join(wanted)}")
+    if value is None or not is_of(value, hint):
+        raise ValueError(f"{value!r} is not {words_of(hint)}")
 
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+def is_whole(name: str) -> bool:
+    """Whether a setting takes whole numbers only."""
+    return not is_of(0.5, hints_of(TrainConfig)[name])
 
 
 @dataclass(frozen=True)
@@ -102,6 +92,8 @@ class TuneConfig(SearchConfig, TrainConfig):
         super().check()
         check_at_least(self, 1, "trials", "inner_splits")
         check_at_least(self, 0, "nested")
+        if self.again:
+            raise SettingError("a search goes on with the study that is there; to begin anew give another --out")
         if self.nested and (self.save is not None or self.refit):
             raise SettingError("a nested search has a model for each outer split; leave --save and --refit out")
         if self.split in CROSS_VALIDATIONS and self.inner_splits > FOLDS * REPEATS:

@@ -186,6 +186,8 @@ def _computed(config: StreamConfig, build: Build, source: "_Chunks", read: Chunk
     context.target_max_block_size = 1  # a chunk a task: Ray would put many small ones together
     resources = ray.cluster_resources()
     gpus = 0 if config.device == "cpu" else int(resources.get("GPU", 0))
+    if config.device == "cuda" and not gpus:
+        raise SettingError("device cuda: no machine of the Ray cluster has a GPU; use --device cpu")
     actors = config.jobs or gpus or max(1, int(resources.get("CPU", 1)))
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     # a core for each actor leaves none for the task that reads the input, which mostly waits for them

@@ -140,6 +140,7 @@ def test_the_variants_of_a_pipeline_that_reads_an_adapter(tmp_path: Path) -> Non
         (["--dataset", "SAMPL", "--practical", "0.1", "--name", ".."], "name '..' is no name of a folder"),
         (["--dataset", "SAMPL", "--practical", "0.1", "--model", "gcn_indepent"], "reads graph alone"),
         (["--dataset", "SAMPL", "--practical", "0.1", "--views", "graph"], "views is what an ablation chooses"),
+        (["--dataset", "SAMPL", "--practical", "0.1", "--save", "model"], "an ablation keeps no model"),
     ],
 )
 def test_an_invalid_option_ends_with_status_2_and_a_message(

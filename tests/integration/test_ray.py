@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,24 @@ def test_chunks_that_cores_read_and_another_process_finishes_are_the_vectors_of_
         ({"out": Path("o.csv")}, "needs --out FOLDER"),
         ({"out": Path("o"), "shard": "1/2"}, "leave --shard out"),
         ({"out": Path("o"), "molecules": ("-",)}, "reads no standard input"),
+        ({"out": Path("o"), "device": "cuda:3"}, "device 'cuda:3': --engine ray takes auto, cpu or cuda"),
     ],
 )
 def test_settings_that_do_not_go_with_ray_are_refused(options: dict[str, Any], message: str) -> None:
     for config in (PredictConfig, EmbedConfig):
         with pytest.raises(SettingError, match=message):
             config(**{"molecules": ("C",), "engine": "ray", **options}).check()
+
+
+def test_a_gpu_that_no_machine_has_is_refused(model: Path, molecules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    config = PredictConfig(model=model, molecules=(str(molecules),), engine="ray", out=Path("o"), device="cuda")
+    actor = predict.load(replace(config, device="cpu"))
+    source = ray_engine._Chunks(actor.read.reader, actor.chunk_size, 512, frozenset())
+    with pytest.raises(SettingError, match="no machine of the Ray cluster has a GPU"):
+        next(ray_engine._computed(config, predict.load, source, actor.read))
 
 
 def test_a_folder_of_another_command_is_refused(model: Path, molecules: Path) -> None:

@@ -184,7 +184,7 @@ def _tune(folder: Path, space: str, *arguments: str, model: str = "gcn_indepent"
     """The folder of a search."""
     (folder / "space.toml").write_text(space)
     stages.tune.from_command_line([*SMALL, "--model", model, "--space", str(folder / "space.toml"), *arguments])
-    return Path("results") / "SAMPL" / model / "tune-tpe"
+    return Path("results") / "SAMPL" / model / f"tune-{'grid' if 'grid' in arguments else 'tpe'}"
 
 
 def _refused(stage: Stage, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -276,6 +276,34 @@ def test_a_setting_that_is_given_is_not_searched(
     assert line == "error: nothing is left to search for: epochs given, and so fixed"
     # best.json of an earlier search names every setting, and fixes none
     assert stages.tune.read(["--config", str(folder / "best.json"), "--no-gate-states"], {}).given == ("gate_states",)
+
+
+def test_voters_go_with_the_views_that_a_trial_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folds = ("--inner", "folds", "--ensemble", "2", "--voters", "svm", "--weights", "equal")
+    folder = _tune(tmp_path, '[descriptors]\nchoices = ["none", "rdkit"]\n', *folds, "--sampler", "grid")
+    best = json.loads((folder / "best.json").read_text())
+    assert (best["voters"], best["weights"]) == (["svm"], "equal")
+    values = {trial["descriptors"]: float(trial["RMSE"]) for trial in _trials(folder)}
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    folder = _tune(tmp_path / "other", '[descriptors]\nchoices = ["rdkit"]\n', *folds[:4], "--sampler", "grid")
+    assert float(_trials(folder)[0]["RMSE"]) != values["rdkit"]  # without the voter
+
+
+def test_trials_that_cannot_be_measured_alike_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = "[ensemble]\nchoices = [1, 3]\n"
+    folder = _tune(tmp_path, space, "--inner", "folds", "--sampler", "grid", "--save", "model", "--name", "mine")
+    assert "out-of-fold, 3 inner folds" in capsys.readouterr().out
+    failed = {trial["ensemble"]: trial["why"] for trial in _trials(folder)}
+    assert "has no inner folds" in failed["1"] and failed["3"] == ""
+    # what is trained afterwards changes no trial, so that the study goes on
+    _tune(tmp_path, space, "--inner", "folds", "--sampler", "grid", "--runs", "7")
+    line = _refused(stages.tune, capsys, *SMALL, "--model", "gcn_indepent", "--again")
+    assert line == "error: a search goes on with the study that is there; to begin anew give another --out"
 
 
 def test_a_search_without_a_completed_trial_is_an_error(

@@ -130,8 +130,10 @@ def test_a_result_without_a_folder_leaves_nothing(table: pd.DataFrame) -> None:
     short = kflm2.train(table, targets="dG", **{**SMALL, "epochs": 1})
     folder = short.folder
     assert (folder / "bundle.json").is_file()
+    model, card = short.model, (folder / "README.md").read_text(encoding="utf-8")
     del short
     assert not folder.exists()
+    assert model.card == model._repr_markdown_() == card
 
 
 def test_what_cannot_be_used_is_said(table: pd.DataFrame, tmp_path: Path) -> None:
@@ -143,6 +145,10 @@ def test_what_cannot_be_used_is_said(table: pd.DataFrame, tmp_path: Path) -> Non
         kflm2.train(table.assign(smiles_2="C"), targets="dG")
     with pytest.raises(TypeError, match="epoch"):
         kflm2.train(table, targets="dG", epoch=3)
+    with pytest.raises(KFLM2Error, match="schedule is 'cosine'; it must be one of"):
+        kflm2.train(table, targets="dG", schedule="cosine")
+    with pytest.raises(KFLM2Error, match="a file of settings, is of the command line"):
+        kflm2.train(table, targets="dG", config="best.json")
     with pytest.raises(KFLM2Error):
         kflm2.load(tmp_path)
     table.to_csv(tmp_path / "table.csv", index=False)

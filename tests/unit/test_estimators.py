@@ -122,6 +122,31 @@ def test_a_loaded_model_predicts_the_same(tmp_path: Path) -> None:
         KFLM2Classifier.load(tmp_path / "model")
 
 
+def test_a_clone_of_a_loaded_model_learns_as_the_saved_one_did(tmp_path: Path, tiny_decoder: Path) -> None:
+    parameters = {**QUICK, "model": "combined_base", "llm": str(tiny_decoder), "layers": "last", "precision": "float32"}
+    model = KFLM2Regressor(**parameters, random_state=np.int64(7)).fit(SMILES[:20], Y[:20]).save(tmp_path / "model")
+    loaded = clone(KFLM2Regressor.load(tmp_path / "model", llm=str(tiny_decoder)))
+    assert (loaded.random_state, loaded.valid_fraction, loaded.precision) == (7, 0.2, "float32")
+    assert np.array_equal(loaded.fit(SMILES[:20], Y[:20]).predict(SMILES[:20]), model.predict(SMILES[:20]))
+
+
+def test_a_setting_that_cannot_work_is_a_value_error() -> None:
+    for wrong in ({"epochs": 0}, {"model": "foo"}, {"graph_encoder": "gat"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            KFLM2Regressor(**{**QUICK, **wrong}).fit(SMILES, Y)
+
+
+def test_labels_of_classes_may_be_a_column_and_must_be_there() -> None:
+    labels = np.where(Y.median() < Y, "high", "low").astype(object)
+    column, flat = (KFLM2Classifier(**QUICK).fit(SMILES, y) for y in (labels[:, None], labels))
+    assert np.array_equal(column.predict_proba(SMILES), flat.predict_proba(SMILES))
+    labels[3] = None
+    with pytest.raises(ValueError, match="y has missing labels"):
+        KFLM2Classifier(**QUICK).fit(SMILES, labels)
+    with pytest.raises(ValueError, match=r"y is of shape \(60, 2\)"):
+        KFLM2Classifier(**QUICK).fit(SMILES, np.zeros((60, 2)))
+
+
 @pytest.mark.parametrize("classes", [("active", "inactive"), (-1, 1), (False, True)])
 def test_class_labels_are_saved(tmp_path: Path, classes: tuple[Any, Any]) -> None:
     labels = np.where(Y.median() < Y, *classes)

@@ -30,7 +30,7 @@ from kflm2.stages.tune import report
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
 from kflm2.text_table import mean_and_std
 
-_NOT_OF_TRIALS = ("out", "device", "jobs", "again", "development", "search")
+_NOT_OF_TRIALS = ("out", "device", "jobs", "runs", "name", "save", "refit", "development", "search")
 """Settings that do not change a trial."""
 
 
@@ -44,7 +44,10 @@ def run(config: TuneConfig) -> None:
         KFLM2Error: the input cannot be used.
     """
     resolved = config.resolved()
-    assert resolved.split is not None
+    # voters, their weights and the columns of the ridge depend on what a trial chooses, so that each resolves them
+    resolved = dataclasses.replace(
+        config, split=resolved.split, runs=resolved.runs, ensemble=resolved.ensemble, inner=resolved.inner
+    )
     default = "grid.toml" if config.sampler == "grid" else "space.toml"
     whole = read_space(config.space or resources.find("hyperparameter", default), TUNABLE)
     space = whole.without(config.given)
@@ -58,7 +61,7 @@ def run(config: TuneConfig) -> None:
         print(f"grid      {trials} of {combinations} combinations")
     resolved = dataclasses.replace(resolved, trials=trials)
     # before any split: a molecule that is rejected later would change who is set aside
-    molecules = load_readable(resolved.train_config(), choose_device(config.device))
+    molecules = load_readable(resolved.train_config().resolved(), choose_device(config.device))
     seeds = range(config.seed, config.seed + max(1, config.nested))
     splits = make_splits(config.resolved_split, molecules.smiles, seeds, config.fractions, molecules.parts)
     if config.nested > 1 and len({split.sha256 for split in splits}) == 1:
@@ -77,7 +80,7 @@ def run(config: TuneConfig) -> None:
     name = DatasetRecord.of(molecules).primary_metric
     mean, std = summarize([metrics[name] for _, _, metrics in outer])
     rows = [{"seed": seed, "chosen": chosen, "test": metrics} for seed, chosen, metrics in outer]
-    nested = {"split": resolved.split, "figure": name, "mean": mean, "sd": std, "outer": rows}
+    nested = {"split": config.resolved_split, "figure": name, "mean": mean, "sd": std, "outer": rows}
     write_json(folder / "nested.json", nested)
     print(
         f"\nnested search: test {name} {mean_and_std(mean, std)} over {len(outer)} outer splits, each with settings of"
@@ -182,7 +185,7 @@ class Objective:
         return self._replicates or groups_of(self._kind, self.molecules.smiles)
 
     def _prepare(self, views: tuple[tuple[str, str], ...]) -> Prepared:
-        return prepare(self.config.train_config(**dict(views)), self.device, self.molecules)
+        return prepare(self.config.train_config(**dict(views)).resolved(), self.device, self.molecules)
 
     def __call__(self, trial: optuna.trial.Trial, chosen: dict[str, Any]) -> float:
         """Mean metric over the inner splits; NaN where a model's predictions are not finite.
@@ -193,6 +196,11 @@ class Objective:
         """
         config = self.config.train_config(**chosen)
         config.check()
+        config = config.resolved()
+        if bool(config.folds) != bool(self.config.folds):
+            raise SettingError(
+                f"a model of {config.members} has no inner folds, by which the other trials are measured"
+            )
         of_views = ("layers", "adapter", "descriptors", "attend", "inner")
         prepared = self._prepared(tuple((name, chosen[name]) for name in of_views if name in chosen))
         if config.folds:
@@ -286,11 +294,13 @@ def _write(
         for trial in trials
     ]
     report.write_trials(folder / "trials.csv", rows, ["trial", "state", metric, "sd", *names, "seconds", "why"])
-    splits = (
-        f"out-of-fold, {config.folds} inner folds" if config.folds else f"mean of {config.inner_splits} inner splits"
-    )
+    found_any = any(trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None for trial in trials)
+    chosen = search.study.best_trial.params if found_any else {}
+    splits = f"mean of {config.inner_splits} inner splits"
+    if folds := dataclasses.replace(config, **chosen).folds:
+        splits = f"out-of-fold, {folds} inner folds"
     print(report.summary(search.study, trials, metric, splits, folder), flush=True)
-    if not any(trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None for trial in trials):
+    if not found_any:
         return {}
     best = search.study.best_trial
     write_json(folder / "best.json", to_json(dataclasses.replace(found, **best.params)))

@@ -1,6 +1,7 @@
 """A search over settings that several processes can share; trials of killed processes are repeated."""
 
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -18,8 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from kflm2.config.tune import check_choice
-from kflm2.errors import DataError, SettingError
+from kflm2.config.tune import check_choice, is_whole
+from kflm2.errors import DataError, KFLM2Error, SettingError
 from kflm2.files import read_toml, sha256_texts
 from kflm2.stages.tune.sampler import Sampler, counts
 
@@ -108,9 +109,9 @@ def _distribution(name: str, entry: Any) -> BaseDistribution:
         if isinstance(value, str | bool):
             raise ValueError("a range is of numbers; give choices")
         check_choice(name, value)
-    if all(isinstance(value, int) for value in (low, high, step or 1)):
+    if is_whole(name):
         return IntDistribution(low, high, log=scale == "log", step=step or 1)
-    return FloatDistribution(float(low), float(high), log=scale == "log", step=step)
+    return FloatDistribution(float(low), float(high), log=scale == "log", step=None if step is None else float(step))
 
 
 class _Lock(JournalFileOpenLock):
@@ -142,7 +143,7 @@ class Search:
 
         Args:
             trials: number of completed, pruned or failed trials.
-            objective: value of a trial and its chosen settings; NaN counts as a failed trial.
+            objective: value of a trial and its chosen settings; a KFLM2Error or NaN counts as a failed trial.
 
         Yields:
             Each trial that this process finished.
@@ -156,7 +157,7 @@ class Search:
                 value = objective(trial, dict(trial.params))
             except optuna.TrialPruned:
                 yield self.study.tell(trial, state=TrialState.PRUNED)
-            except SettingError as error:
+            except KFLM2Error as error:
                 trial.set_user_attr("failed", str(error))
                 yield self.study.tell(trial, state=TrialState.FAIL)
             except BaseException:
@@ -255,7 +256,8 @@ def open_search(
         try:
             if storage is None:
                 backend = JournalStorage(JournalFileBackend(str(path), _Lock(folder / "study.journal.lock")))
-            study = optuna.create_study(
+            create = functools.partial(
+                optuna.create_study,
                 storage=backend,
                 study_name=name,
                 sampler=Sampler(sampler, seed),
@@ -263,19 +265,38 @@ def open_search(
                 direction="minimize" if minimize else "maximize",
                 load_if_exists=True,
             )
+            study = create() if storage is None else _created(create, storage)
         except (json.JSONDecodeError, ValueError) as error:
             raise DataError(f"study {path}: line {_damaged(path)} is damaged ({error})") from None
-        except Exception as error:  # error types depend on the database's driver
-            if storage is None:
-                raise
-            raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
         full_identity = {**identity, "space": space.sha256, "sampler": sampler}
         if not _is_begun(study, full_identity, storage or str(path), "--storage" if storage else "--out"):
+            # some may be there, of a process that was killed here
+            there = {_key(trial.system_attrs.get("fixed_params", {})) for trial in study.get_trials(deepcopy=False)}
             for combination in space.grid() if sampler == "grid" else ():
-                # some may be there, of a process that was killed here
-                study.enqueue_trial(combination, skip_if_exists=True)
+                if _key(combination) not in there:
+                    study.enqueue_trial(combination)
             study.set_user_attr("identity", full_identity)
     return Search(study, space, None if storage else lock)
+
+
+def _created(create: Callable[[], optuna.Study], storage: str) -> optuna.Study:
+    """A study in a database, whose tables another process may be making at the same time.
+
+    Raises:
+        SettingError: it cannot be made there.
+    """
+    for last in (False, True):
+        try:
+            return create()
+        except Exception as error:  # error types depend on the database's driver
+            if last or "already exists" not in str(error):
+                raise SettingError(f"storage {storage}: {str(error).splitlines()[0]}") from None
+            time.sleep(_POLL)
+    raise AssertionError
+
+
+def _key(combination: dict[str, Any]) -> str:
+    return json.dumps(combination, sort_keys=True)
 
 
 def _is_begun(study: optuna.Study, identity: dict[str, Any], location: str, option: str) -> bool:
@@ -289,6 +310,10 @@ def _is_begun(study: optuna.Study, identity: dict[str, Any], location: str, opti
         return False
     if saved != identity:
         differing = sorted(key for key in identity if saved.get(key) != identity[key])
+        if "settings" in differing and isinstance(saved.get("settings"), dict):
+            before, now = saved["settings"], identity["settings"]
+            differing = [key for key in differing if key != "settings"]
+            differing += sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
         raise SettingError(
             f"the study in {location} was begun with another {', '.join(differing)}; give another {option}, or remove"
             " it"

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -13,13 +14,14 @@ import fsspec
 import pytest
 
 from kflm2.cli import stages
-from kflm2.cli.command import Stage, _grouped
+from kflm2.cli.command import Stage, _grouped, _with_local_copies
 from kflm2.cli.main import stage_and_args
 from kflm2.cli.stages import STAGES
 from kflm2.config.base import StageConfig, to_json
 from kflm2.config.pipelines import PIPELINES
+from kflm2.config.predict import PredictConfig
 from kflm2.config.train import TrainConfig
-from kflm2.errors import KFLM2Error
+from kflm2.errors import KFLM2Error, SettingError
 
 ROOT = Path(__file__).parents[3]
 KFLM2 = Path(sys.executable).parent / "kflm2"
@@ -198,6 +200,14 @@ def test_an_error_is_one_line_on_stderr_and_status_2() -> None:
     assert completed.stderr.count("\n") == 1
 
 
+def test_a_reader_that_closes_standard_output_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    completed = subprocess.run([KFLM2, "datasets"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (completed.returncode, completed.stderr) == (0, "")
+
+
 def test_a_library_that_the_system_lacks_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,7 +322,7 @@ def test_the_stages_are_listed() -> None:
     )
 
 
-def test_addresses_of_molecules_on_the_command_line_become_local_files(tmp_path: Path) -> None:
+def test_addresses_of_molecules_on_the_command_line_become_local_files(tmp_path: Path, cache: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/host/own.csv", b"smiles,y\nC,1\nCC,2\n")
     memory.pipe("/host/a.smi", b"CCO\n")
@@ -325,8 +335,46 @@ def test_addresses_of_molecules_on_the_command_line_become_local_files(tmp_path:
         words = ["model", "--llm", "x", "memory://host/a.smi", "-o", str(tmp_path / "out.parquet")]
         (path,) = STAGES[name].read(words, {}, complete=True).molecules
         assert Path(path).read_text() == "CCO\n"
-    # nothing is downloaded for other settings
-    assert stages.train.read(["--dataset", "SAMPL", "--out", "memory://host/gone"], {}, complete=True)
+    # nothing is downloaded for other settings, nor written as if the address were a folder
+    for stage, words in (("train", ["--dataset", "SAMPL"]), ("predict", ["model", "memory://host/a.smi"])):
+        with pytest.raises(SettingError, match=r"out is memory:.*, an address; give a path"):
+            STAGES[stage].read([*words, "--out", "memory://host/own.csv"], {}, complete=True)
+    assert len(list((cache / "downloads").rglob("own.csv"))) == 1  # of --csv
+
+
+def test_the_value_of_an_option_is_not_taken_for_molecules() -> None:
+    fsspec.filesystem("memory").pipe("/host/b.smi", b"CCO\n")
+    words = ["model", "memory://host/b.smi", "--no-keep-columns", "--llm", "memory://host/llm", "--max-atoms", "-1"]
+    replaced = _with_local_copies(words, PredictConfig)
+    assert Path(replaced[1]).read_text() == "CCO\n" and replaced[2:] == words[2:]
+    words = ["model", "--no-keep-columns", "memory://host/b.smi", "-o", "memory://host/out.csv"]
+    replaced = _with_local_copies(words, PredictConfig)
+    assert Path(replaced[2]).is_file() and replaced[3:] == words[3:]
+
+
+def test_settings_of_one_table_go_with_another(tmp_path: Path) -> None:
+    of_sampl = _config(tmp_path, dataset="SAMPL", model="gcn_indepent", epochs=7)
+    own = ["--csv", "own.csv", "--target-columns", "y"]
+    read = stages.train.read([*own, "--config", of_sampl], {})
+    assert (read.csv, read.dataset, read.model, read.epochs) == (Path("own.csv"), None, "gcn_indepent", 7)
+    of_own = _config(tmp_path, csv="own.csv", target_columns=["y"], kind="regression", weight_column="w", epochs=7)
+    read = stages.train.read(["--dataset", "BACE", "--config", of_own], {})
+    assert (read.dataset, read.csv, read.target_columns, read.task, read.epochs) == ("BACE", None, (), None, 7)
+    # the same table elsewhere keeps its columns; another target has a kind of its own
+    read = stages.train.read(["--csv", "moved.csv", "--config", of_own], {})
+    assert (read.csv, read.target_columns, read.task) == (Path("moved.csv"), ("y",), "regression")
+    read = stages.train.read(["--csv", "own.csv", "--target-columns", "z", "--config", of_own], {})
+    assert (read.target_columns, read.task, read.weight_column) == (("z",), None, "w")
+
+
+def test_a_file_of_settings_replaces_no_runs_and_names_no_other_file(tmp_path: Path) -> None:
+    assert not stages.train.read(["--config", _config(tmp_path, dataset="SAMPL", again=True)], {}).again
+    for values, message in (
+        ({"config": "b.json"}, "unknown setting 'config'"),
+        ({"model": 5}, "model is 5; it must be"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            stages.train.read(["--config", _config(tmp_path, **values)], {})
 
 
 @pytest.mark.parametrize(

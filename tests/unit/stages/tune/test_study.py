@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from kflm2.errors import DataError, SettingError
+from kflm2.errors import DataError, LLMError, SettingError
 from kflm2.stages.tune.study import Search, Space, open_search, read_space
 
 TABLE = """
@@ -45,6 +45,8 @@ def test_a_space_has_choices_ranges_and_steps(tmp_path: Path) -> None:
     assert parameters["dropout"] == optuna.distributions.FloatDistribution(0.0, 0.5, step=0.25)
     assert parameters["learning_rate"] == optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
     assert parameters["epochs"] == optuna.distributions.IntDistribution(1, 9)
+    whole = _space(tmp_path, "[dropout]\nfrom = 0\nto = 1\n").parameters["dropout"]
+    assert whole == optuna.distributions.FloatDistribution(0.0, 1.0)
     with pytest.raises(SettingError, match="learning_rate has no steps"):
         space.grid()
     grid = _space(tmp_path).grid()
@@ -187,7 +189,8 @@ def test_trials_with_nan_or_incompatible_settings_fail_and_are_counted(tmp_path:
 
     def objective(trial: Trial, chosen: dict[str, Any]) -> float:
         if chosen["hidden"] == 64:
-            raise SettingError("hidden 64 cannot be divided")
+            # of the LLM, whose files are not there for this choice
+            raise (LLMError if chosen["dropout"] else SettingError)("hidden 64 cannot be divided")
         return float("nan") if chosen["dropout"] == 0.5 else 1.0
 
     states = [trial.state for trial in search.run(6, objective)]
@@ -204,6 +207,10 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
     _open(tmp_path, _space(tmp_path))
     with pytest.raises(SettingError, match="was begun with another dataset; give another --out"):
         _open(tmp_path, _space(tmp_path), identity={"dataset": "b"})
+    settings = {"epochs": 3, "hidden": 16}
+    _open(tmp_path / "b", _space(tmp_path), identity={"settings": settings})
+    with pytest.raises(SettingError, match="was begun with another dropout, epochs; give"):
+        _open(tmp_path / "b", _space(tmp_path), identity={"settings": {**settings, "epochs": 4, "dropout": 0.1}})
     with pytest.raises(SettingError, match="was begun with another sampler"):
         _open(tmp_path, _space(tmp_path), "grid")
     with pytest.raises(SettingError, match="was begun with another space"):
@@ -227,6 +234,25 @@ def test_a_database_keeps_a_study_that_another_process_goes_on_with(tmp_path: Pa
         open_search(tmp_path, url, "study", space, "grid", **{**arguments, "identity": {"dataset": "b"}})
     with pytest.raises(SettingError, match=r"^storage nonsense://here: "):
         opened("one", "nonsense://here")
+    with pytest.raises(SettingError, match=r"^storage redis://nowhere: "):
+        opened("one", "redis://nowhere")
+
+
+def test_a_database_whose_tables_another_process_has_just_made_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, calls = optuna.create_study, []
+
+    def late(**arguments: Any) -> optuna.Study:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise RuntimeError("table studies already exists")
+        return create(**arguments)
+
+    monkeypatch.setattr(optuna, "create_study", late)
+    url = f"sqlite:///{tmp_path}/study.db"
+    arguments: dict[str, Any] = {"identity": {}, "minimize": True, "prune": False, "seed": 0}
+    assert open_search(tmp_path, url, "study", _space(tmp_path), "random", **arguments) and len(calls) == 2
 
 
 def test_the_error_of_a_damaged_journal_names_the_line(tmp_path: Path) -> None:
