@@ -17,7 +17,7 @@ _ROWS = (
         "stage 1: fine-tune an LLM on SMILES by LoRA",
         "Fine-tune an LLM on a corpus of SMILES by LoRA: the next token, and RDKit's descriptors.\n\nWrites"
         " OUT/<LLM>/<corpus>/ with an adapter that peft loads, a model card, losses and checkpoints; stage 2 finds it"
-        " there.",
+        " in models/ of the project's folder, or by --adapter.",
         "kflm2.config.finetune:FinetuneConfig",
         "kflm2.stages.finetune.stage:run",
     ),

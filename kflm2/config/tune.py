@@ -9,8 +9,8 @@ from kflm2.config.train import ModelConfig, TrainConfig, TrainingConfig
 from kflm2.data.parts import CROSS_VALIDATIONS, FOLDS, REPEATS
 from kflm2.errors import SettingError
 
-_NOT_TUNABLE = ("inner", "jobs", "threads")
-"""They change how a trial is measured, or only how long it takes."""
+_NOT_TUNABLE = ("inner", "jobs", "threads", "encoder_rate")
+"""They change how a trial is measured, or only how long it takes, or are of a start that a search does not have."""
 TUNABLE = (
     *(field.name for part in (ModelConfig, TrainingConfig) for field in fields(part) if field.name not in _NOT_TUNABLE),
     "layers",

@@ -526,7 +526,8 @@ def _check_server(server: subprocess.Popen[str]) -> None:
 
 def test_the_walk_through_of_clusters_works(tmp_path: Path) -> None:
     folder = _project(tmp_path)
-    train, *shards = _walk(GUIDE / "clusters.md")
+    train, molecules, *shards = _walk(GUIDE / "clusters.md")
+    assert molecules.endswith("> molecules.smi")
     assert [re.findall(r"--shard (\S+)", shard) for shard in shards] == [["1/2"], ["2/2"]]
     _run(f"{train} {SMALL} --ensemble 1", folder)
     # more rows than are predicted at once
@@ -534,7 +535,7 @@ def test_the_walk_through_of_clusters_works(tmp_path: Path) -> None:
     (folder / "molecules.smi").write_text("\n".join(smiles) + "\n")
     for shard in shards:
         _run(shard, folder)
-    _run("kflm2 predict model molecules.smi --out whole.csv", folder)
+    _run("kflm2 predict graph-model molecules.smi --out whole.csv", folder)
     first, second = ((folder / f"part{number}.csv").read_text() for number in (1, 2))
     assert len(first.splitlines()) == len(second.splitlines()) == 551
     assert first + second.split("\n", 1)[1] == (folder / "whole.csv").read_text()
@@ -588,7 +589,7 @@ def test_the_examples_for_scikit_learn_work(tmp_path: Path) -> None:
     numbers = re.findall(r"-?\d+\.\d*", out)
     # five scores, six predictions, six intervals, and one prediction of the loaded model
     assert len(numbers) == 5 + 6 + 2 * 6 + 1 or "inf" in out
-    assert (project / "model" / "bundle.json").is_file()
+    assert (project / "results" / "estimator" / "bundle.json").is_file()
 
 
 @pytest.mark.usefixtures("embedded")

@@ -203,7 +203,7 @@ def test_an_error_is_one_line_on_stderr_and_status_2() -> None:
 def test_a_reader_that_closes_standard_output_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    completed = subprocess.run([KFLM2, "datasets"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    completed = subprocess.run([KFLM2, "datasets", "SAMPL"], stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (completed.returncode, completed.stderr) == (0, "")
 
