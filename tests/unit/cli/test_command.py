@@ -336,9 +336,9 @@ def test_addresses_of_molecules_on_the_command_line_become_local_files(tmp_path:
         (path,) = STAGES[name].read(words, {}, complete=True).molecules
         assert Path(path).read_text() == "CCO\n"
     # nothing is downloaded for other settings, nor written as if the address were a folder
-    for stage, words in (("train", ["--dataset", "SAMPL"]), ("predict", ["model", "memory://host/a.smi"])):
+    for name, words in (("train", ["--dataset", "SAMPL"]), ("predict", ["model", "memory://host/a.smi"])):
         with pytest.raises(SettingError, match=r"out is memory:.*, an address; give a path"):
-            STAGES[stage].read([*words, "--out", "memory://host/own.csv"], {}, complete=True)
+            STAGES[name].read([*words, "--out", "memory://host/own.csv"], {}, complete=True)
     assert len(list((cache / "downloads").rglob("own.csv"))) == 1  # of --csv
 
 
