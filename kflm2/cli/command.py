@@ -208,13 +208,14 @@ def _named(args: list[str]) -> set[str]:
 
 def _without_other_table(values: dict[str, Any], args: list[str]) -> dict[str, Any]:
     """Settings of a file without those of its table that another one, among the arguments, contradicts."""
-    of_table = set()
+    of_table: set[str] = set()
     if "target_columns" in _named(args) and not set(values.get("target_columns", ())) <= set(args):
         of_table |= {"task", "kind"}
-    dataset = _last_value(args, "dataset")
-    if dataset is not None and dataset != values.get("dataset"):
+    dataset, other = _last_value(args, "dataset"), values.get("dataset")
+    # a file that names no table has settings of whichever is given
+    if dataset is not None and (values.get("csv") is not None or other not in (None, dataset)):
         of_table |= {"csv", *_OF_OWN_TABLE}
-    elif _last_value(args, "csv") is not None and values.get("dataset") is not None:
+    elif _last_value(args, "csv") is not None and other is not None:
         of_table |= {"dataset", *_OF_OWN_TABLE}
     return {name: value for name, value in values.items() if name not in of_table}
 

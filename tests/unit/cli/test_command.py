@@ -360,6 +360,10 @@ def test_settings_of_one_table_go_with_another(tmp_path: Path) -> None:
     of_own = _config(tmp_path, csv="own.csv", target_columns=["y"], kind="regression", weight_column="w", epochs=7)
     read = stages.train.read(["--dataset", "BACE", "--config", of_own], {})
     assert (read.dataset, read.csv, read.target_columns, read.task, read.epochs) == ("BACE", None, (), None, 7)
+    for named in ({}, {"dataset": "Tox21"}):  # a file of no table, or of the same one
+        of_targets = _config(tmp_path, target_columns=["NR-AR"], **named)
+        assert stages.train.read(["--dataset", "Tox21", "--config", of_targets], {}).target_columns == ("NR-AR",)
+    of_own = _config(tmp_path, csv="own.csv", target_columns=["y"], kind="regression", weight_column="w", epochs=7)
     # the same table elsewhere keeps its columns; another target has a kind of its own
     read = stages.train.read(["--csv", "moved.csv", "--config", of_own], {})
     assert (read.csv, read.target_columns, read.task) == (Path("moved.csv"), ("y",), "regression")
